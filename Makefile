@@ -1,0 +1,74 @@
+# Two commands need no reading: `make demo` and `make test`. `make help` lists the rest.
+# Everything lives in $(VENV); a stamp a set of extras makes the second run start at once.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench app napari clean system
+
+help:
+	@echo "make demo     segment a phantom heart and write pictures, labels and a mesh to demo-output/"
+	@echo "make test     set up everything, then ruff, mypy and all tests (GUI and browser included)"
+	@echo "make app      the web demo on this machine        make napari   napari with the widget open"
+	@echo "make bench    speed and accuracy tables           make lint     ruff and mypy only"
+	@echo "make setup    the development environment         make clean    remove environment and caches"
+
+setup: $(VENV)/.ready-dev
+
+demo: $(VENV)/.ready-base
+	@$(BIN)/diffatlas demo
+
+# The browser's tests get a process of their own: Qt's and Playwright's event loops do not share one well.
+test: setup system lint
+	@$(BIN)/python -m pytest --ignore=tests/web
+	@$(BIN)/python -m pytest tests/web
+
+lint: setup
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+format: setup
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+bench: setup
+	@for script in benchmarks/bench_*.py; do \
+	  [ -e "$$script" ] || { echo "no benchmarks/bench_*.py yet"; break; }; \
+	  echo "== $$script"; $(BIN)/python "$$script" || exit 1; \
+	done
+
+app: $(VENV)/.ready-app
+	@$(BIN)/diffatlas app
+
+napari: $(VENV)/.ready-napari
+	@$(BIN)/diffatlas napari
+
+# Xvfb, a browser and Qt's libraries for the tests; installs what is missing where it may, else says what that is.
+system:
+	@tools/system-packages
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find app benchmarks core docs napari_diffatlas tests -name __pycache__ -type d -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	@$(PYTHON) -m venv $(VENV)
+
+# The development environment holds every extra, so it satisfies the others too.
+EXTRAS-base :=
+EXTRAS-app := [app]
+EXTRAS-napari := [napari]
+EXTRAS-dev := [dev,app,napari]
+
+$(VENV)/.ready-%: pyproject.toml constraints.txt | $(BIN)/python
+	@if [ "$*" != dev ] && [ $(VENV)/.ready-dev -nt pyproject.toml ] && [ $(VENV)/.ready-dev -nt constraints.txt ]; \
+	then :; else \
+	  echo "Installing into $(VENV)$(if $(EXTRAS-$*), with $(EXTRAS-$*)) (minutes the first time, then never again) ..."; \
+	  $(PIP) install -c constraints.txt -e '.$(EXTRAS-$*)' || exit 1; \
+	fi
+	@touch $@

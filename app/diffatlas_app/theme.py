@@ -1,0 +1,110 @@
+"""The page's look: the system's own fonts, quiet greys, one accent; pictures on black in light and dark alike."""
+
+from __future__ import annotations
+
+import gradio as gr
+from gradio.themes.utils import colors, sizes
+
+
+def theme() -> gr.themes.Base:
+    """A gradio theme that loads nothing from elsewhere."""
+    sans = [gr.themes.Font(name) for name in ("Segoe UI", "Helvetica Neue", "Noto Sans", "DejaVu Sans", "sans-serif")]
+    mono = [gr.themes.Font(name) for name in ("SFMono-Regular", "Consolas", "DejaVu Sans Mono", "monospace")]
+    return gr.themes.Base(
+        primary_hue=colors.sky,
+        secondary_hue=colors.sky,
+        neutral_hue=colors.slate,
+        radius_size=sizes.radius_md,
+        font=sans,
+        font_mono=mono,
+    ).set(
+        body_background_fill="*neutral_50",
+        body_background_fill_dark="#0b0f16",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        block_background_fill="white",
+        block_background_fill_dark="#121823",
+        block_border_color="*neutral_200",
+        block_border_color_dark="#222b3a",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_600",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_500",
+        button_primary_text_color="white",
+    )
+
+
+CSS = """
+.gradio-container { max-width: 1280px !important; margin: 0 auto !important; }
+#header, #picture, #status, #curves, #result { padding: 0 !important; }
+#header .html-container, #picture .html-container, #status .html-container, #curves .html-container,
+#result .html-container { padding: 0 !important; }
+#source, #card, #hint { background: var(--block-background-fill); }
+#source .html-container, #card .html-container { padding: 10px 12px !important; }
+#hint .html-container { padding: 0 12px 8px !important; }
+
+.da-header { display: flex; justify-content: space-between; align-items: flex-start; gap: 16px; }
+.da-header h1 { font-size: 26px; line-height: 1.2; font-weight: 650; margin: 0 0 4px; letter-spacing: -0.01em; }
+.da-header p { margin: 0; color: var(--body-text-color-subdued); }
+.da-badge { flex: none; padding: 4px 10px; border-radius: 6px; font-size: 13px; font-weight: 600;
+  color: #7c2d12; background: #ffedd5; border: 1px solid #fdba74; }
+.dark .da-badge { color: #fed7aa; background: #431407; border-color: #9a3412; }
+
+#examples .wrap, #preset .wrap { gap: 6px; flex-wrap: nowrap; }
+#examples label, #preset label { flex: 1 1 auto; justify-content: center; padding: 6px 9px; font-size: 13px;
+  white-space: nowrap; }
+#upload { border: 1px dashed var(--border-color-primary) !important; }
+#upload .wrap { font-size: 13px; line-height: 1.35; }
+
+#picture, #curves { background: #0d1117; border-radius: 8px; overflow: hidden; }
+#picture img, #curves img { display: block; width: 100%; height: auto; }
+#picture:not(:has(img)) { min-height: 240px; }
+#curves:not(:has(img)), #result:not(:has(table)) { display: none; }
+#transport { align-items: center; flex-wrap: nowrap; }
+
+.gradio-container .da-status p { margin: 0; font-variant-numeric: tabular-nums; }
+.gradio-container .da-error p { color: #b91c1c; font-weight: 600; overflow-wrap: anywhere; }
+.gradio-container.dark .da-error p, .dark .gradio-container .da-error p { color: #fca5a5; }
+.da-bar { height: 6px; margin-top: 6px; border-radius: 3px; overflow: hidden; background: var(--neutral-200); }
+.dark .da-bar { background: #222b3a; }
+.da-bar > div { height: 100%; background: var(--primary-600); }
+
+.da-source p, .da-card p, .da-hint { margin: 2px 0 0; font-size: 13px; color: var(--body-text-color-subdued); }
+.da-source strong { overflow-wrap: anywhere; }
+.gradio-container .da-note { font-size: 13px; margin: 6px 0 0; padding-left: 8px; border-left: 3px solid #f59e0b; }
+.da-card { font-size: 13px; }
+.da-structures { display: flex; flex-wrap: wrap; gap: 2px 14px; margin: 8px 0; }
+.da-structures i, .da-volumes i { display: inline-block; width: 10px; height: 10px; border-radius: 2px;
+  margin-right: 6px; }
+.da-card dl { display: grid; grid-template-columns: auto 1fr; gap: 2px 10px; margin: 6px 0; }
+.da-card dt { color: var(--body-text-color-subdued); }
+.da-card dd { margin: 0; overflow-wrap: anywhere; }
+.da-card summary { cursor: pointer; }
+.da-limits { margin: 4px 0 0; padding-left: 18px; }
+.da-limits li { margin: 0 0 2px !important; }
+
+.da-result { display: flex; flex-wrap: wrap; gap: 16px 48px; align-items: flex-start; }
+.da-result > div { flex: 1 1 320px; }
+/* gradio styles tables and links of its own accord, and wins without the "important" */
+.da-volumes { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; margin: 0 !important;
+  width: auto !important; }
+.da-volumes caption { text-align: left; font-weight: 600; padding-bottom: 4px; }
+.da-volumes, .da-volumes tbody, .da-volumes tr, .da-volumes td { border: 0 !important; }
+.da-volumes tr { border-bottom: 1px solid var(--border-color-primary) !important; }
+.da-volumes td { padding: 3px 32px 3px 0 !important; }
+.da-volumes td:last-child { text-align: right; padding-right: 0 !important; }
+.da-downloads { display: flex; flex-wrap: wrap; gap: 8px; }
+.da-download { padding: 8px 14px !important; border-radius: 6px; font-weight: 600 !important;
+  text-decoration: none !important; color: var(--body-text-color) !important;
+  border: 1px solid var(--border-color-primary); background: var(--block-background-fill); }
+.da-download:hover { border-color: var(--primary-600); }
+@media (max-width: 720px) {
+  .da-header { flex-direction: column; gap: 8px; }
+  #viewer { order: -1; }
+  #transport { flex-wrap: wrap; }
+  #status { flex: 1 1 100%; }
+}
+"""
+
+# Gradio confines CSS to the page's content; the frame around it is reached from the head.
+HEAD = "<style>@media (max-width: 720px) { .main.fillable { padding: 14px !important; } }</style>"

@@ -1,0 +1,88 @@
+"""DiffAtlas: segmentation as the generation of the one image-mask pair that agrees with the patient's image.
+
+    volume = diffatlas.read_volume("mri.nii.gz")
+    for frame in diffatlas.stream(volume, diffatlas.Request(model="hippocampus-mri", preset="watch")):
+        print(frame.index, frame.t, frame.metrics.volumes_ml)
+
+The names below are imported on first use: ``import diffatlas`` takes milliseconds and never imports torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffatlas.checkpoint import load_model
+    from diffatlas.errors import BadInput, DiffAtlasError
+    from diffatlas.grid import Grid
+    from diffatlas.io import read_label_map, read_volume, write_label_map, write_volume
+    from diffatlas.metrics import compare
+    from diffatlas.request import MaskEdit, Request
+    from diffatlas.session import Frame, FrameMetrics, Result, available_models, example, local_backend, segment, stream
+    from diffatlas.volume import HIPPOCAMPUS, MMWHS, LabelMap, LabelScheme, Structure, Volume
+
+__all__ = [
+    "HIPPOCAMPUS",
+    "MMWHS",
+    "BadInput",
+    "DiffAtlasError",
+    "Frame",
+    "FrameMetrics",
+    "Grid",
+    "LabelMap",
+    "LabelScheme",
+    "MaskEdit",
+    "Request",
+    "Result",
+    "Structure",
+    "Volume",
+    "available_models",
+    "compare",
+    "example",
+    "load_model",
+    "local_backend",
+    "read_label_map",
+    "read_volume",
+    "segment",
+    "stream",
+    "write_label_map",
+    "write_volume",
+]
+
+_HOME = {
+    "checkpoint": ("load_model",),
+    "errors": ("BadInput", "DiffAtlasError"),
+    "grid": ("Grid",),
+    "io": ("read_label_map", "read_volume", "write_label_map", "write_volume"),
+    "metrics": ("compare",),
+    "request": ("MaskEdit", "Request"),
+    "session": (
+        "Frame",
+        "FrameMetrics",
+        "Result",
+        "available_models",
+        "example",
+        "local_backend",
+        "segment",
+        "stream",
+    ),
+    "volume": ("HIPPOCAMPUS", "MMWHS", "LabelMap", "LabelScheme", "Structure", "Volume"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("napari-diffatlas")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'diffatlas' has no attribute {name!r}")
+    value = getattr(import_module(f"diffatlas.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

@@ -1,0 +1,62 @@
+"""The list of commands, and the entry point."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from diffatlas.cli import files, launch, run
+from diffatlas.cli.errors import Commands
+
+app = typer.Typer(
+    cls=Commands,
+    name="diffatlas",
+    help="Segment medical volumes by generating the image-mask pair that agrees with them. Not for clinical use.",
+    no_args_is_help=True,
+    add_completion=False,
+    # Exceptions become one line in `Commands`; with DIFFATLAS_DEBUG=1 Python's own traceback is wanted.
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("segment")(run.segment)
+app.command("generate")(run.generate)
+app.command("replay")(run.replay)
+app.command("phantom")(files.phantom)
+app.command("compare")(files.compare)
+app.command("models")(files.models)
+app.command("info")(files.info)
+app.command("train")(launch.train)
+app.command("demo")(launch.demo)
+app.command("app")(launch.web)
+app.command("napari")(launch.napari)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"diffatlas {version('napari-diffatlas')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
+def main() -> None:
+    """Run the command line; SIGTERM ends a run as cleanly as Ctrl-C."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    app(prog_name="diffatlas")
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

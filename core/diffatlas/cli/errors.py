@@ -1,0 +1,59 @@
+"""From exceptions to exit codes: one line on stderr, never a traceback unless it is asked for."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from diffatlas.errors import BadInput
+
+BAD_INPUT = 2
+OUR_FAULT = 1
+STOPPED = 130
+
+# What the user or their machine can mend; any other OSError is a bug.
+_MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR}
+
+
+class Commands(TyperGroup):
+    """The group of commands; whatever one of them raises becomes an exit code here, for every way of calling it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BadInput as error:
+            raise _exit(str(error), BAD_INPUT) from error
+        except KeyboardInterrupt as stop:
+            raise _exit("stopped; nothing was written", STOPPED) from stop
+        except BrokenPipeError:
+            raise  # typer ends quietly when the reader of a pipe has gone
+        except OSError as error:
+            if error.errno not in _MENDABLE:
+                raise _our_fault(error) from error
+            where = f"{error.filename}: " if error.filename else ""
+            raise _exit(f"{where}{(error.strerror or str(error)).lower()}", BAD_INPUT) from error
+        except Exception as error:
+            if type(error).__module__.startswith(("typer", "click")):
+                raise  # usage errors and exits, which typer prints itself
+            raise _our_fault(error) from error
+
+
+def _our_fault(error: Exception) -> Exception:
+    """The exit for a bug, or the exception itself where the traceback is wanted."""
+    if os.environ.get("DIFFATLAS_DEBUG"):
+        return error
+    text = f"internal error: {type(error).__name__}: {error} (DIFFATLAS_DEBUG=1 shows the traceback; please report it)"
+    return _exit(text, OUR_FAULT)
+
+
+def _exit(message: str, code: int) -> typer.Exit:
+    from diffatlas.cli.terminal import stderr
+
+    # One line whatever the message holds, and its brackets are not markup.
+    line = " ".join(message.split())
+    stderr().print(f"diffatlas: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return typer.Exit(code)

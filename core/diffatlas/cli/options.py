@@ -1,0 +1,98 @@
+"""The options that several commands share, and the checks that need no file."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from diffatlas.errors import BadInput
+from diffatlas.request import DeviceName, GuidanceName, PrecisionName, PresetName, Request, Roi, SamplerName
+
+if TYPE_CHECKING:
+    from diffatlas.checkpoint import ModelCard
+
+Model = Annotated[str, typer.Option("--model", metavar="NAME|DIR", help="A name from `diffatlas models`, or a folder.")]
+Preset = Annotated[PresetName, typer.Option(help="A named set of sampling options; single options override it.")]
+Steps = Annotated[int | None, typer.Option(help="Denoising steps, 1 to 1000.", show_default="the preset's")]
+Guidance = Annotated[GuidanceName, typer.Option(help="How the patient's image steers the run.")]
+GuidanceNoise = Annotated[
+    float | None,
+    typer.Option(metavar="RHO", help="0: the clean image; 1: the published guidance.", show_default="the preset's"),
+]
+Sampler = Annotated[SamplerName | None, typer.Option(help="How a step is taken.", show_default="the preset's")]
+Samples = Annotated[int, typer.Option(metavar="K", help="Seeds to run and average, 1 to 64.")]
+Seed = Annotated[int, typer.Option(metavar="S", help="The same seed gives the same result.")]
+RoiText = Annotated[
+    str | None,
+    typer.Option("--roi", metavar="X0:X1,Y0:Y1,Z0:Z1", help="Voxel ranges to look at.", show_default="automatic"),
+]
+Device = Annotated[DeviceName, typer.Option(help="Where the network runs.")]
+Precision = Annotated[PrecisionName, typer.Option(help="Arithmetic of the network.")]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout, and nothing else there.")]
+
+_ROI = re.compile(r"(\d+):(\d+),(\d+):(\d+),(\d+):(\d+)")
+
+
+def parse_roi(text: str | None) -> Roi | None:
+    """``X0:X1,Y0:Y1,Z0:Z1``, half-open voxel ranges; `BadInput` on anything else."""
+    if text is None:
+        return None
+    match = _ROI.fullmatch(re.sub(r"\s", "", text))
+    if match is None:
+        raise BadInput(f"--roi must look like X0:X1,Y0:Y1,Z0:Z1 in voxels (10:60,0:48,5:40), not {text!r}")
+    x0, x1, y0, y1, z0, z1 = (int(number) for number in match.groups())
+    if x0 >= x1 or y0 >= y1 or z0 >= z1:
+        raise BadInput(f"--roi {text}: every range must end beyond its start")
+    return (x0, x1), (y0, y1), (z0, z1)
+
+
+Force = Annotated[bool, typer.Option("--force", help="Run although the model was trained on another modality.")]
+
+
+def check_model(name: str) -> None:
+    """`BadInput` where no model has this name or lies in this folder; its card is read, its weights are not."""
+    if name != "auto":
+        card_of(name)
+
+
+def card_of(name: str) -> ModelCard:
+    """The card of a model by name or folder."""
+    from diffatlas import checkpoint
+
+    return checkpoint.read_card(checkpoint.find_model(name))
+
+
+def segment_request(
+    *,
+    model: str,
+    preset: PresetName,
+    steps: int | None,
+    guidance: GuidanceName,
+    guidance_noise: float | None,
+    sampler: SamplerName | None,
+    samples: int,
+    seed: int,
+    roi: str | None,
+    device: DeviceName,
+    precision: PrecisionName,
+    force: bool,
+) -> Request:
+    """The request the options describe; `BadInput` before any file is touched."""
+    request = Request(
+        model=model,
+        preset=preset,
+        steps=steps,
+        guidance=guidance,
+        guidance_noise=guidance_noise,
+        sampler=sampler,
+        samples=samples,
+        seed=seed,
+        roi=parse_roi(roi),
+        device=device,
+        precision=precision,
+        force=force,
+    )
+    check_model(model)
+    return request

@@ -1,0 +1,167 @@
+"""Everything a run leaves on the disk, checked before the run and written all or nothing after it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffatlas.cli.terminal import to_json
+from diffatlas.errors import BadInput
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from diffatlas.session import Frame, Result
+    from diffatlas.volume import Volume
+
+GIF_FPS = 12
+GIF_HOLD_S = 2.0
+# The published preset's 300 steps make a GIF nobody waits for; the end of a run matters more than every step.
+GIF_MAX_FRAMES = 100
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a run writes; None is not asked for."""
+
+    labels: Path
+    confidence: Path | None = None
+    report: Path | None = None
+    gif: Path | None = None
+    frames: Path | None = None
+
+    def files(self) -> dict[str, Path]:
+        """The files and folders that will be written, by kind."""
+        named = {
+            "labels": self.labels,
+            "confidence": self.confidence,
+            "report": self.report,
+            "gif": self.gif,
+            "frames": self.frames,
+        }
+        return {kind: path for kind, path in named.items() if path is not None}
+
+    def check(self, *inputs: Path, samples: int = 1) -> None:
+        """`BadInput` on anything that would fail, or destroy an input, after the work is done."""
+        from diffatlas import io
+
+        if self.confidence is not None and samples < 2:
+            raise BadInput("--confidence needs more than one sample to compare: add --samples 4")
+        io.check_output(self.labels)
+        if self.confidence is not None:
+            io.check_output(self.confidence)
+        if self.report is not None:
+            io.check_output(self.report, (".json",))
+        if self.gif is not None:
+            io.check_output(self.gif, (".gif",))
+        if self.frames is not None:
+            check_folder(self.frames)
+            if any(self.frames.glob("frame-*.png")):
+                raise BadInput(f"{self.frames}: holds the frames of another run; give a new folder")
+        seen: dict[Path, str] = {path.resolve(): "the input" for path in inputs}
+        for kind, path in self.files().items():
+            taken = seen.setdefault(path.resolve(), f"the {kind} output")
+            if taken != f"the {kind} output":
+                raise BadInput(f"{path}: is also {taken}; give the {kind} a name of their own")
+
+
+class Recorder:
+    """Pictures of the frames that pass, as far as a GIF or a folder of frames was asked for."""
+
+    def __init__(self, outputs: Outputs, source: Volume, folder: Path | None) -> None:
+        self._gif = outputs.gif is not None
+        self._source = source
+        self.folder = folder
+        self.pictures: list[NDArray[np.uint8]] = []
+
+    def add(self, frame: Frame) -> None:
+        every = -(-frame.total // GIF_MAX_FRAMES)
+        in_gif = self._gif and (frame.index % every == 0 or frame.index == frame.total - 1)
+        if not in_gif and self.folder is None:
+            return
+        from diffatlas import render
+
+        picture = render.frame_picture(frame, self._source)
+        if in_gif:
+            self.pictures.append(picture)
+        if self.folder is not None:
+            save_png(picture, self.folder / f"frame-{frame.index:04d}.png")
+
+
+def write_run(outputs: Outputs, result: Result, source: Volume, recorder: Recorder, report: dict[str, Any]) -> None:
+    """Write every file under a temporary name, then rename them all; the labels last. A failure leaves none behind."""
+    from diffatlas import io, render
+
+    confidence = result.confidence
+    if outputs.confidence is not None and confidence is None:
+        raise BadInput("this run has no confidence map to write: run it with more than one sample")
+    with ExitStack() as stack:
+        # Left in reverse order: the labels, which are what a script waits for, appear when all else is there.
+        with _temporary(stack, outputs.labels) as path:
+            io.write_label_map(result.labels, path, header=source.header)
+        if outputs.confidence is not None and confidence is not None:
+            with _temporary(stack, outputs.confidence) as path:
+                io.write_array(confidence, source.grid, path, header=source.header)
+        if outputs.gif is not None:
+            with _temporary(stack, outputs.gif) as path:
+                render.write_gif(recorder.pictures, path, fps=GIF_FPS, hold_last_s=GIF_HOLD_S)
+        if outputs.report is not None:
+            with _temporary(stack, outputs.report) as path:
+                path.write_text(to_json(report) + "\n", encoding="utf-8")
+        if outputs.frames is not None and recorder.folder is not None:
+            publish(recorder.folder, outputs.frames)
+
+
+@contextmanager
+def _temporary(stack: ExitStack, target: Path) -> Iterator[Path]:
+    """Yield the name under which ``target`` is written until ``stack`` ends; errors name the target."""
+    from diffatlas import io
+
+    path = stack.enter_context(io.atomic_path(target))
+    try:
+        yield path
+    except BadInput as error:
+        raise BadInput(str(error).replace(path.name, target.name)) from error
+
+
+def save_png(picture: NDArray[np.uint8], path: Path) -> None:
+    """uint8 [H, W, 3] as a PNG file."""
+    from PIL import Image
+
+    Image.fromarray(picture).save(path, optimize=False)
+
+
+def check_folder(folder: Path) -> None:
+    """`BadInput` where a folder of results cannot be made."""
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder}: is a file; give the name of a folder")
+    place = folder if folder.is_dir() else folder.absolute().parent
+    if not place.is_dir():
+        raise BadInput(f"{folder}: the folder {place} does not exist; create it first")
+    if not os.access(place, os.W_OK):
+        raise BadInput(f"{folder}: no permission to write in {place}; choose another folder")
+
+
+@contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``folder`` to work in; it is removed in the end, whatever happens."""
+    check_folder(folder)
+    path = Path(tempfile.mkdtemp(prefix=".diffatlas-", dir=folder.absolute().parent))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def publish(staged: Path, folder: Path) -> None:
+    """Move the files of a staging folder to where they belong, over those of an earlier run."""
+    folder.mkdir(exist_ok=True)
+    for path in sorted(staged.iterdir()):
+        path.replace(folder / path.name)

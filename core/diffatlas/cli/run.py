@@ -1,0 +1,246 @@
+"""The commands that run a model: segment, generate, replay."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from diffatlas.cli import options as opt
+from diffatlas.errors import BadInput
+
+if TYPE_CHECKING:
+    from diffatlas.checkpoint import ModelCard
+    from diffatlas.cli.outputs import Outputs
+    from diffatlas.request import Request
+    from diffatlas.session import Frame, Result
+    from diffatlas.volume import Volume
+
+# As many pairs at a time as fit a small machine's memory.
+GENERATE_BATCH = 8
+MAX_COUNT = 10_000
+
+ConfidenceFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Agreement of the samples, 0 to 1.")]
+ReportFile = Annotated[Path | None, typer.Option(metavar="FILE.json", help="What was run, and how it went.")]
+GifFile = Annotated[Path | None, typer.Option(metavar="FILE", help="The run as an animation.")]
+FramesFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="A new folder for a picture of every step.")]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="OUTPUT", help=".nii.gz, .nii, .nrrd or .mha")]
+
+
+def segment(
+    input_: Annotated[Path, typer.Argument(metavar="INPUT", help="NIfTI, NRRD, MetaImage, or a DICOM series.")],
+    output: Output,
+    model: opt.Model = "auto",
+    preset: opt.Preset = "fast",
+    steps: opt.Steps = None,
+    guidance: opt.Guidance = "image",
+    guidance_noise: opt.GuidanceNoise = None,
+    sampler: opt.Sampler = None,
+    samples: opt.Samples = 1,
+    seed: opt.Seed = 0,
+    roi: opt.RoiText = None,
+    device: opt.Device = "auto",
+    precision: opt.Precision = "auto",
+    force: opt.Force = False,
+    confidence: ConfidenceFile = None,
+    report: ReportFile = None,
+    gif: GifFile = None,
+    frames: FramesFolder = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Segment a volume: labels on its own voxels, with the structure ids of the model."""
+    from diffatlas.cli.outputs import Outputs
+
+    request = opt.segment_request(
+        model=model,
+        preset=preset,
+        steps=steps,
+        guidance=guidance,
+        guidance_noise=guidance_noise,
+        sampler=sampler,
+        samples=samples,
+        seed=seed,
+        roi=roi,
+        device=device,
+        precision=precision,
+        force=force,
+    )
+    outputs = Outputs(output, confidence, report, gif, frames)
+    outputs.check(input_, samples=samples)
+
+    from diffatlas import io
+
+    run_and_write(io.read_volume(input_), request, outputs, source_path=input_, as_json=as_json)
+
+
+def run_and_write(
+    volume: Volume, request: Request, outputs: Outputs, *, source_path: Path, as_json: bool = False, quiet: bool = False
+) -> Result:
+    """Stream the request, then write all it was asked for, and say so (on stdout, unless ``quiet``)."""
+    from diffatlas.cli import terminal
+    from diffatlas.cli.outputs import Recorder, staging, write_run
+
+    result: Result | None = None
+    with ExitStack() as stack:
+        folder = None if outputs.frames is None else stack.enter_context(staging(outputs.frames))
+        recorder = Recorder(outputs, volume, folder)
+        frames = stack.enter_context(closing(terminal.watched(local_stream(volume, request), volume.name)))
+        for frame in frames:
+            recorder.add(frame)
+            result = frame.result
+        result = finished(result)
+        report = report_of(result, source_path)
+        write_run(outputs, result, volume, recorder, report)
+    terminal.notes((*volume.notes, *result.notes))
+    if as_json:
+        terminal.print_json({**report, "outputs": outputs.files()})
+    elif not quiet:
+        terminal.summary(result, outputs.files())
+    return result
+
+
+def local_stream(volume: Volume | None, request: Request) -> Iterator[Frame]:
+    """The run on this machine."""
+    from diffatlas import session
+
+    return session.local_backend().stream(volume, request)
+
+
+def finished(result: Result | None) -> Result:
+    """The result of the last frame; a stream without one is a bug of the backend."""
+    if result is None:
+        raise RuntimeError("the run ended without a result")
+    return result
+
+
+def report_of(result: Result, source_path: Path) -> dict[str, Any]:
+    """The result's report, with the file that the volume was read from."""
+    report = result.report()
+    provenance = dict(report["provenance"])
+    provenance["source"] = {**(provenance.get("source") or {}), "path": str(source_path.absolute())}
+    return {**report, "provenance": provenance}
+
+
+def generate(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="case-000_image.nii.gz, ...")],
+    model: opt.Model = "heart-phantom",
+    count: Annotated[int, typer.Option(metavar="N", help="How many pairs.")] = 1,
+    seed: opt.Seed = 0,
+    preset: opt.Preset = "watch",
+    steps: opt.Steps = None,
+    sampler: opt.Sampler = None,
+    device: opt.Device = "auto",
+    precision: opt.Precision = "auto",
+    as_json: opt.Json = False,
+) -> None:
+    """Draw image-mask pairs from the atlas of a model; pair i belongs to seed S + i."""
+    from diffatlas.cli.outputs import check_folder, publish, staging
+    from diffatlas.request import Request
+
+    if not 1 <= count <= MAX_COUNT:
+        raise BadInput(f"--count must be between 1 and {MAX_COUNT}, not {count}")
+    if model == "auto":
+        raise BadInput("--model auto needs an image to choose by: name the atlas to draw from (diffatlas models)")
+    request = Request(
+        task="generate",
+        model=model,
+        preset=preset,
+        steps=steps,
+        sampler=sampler,
+        guidance="none",
+        seed=seed,
+        device=device,
+        precision=precision,
+    )
+    opt.check_model(model)
+    check_folder(output)
+
+    from diffatlas import io
+    from diffatlas.cli import terminal
+
+    cases: list[dict[str, Any]] = []
+    with staging(output) as folder:
+        for start in range(0, count, GENERATE_BATCH):
+            batch = replace(request, seed=seed + start, samples=min(GENERATE_BATCH, count - start))
+            title = f"pairs {start + 1} to {start + batch.samples} of {count}"
+            last: Result | None = None
+            with closing(terminal.watched(local_stream(None, batch), title)) as frames:
+                for frame in frames:
+                    last = frame.result
+            result = finished(last)
+            terminal.notes(result.notes)
+            for offset, (image, mask) in enumerate(zip(result.images, result.masks, strict=True)):
+                case = f"case-{start + offset:03d}"
+                io.write_volume(image, folder / f"{case}_image.nii.gz")
+                io.write_label_map(mask, folder / f"{case}_label.nii.gz")
+                cases.append({"case": case, "seed": seed + start + offset, "volumes_ml": mask.volumes_ml()})
+        publish(folder, output)
+    if as_json:
+        terminal.print_json({"model": model, "folder": output, "cases": cases})
+    else:
+        terminal.stdout().print(f"{count} image-mask pairs of {model}: {output}", markup=False, soft_wrap=True)
+
+
+def replay(
+    report: Annotated[Path, typer.Argument(metavar="REPORT.json", help="Written by segment --report.")],
+    output: Output,
+    input_: Annotated[
+        Path | None, typer.Option("--input", metavar="FILE", help="The image, where it has moved.", show_default=False)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run although the image or the weights differ.")] = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Run again what a report records: the same image, the same weights, the same labels."""
+    from diffatlas import io
+    from diffatlas.cli.outputs import Outputs
+    from diffatlas.request import Request
+
+    record = read_report(report)
+    provenance = record["provenance"]
+    request = Request.from_json(provenance["request"])
+    source, model = provenance.get("source"), provenance["model"]
+    if request.task != "segment" or not isinstance(source, dict):
+        raise BadInput(f"{report.name}: is not the report of a segmentation; there is no image to replay it on")
+    if request.model == "auto":
+        # What was chosen then is meant, whatever models have come since.
+        request = replace(request, model=str(model.get("name")))
+    card = opt.card_of(request.model)
+    path = input_ or (Path(source["path"]) if isinstance(source.get("path"), str) else None)
+    if path is None:
+        raise BadInput(f"{report.name}: does not name the image; give it with --input FILE")
+    outputs = Outputs(output)
+    outputs.check(path, report)
+    if not path.exists():
+        raise BadInput(f"{path}: is not there any more; give the image with --input FILE")
+    volume = io.read_volume(path)
+    if not force:
+        check_same_run(path, volume, source, card, model["sha256"])
+    run_and_write(volume, request, outputs, source_path=path, as_json=as_json)
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """A report as plain data; `BadInput` on anything else."""
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        provenance = record["provenance"]
+        if not isinstance(provenance["request"], dict) or not isinstance(provenance["model"]["sha256"], str):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadInput(f"{path.name}: is not a report of this program; write one with segment --report") from error
+    assert isinstance(record, dict)
+    return record
+
+
+def check_same_run(path: Path, volume: Volume, source: dict[str, Any], card: ModelCard, weights_sha256: str) -> None:
+    """`BadInput` where the weights or the voxels are not those of the report."""
+    if card.sha256 != weights_sha256:
+        raise BadInput(f"the weights of {card.name} are not those of the report; add --force to run the ones at hand")
+    if volume.sha256() != source.get("sha256"):
+        raise BadInput(f"{path}: its voxels are not those of the report; give the image with --input, or add --force")

@@ -1,0 +1,142 @@
+"""What a run looks like in a terminal: progress, noise level, volumes, convergence, live; plain lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from diffatlas.session import Frame, Result
+    from diffatlas.volume import LabelScheme
+
+BARS = "▁▂▃▄▅▆▇█"
+SPARKLINE_WIDTH = 40
+
+
+def stdout() -> Console:
+    """Console on the current stdout: results."""
+    return Console(highlight=False)
+
+
+def stderr() -> Console:
+    """Console on the current stderr: progress, notes, errors."""
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """``value`` as JSON on stdout; NaN and infinity, which JSON does not have, become null."""
+    stdout().print(to_json(value), markup=False, soft_wrap=True)
+
+
+def to_json(value: Any) -> str:
+    """Plain data, paths and numpy scalars as indented JSON text."""
+    return json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if hasattr(value, "item"):
+        return _plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    raise TypeError(f"{type(value).__name__} has no place in a report")
+
+
+def notes(lines: Iterable[str]) -> None:
+    """Findings worth knowing, in yellow on stderr, each once."""
+    for line in dict.fromkeys(lines):
+        stderr().print(f"note: {line}", style="yellow", markup=False, soft_wrap=True)
+
+
+def watched(frames: Iterator[Frame], title: str) -> Generator[Frame]:
+    """Pass every frame on; on a terminal, draw it first. Closing this closes ``frames``, which stops the run."""
+    try:
+        console = stderr()
+        if not console.is_terminal:
+            yield from frames
+            return
+        changes: list[float] = []
+        waiting = Spinner("dots", Text(f"{title}: loading the model"))
+        with Live(waiting, console=console, refresh_per_second=12, transient=True) as live:
+            for frame in frames:
+                if frame.metrics.mask_change is not None:
+                    changes.append(frame.metrics.mask_change)
+                live.update(_picture(frame, title, changes))
+                yield frame
+    finally:
+        if isinstance(frames, Generator):
+            frames.close()
+
+
+def sparkline(values: Sequence[float], width: int = SPARKLINE_WIDTH) -> str:
+    """Shares in [0, 1] as a row of bars, the last ``width`` of them; square root, so that small changes still show."""
+    last = [min(max(value, 0.0), 1.0) for value in values[-width:]]
+    return "".join(BARS[min(int(math.sqrt(value) * len(BARS)), len(BARS) - 1)] for value in last)
+
+
+def _picture(frame: Frame, title: str, changes: Sequence[float]) -> RenderableType:
+    done = frame.index + 1
+    left_s = frame.metrics.seconds / done * (frame.total - done)
+    head = Table.grid(padding=(0, 2))
+    head.add_row(
+        Text(title, style="bold"),
+        ProgressBar(total=frame.total, completed=done, width=30),
+        f"step {done}/{frame.total}",
+        f"noise {frame.t:.2f}",
+        f"{left_s:.0f} s left",
+    )
+    parts: list[RenderableType] = [head, volumes_table(frame.metrics.volumes_ml, frame.scheme)]
+    if changes:
+        parts.append(Text(f"mask change {sparkline(changes)} {changes[-1]:.1%}"))
+    return Group(*parts)
+
+
+def volumes_table(volumes_ml: dict[str, float], scheme: LabelScheme) -> Table:
+    """Structure, id and volume, each structure in its own colour."""
+    table = Table.grid(padding=(0, 2))
+    for structure in scheme.structures:
+        table.add_row(
+            Text("■", style="rgb({},{},{})".format(*structure.color)),
+            structure.name,
+            Text(str(structure.id), style="dim", justify="right"),
+            Text(f"{volumes_ml.get(structure.name, 0.0):.2f} ml", justify="right"),
+        )
+    return table
+
+
+def summary(result: Result, written: dict[str, Path]) -> None:
+    """The end of a run on stdout: volumes, time, files."""
+    console = stdout()
+    console.print(volumes_table(result.volumes_ml, result.labels.scheme))
+    model = result.provenance.get("model", {}).get("name", "")
+    seconds = result.metrics[-1].seconds if result.metrics else 0.0
+    console.print(f"{model}, {len(result.metrics)} steps, {seconds:.1f} s", markup=False)
+    for kind, path in written.items():
+        console.print(f"{kind}: {path}", markup=False, soft_wrap=True)
+
+
+def rows(columns: Sequence[str], lines: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> Table:
+    """A plain table; the columns named in ``right`` hold numbers."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for line in lines:
+        table.add_row(*(Text(cell) for cell in line))
+    return table

@@ -1,0 +1,33 @@
+"""Reading and writing volumes: NIfTI, NRRD, MetaImage and DICOM series; every check on bad input; atomic writes.
+
+Whatever is wrong with a file comes out as `diffatlas.errors.BadInput`, one line that names it.
+"""
+
+from diffatlas.io.atomic import IMAGE_SUFFIXES, atomic_path, atomic_write_bytes, check_output
+from diffatlas.io.images import (
+    describe,
+    guess_modality,
+    read_label_ids,
+    read_label_map,
+    read_volume,
+    write_array,
+    write_label_map,
+    write_volume,
+)
+from diffatlas.io.source import Limits
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Limits",
+    "atomic_path",
+    "atomic_write_bytes",
+    "check_output",
+    "describe",
+    "guess_modality",
+    "read_label_ids",
+    "read_label_map",
+    "read_volume",
+    "write_array",
+    "write_label_map",
+    "write_volume",
+]

@@ -1,0 +1,225 @@
+"""Files to `Volume` and `LabelMap`, and back: the one place where a format is chosen."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffatlas.errors import BadInput
+from diffatlas.grid import Grid
+from diffatlas.io.atomic import check_output, shown, suffix_of
+from diffatlas.io.itk import is_dicom, read_dicom, read_itk, write_itk
+from diffatlas.io.nifti import read_nifti, write_nifti
+from diffatlas.io.source import STORED, Limits, Source
+from diffatlas.volume import LabelMap, LabelScheme, Modality, NiftiHeader, Volume
+
+StrPath = str | os.PathLike[str]
+
+READABLE = ".nii, .nii.gz, .nrrd, .mha, .mhd, or a DICOM series"
+# Beyond this no intensity is real; a damaged scale factor makes such numbers, and their squares overflow float32.
+MAX_INTENSITY = 1e15
+PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+# More different values than this is an image, not a label map.
+MAX_LISTED_VALUES = 64
+
+
+def read_volume(path: StrPath, *, volume_index: int | None = None, limits: Limits | None = None) -> Volume:
+    """Read a scalar image: NIfTI, NRRD, MetaImage, or a DICOM series (its folder or one of its files).
+
+    ``volume_index`` chooses from a 4-D series. Voxels that are NaN or infinite take the lowest finite value,
+    which a note reports; a file where most are is refused. Raises `BadInput` on anything that cannot be used.
+    """
+    path = Path(path)
+    return _volume(_read(path, volume_index, limits), path)
+
+
+def read_label_map(
+    path: StrPath,
+    scheme: LabelScheme,
+    *,
+    ignore_unknown: bool = False,
+    volume_index: int | None = None,
+    limits: Limits | None = None,
+) -> LabelMap:
+    """Read a file of structure ids. Whole numbers stored as floats are fine; fractions, negative numbers and ids that
+    ``scheme`` does not know raise `BadInput` (with ``ignore_unknown`` those ids become background)."""
+    path = Path(path)
+    ids, grid = read_label_ids(path, volume_index=volume_index, limits=limits)
+    try:
+        return LabelMap.from_ids(ids, grid, scheme, ignore_unknown=ignore_unknown)
+    except BadInput as error:
+        raise BadInput(f"{shown(path)}: {error}; choose the model or scheme that the file was made with") from error
+
+
+def read_label_ids(
+    path: StrPath, *, volume_index: int | None = None, limits: Limits | None = None
+) -> tuple[NDArray[Any], Grid]:
+    """The ids of a label file as whole numbers [X, Y, Z], whatever scheme they belong to, and their grid."""
+    path = Path(path)
+    source = _read(path, volume_index, limits)
+    return _label_ids(source, shown(path)), source.grid
+
+
+def write_label_map(labels: LabelMap, path: StrPath, header: NiftiHeader | None = None) -> None:
+    """Write structure ids in the smallest unsigned type that holds them; ``header`` of the source (`Volume.header`)
+    gives a NIfTI file the source's orientation fields and codes exactly."""
+    write_array(labels.to_ids(), labels.grid, path, header)
+
+
+def write_volume(volume: Volume, path: StrPath) -> None:
+    """Write an image as float32."""
+    write_array(volume.data, volume.grid, path, volume.header)
+
+
+def write_array(data: NDArray[Any], grid: Grid, path: StrPath, header: NiftiHeader | None = None) -> None:
+    """Write any real array [X, Y, Z] on ``grid``, atomically, in the format that the extension names."""
+    path = check_output(path)
+    if data.shape != grid.shape:
+        raise ValueError(f"data of shape {data.shape} on a grid of shape {grid.shape}")
+    if data.dtype == np.bool_:
+        data = data.astype(np.uint8)
+    elif data.dtype.newbyteorder("=") not in STORED:
+        data = data.astype(np.float32)
+    if not data.dtype.isnative:
+        data = data.astype(data.dtype.newbyteorder("="))
+    if suffix_of(path) in (".nii", ".nii.gz"):
+        write_nifti(data, grid, path, header)
+    else:
+        write_itk(data, grid, path)
+
+
+def guess_modality(data: NDArray[np.float32]) -> Modality:
+    """CT or MR from the intensities alone, for files that do not say.
+
+    CT in HU has air: the lowest value is at most -200, at least -10000, and 1% of the voxels are under -150. MR
+    magnitude has no negative values but for small overshoot of resampling (above -50). All else is unknown. A CT stored
+    with an offset of +1024, or one cropped inside the body, is beyond this rule: name the modality yourself.
+    """
+    low = float(data.min())
+    if low >= -50:
+        return "mr"
+    if -10_000 <= low <= -200 and np.count_nonzero(data < -150) > 0.01 * data.size:
+        return "ct"
+    return "unknown"
+
+
+def describe(path: StrPath, *, volume_index: int | None = None, limits: Limits | None = None) -> dict[str, Any]:
+    """What `read_volume` makes of a file, as plain data for JSON; of a series, the first volume unless told.
+
+    Keys: file, format, shape, volumes, spacing_mm, extent_mm, axis_codes, affine, dtype, intensity (min, max, mean,
+    percentiles), values (the different ones of an integer file that has few, else None), modality, qform_code and
+    sform_code (None but for NIfTI), notes.
+    """
+    path = Path(path)
+    source = _read(path, volume_index, limits, series_first=True)
+    volume = _volume(source, path)
+    grid, data = volume.grid, volume.data
+    values = np.unique(source.data) if source.data.dtype.kind in "iu" and source.scale == (1.0, 0.0) else None
+    return {
+        "file": shown(path),
+        "format": source.format,
+        "shape": list(grid.shape),
+        "volumes": source.volumes,
+        "spacing_mm": list(grid.spacing_mm),
+        "extent_mm": list(grid.extent_mm),
+        "axis_codes": grid.axis_codes,
+        "affine": grid.affine.tolist(),
+        "dtype": str(source.data.dtype),
+        "intensity": {
+            "min": float(data.min()),
+            "max": float(data.max()),
+            "mean": float(data.mean(dtype=np.float64)),
+            "percentiles": {
+                str(p): float(v) for p, v in zip(PERCENTILES, np.percentile(data, PERCENTILES), strict=True)
+            },
+        },
+        "values": values.tolist() if values is not None and len(values) <= MAX_LISTED_VALUES else None,
+        "modality": volume.modality,
+        "qform_code": source.header.qform_code if source.header else None,
+        "sform_code": source.header.sform_code if source.header else None,
+        "notes": list(volume.notes),
+    }
+
+
+def _read(path: Path, volume_index: int | None, limits: Limits | None, *, series_first: bool = False) -> Source:
+    """Choose the reader; ``series_first`` takes volume 0 of a series instead of asking."""
+    try:
+        kind = "folder" if path.is_dir() else "file" if path.is_file() else "other" if path.exists() else "nothing"
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{shown(path)}: not a usable file name ({error})") from error
+    if kind == "nothing":
+        raise BadInput(f"{path}: no such file or folder")
+    if kind == "other":
+        raise BadInput(f"{path}: is neither a file nor a folder")
+    suffix = suffix_of(path)
+    index = 0 if series_first and volume_index is None else volume_index
+    if kind == "folder":
+        return read_dicom(path, limits)
+    if suffix in (".nii", ".nii.gz"):
+        return read_nifti(path, index, limits)
+    if suffix in (".nrrd", ".nhdr", ".mha", ".mhd"):
+        return read_itk(path, index, limits)
+    if suffix == ".dcm" or is_dicom(path):
+        return read_dicom(path, limits)
+    if suffix in (".hdr", ".img"):
+        raise BadInput(f"{shown(path)}: .hdr/.img pairs are not read; convert the pair to one .nii.gz file")
+    raise BadInput(f"{shown(path)}: cannot read this format; give {READABLE}")
+
+
+def _volume(source: Source, path: Path) -> Volume:
+    data, notes = _intensities(source, shown(path))
+    name = path.name if source.format == "DICOM" else path.name[: -len(suffix_of(path))]
+    return Volume(
+        data=data,
+        grid=source.grid,
+        modality=source.modality or guess_modality(data),
+        name=name or "volume",
+        notes=source.notes + notes,
+        header=source.header,
+    )
+
+
+def _intensities(source: Source, name: str) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """Scaled float32 [X, Y, Z], finite everywhere, and what had to be done for that."""
+    slope, inter = source.scale
+    data: NDArray[np.float32] = np.empty(source.grid.shape, dtype=np.float32)
+    # In float64, a few slices at a time: exact at little memory, and eight beside each other suit the cache. What
+    # float32 cannot hold becomes infinite and is counted as such below.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for k in range(0, source.grid.shape[2], 8):
+            data[:, :, k : k + 8] = source.data[:, :, k : k + 8].astype(np.float64) * slope + inter
+    notes: list[str] = []
+    finite = np.isfinite(data)
+    broken = int(data.size - np.count_nonzero(finite))
+    if broken:
+        share = f"{100 * broken / data.size:.3g}% of the voxels are NaN or infinite"
+        if 2 * broken > data.size:
+            raise BadInput(f"{name}: {share}; the file or its intensity scale is damaged, convert the original again")
+        lowest = data[finite].min()
+        data[~finite] = lowest
+        notes.append(f"{share}: filled with the lowest value, {lowest:g}")
+    low, high = float(data.min()), float(data.max())
+    if max(-low, high) > MAX_INTENSITY:
+        raise BadInput(f"{name}: intensities reach {max(-low, high):.3g}; the file or its intensity scale is damaged")
+    if low == high:
+        notes.append(f"every voxel has the same value, {low:g}: there is nothing to see in this image")
+    return data, tuple(notes)
+
+
+def _label_ids(source: Source, name: str) -> NDArray[Any]:
+    """Whole, non-negative numbers, exact in an integer type."""
+    data, (slope, inter) = source.data, source.scale
+    if data.dtype.kind == "f" or (slope, inter) != (1.0, 0.0):
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = data.astype(np.float64) * slope + inter
+        # 2**53: beyond it float64 skips whole numbers.
+        if not np.isfinite(values).all() or (np.abs(values) > 2.0**53).any() or (values != np.rint(values)).any():
+            raise BadInput(f"{name}: holds fractions, NaN or huge numbers; give a label map, not an image")
+        data = values.astype(np.int64)
+    if data.dtype.kind == "i" and int(data.min()) < 0:
+        raise BadInput(f"{name}: holds negative labels ({int(data.min())}); a label map holds ids of 0 and above")
+    return data

@@ -1,0 +1,420 @@
+"""The engine on this machine: a request becomes a placement, a guidance, a sampler, and a stream of frames.
+
+Every sample has generators of its own, drawn on the CPU, and every network call sees one sample: batching, ensembling
+or replaying never changes a result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffatlas.checkpoint import Model, ModelCard, available_models, load_model
+from diffatlas.denoise import Denoiser, Prediction, as_denoiser
+from diffatlas.distance import distances_to_labels
+from diffatlas.errors import BadInput
+from diffatlas.frame import Frame, FrameMetrics, Result
+from diffatlas.grid import Grid
+from diffatlas.guidance import (
+    GradientGuidance,
+    Guidance,
+    ImageGuidance,
+    MaskGiven,
+    MaskPinned,
+    NoiseSource,
+    no_guidance,
+)
+from diffatlas.request import Request
+from diffatlas.sample import SAMPLERS, Step, uniform_times
+from diffatlas.schedule import cosine
+from diffatlas.space import Resampler, Window, check_roi, image_to_model, labels_to_model
+from diffatlas.volume import LabelMap, Volume
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" takes CUDA where there is one; a device that is named and absent is refused."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BadInput("device cuda: no CUDA device here; use --device cpu or auto")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise BadInput("device mps: no Apple GPU here; use --device cpu or auto")
+    return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """ "auto" takes bf16 where the hardware has it (emulated bf16 is slower than fp32)."""
+    if name == "auto":
+        name = "bf16" if _has_bf16(device) else "fp32"
+    return torch.bfloat16 if name == "bf16" else torch.float32
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    return False
+
+
+def choose_model(volume: Volume | None) -> str:
+    """The shipped model that knows the volume's modality and whose field of view is nearest in size."""
+    cards = available_models()
+    if not cards:
+        raise BadInput("no model is installed; give --model a folder")
+    if volume is None:
+        return (
+            cards[0].name
+            if len(cards) == 1
+            else next((c.name for c in cards if c.name == "heart-phantom"), cards[0].name)
+        )
+    fitting = [c for c in cards if volume.modality in (*c.modalities, "unknown")]
+    if not fitting:
+        known = ", ".join(f"{c.name} ({'/'.join(c.modalities)})" for c in cards)
+        raise BadInput(f"no model for {volume.modality} images; there are: {known}. Name one with --model and --force")
+    size = np.prod(volume.grid.extent_mm)
+    return min(fitting, key=lambda c: abs(np.log(np.prod(c.space.extent_mm) / size))).name
+
+
+class SampleNoise:
+    """Noise of one sample: a seeded CPU generator, so that every device and batch sees the same draws."""
+
+    def __init__(self, seed: int, stream: int) -> None:
+        # Image noise and mask noise come from streams of their own: changing one never shifts the other.
+        digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
+        self.generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+    def __call__(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.randn(shape, generator=self.generator)
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Where the model looks: its grid in the world, the image on it, and the way back."""
+
+    grid: Grid
+    image: Tensor | None
+    source: Grid | None
+    notes: tuple[str, ...]
+
+
+class LocalBackend:
+    """`Backend` on this machine's CPU or GPU."""
+
+    def stream(self, volume: Volume | None, request: Request) -> Iterator[Frame]:
+        """Yield a frame a step. Bad input raises before the first frame."""
+        name = choose_model(volume) if request.model == "auto" else request.model
+        model = load_model(name)
+        return _Run(model, volume, request).frames()
+
+
+class _Run:
+    def __init__(self, model: Model, volume: Volume | None, request: Request) -> None:
+        self.begin = time.monotonic()
+        self.model, self.card, self.volume = model, model.card, volume
+        self.request = request.resolved(model.card.guidance_noise)
+        if volume is None and request.task == "segment" and request.guidance != "none":
+            raise BadInput("there is no image to segment")
+        if volume is not None and request.task == "segment":
+            _check_modality(volume, model.card, request)
+        self.device = pick_device(request.device)
+        self.dtype = pick_precision(request.precision, self.device)
+        self.denoiser = self._denoiser()
+        self.clip_mm = model.card.space.sdf_clip_mm
+        self.placement = self._place()
+
+    def _denoiser(self) -> Denoiser:
+        network = self.model.network
+        if self.device.type != "cpu":
+            network = network.to(self.device)
+        use_bf16 = self.dtype == torch.bfloat16
+
+        def call(x: Tensor, t_image: Tensor, t_mask: Tensor) -> Tensor:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=use_bf16):
+                return network(x, t_image, t_mask)  # type: ignore[no-any-return]
+
+        prediction: dict[str, Prediction] = self.card.prediction  # type: ignore[assignment]
+        return as_denoiser(call, cosine, prediction["image"], prediction["mask"])
+
+    # -- where to look ---------------------------------------------------------------------------------------------
+
+    def _place(self) -> Placement:
+        space, volume, request = self.card.space, self.volume, self.request
+        if volume is None:
+            return Placement(space.grid_at(np.zeros(3)), None, None, ())
+        if request.roi is not None:
+            check_roi(request.roi, volume.grid.shape)
+        window = space.window_for(volume.modality)
+        notes: list[str] = []
+        grid = space.place(volume.grid, request.roi)
+        image, limits = image_to_model(volume, grid, window)
+        if request.roi is None and request.task == "segment":
+            extent = _world_extent_mm(volume.grid)
+            if any(e > 1.15 * s for e, s in zip(extent, space.extent_mm, strict=True)):
+                grid, moved = self._find(volume, grid, image)
+                image, limits = image_to_model(volume, grid, window)
+                notes.append(
+                    f"the volume ({_mm(extent)}) is larger than the model's field of view ({_mm(space.extent_mm)}); it "
+                    f"was placed {moved:.0f} mm from the volume's centre, where a coarse pass found the structures; "
+                    f"a region of interest decides otherwise"
+                )
+        if limits[1] - limits[0] < 1e-6 or float(np.ptp(image)) == 0:
+            notes.append("the image is constant within the field of view; there is nothing to see in it")
+        return Placement(grid, torch.from_numpy(image)[None, None].to(self.device), volume.grid, tuple(notes))
+
+    def _find(self, volume: Volume, grid: Grid, image: NDArray[np.float32]) -> tuple[Grid, float]:
+        """Move the field of view onto the middle of what one step finds in it, up to four times."""
+        start = grid.centre_mm
+        window = self.card.space.window_for(volume.modality)
+        low, high = _world_box(volume.grid)
+        half = np.array(self.card.space.extent_mm) / 2
+        for _ in range(4):
+            sdf = self._one_step(image)
+            found = np.argwhere((sdf < 0).any(axis=0))
+            if len(found) == 0:
+                break
+            centre = grid.to_world((found.min(axis=0) + found.max(axis=0)) / 2)
+            centre = np.where(high - low > 2 * half, np.clip(centre, low + half, high - half), (low + high) / 2)
+            step = float(np.linalg.norm(centre - grid.centre_mm))
+            grid = self.card.space.grid_at(centre)
+            image, _ = image_to_model(volume, grid, window)
+            if step < 3 * max(self.card.space.spacing_mm):
+                break
+        return grid, float(np.linalg.norm(grid.centre_mm - start))
+
+    def _one_step(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Signed distances (clip units) from the clean image and a pure-noise mask: [K, X, Y, Z]."""
+        noise = SampleNoise(self.request.seed, 0)((1, len(self.card.scheme), *image.shape))
+        x = torch.cat([torch.from_numpy(image)[None, None], noise], dim=1).to(self.device)
+        with torch.no_grad():
+            x0 = self.denoiser(x, x.new_zeros(1), x.new_ones(1))
+        return x0[0, 1:].cpu().numpy()
+
+    # -- how to walk -----------------------------------------------------------------------------------------------
+
+    def _guidance(
+        self, image_noise: NoiseSource, edit_noise: NoiseSource
+    ) -> tuple[Guidance, ImageGuidance | GradientGuidance | None]:
+        request, image = self.request, self.placement.image
+        if request.task == "paint":
+            return MaskGiven(self._edit_sdf()), None
+        if request.task == "generate" or image is None or request.guidance == "none":
+            inner: Guidance = no_guidance
+            watched: ImageGuidance | GradientGuidance | None = None
+        elif request.guidance == "gradient":
+            inner = watched = GradientGuidance(image)
+        else:
+            rho = request.guidance_noise or 0.0
+            # The published code draws fresh noise at every step; samplers with a memory need one for the run.
+            inner = watched = ImageGuidance(image, rho, cosine, image_noise, fresh=request.sampler == "ddpm")
+        if request.edit is not None and request.edit.pinned is not None:
+            pin = MaskPinned(self._edit_sdf(), self._edit_pinned(), cosine, edit_noise)
+            return (lambda denoiser: pin(inner(denoiser))), watched
+        return inner, watched
+
+    def _edit_sdf(self) -> Tensor:
+        """The edited mask as clip-unit distances [1, K, X, Y, Z] on the model grid."""
+        labels = self._edit_labels()
+        sdf = labels_to_model(labels, self.placement.grid, self.clip_mm) / self.clip_mm
+        return torch.from_numpy(sdf)[None].to(self.device)
+
+    def _edit_labels(self) -> LabelMap:
+        edit = self.request.edit
+        assert edit is not None
+        grid = self.placement.source or self.placement.grid
+        if edit.labels.shape != grid.shape:
+            raise BadInput(f"the edited mask has shape {edit.labels.shape}, the volume {grid.shape}")
+        if edit.labels.size and int(edit.labels.max()) > len(self.card.scheme):
+            raise BadInput(
+                f"the edited mask holds label {int(edit.labels.max())}, the model knows {len(self.card.scheme)}"
+            )
+        return LabelMap(np.ascontiguousarray(edit.labels, dtype=np.uint8), grid, self.card.scheme)
+
+    def _edit_pinned(self) -> Tensor:
+        edit = self.request.edit
+        assert edit is not None
+        assert edit.pinned is not None
+        grid = self.placement.source or self.placement.grid
+        if edit.pinned.shape != grid.shape:
+            raise BadInput(f"the pinned voxels have shape {edit.pinned.shape}, the volume {grid.shape}")
+        where = Volume(edit.pinned.astype(np.float32), grid)
+        share, _ = image_to_model(where, self.placement.grid, Window("range", 0.0, 1.0))
+        return torch.from_numpy(share > 0)[None, None].to(self.device)
+
+    def _sample_steps(self, seed: int) -> tuple[Iterator[Step], ImageGuidance | GradientGuidance | None]:
+        """The walk of one sample."""
+        request = self.request
+        start_noise, image_noise, step_noise, edit_noise = (SampleNoise(seed, i) for i in range(4))
+        shape = (1, 1 + len(self.card.scheme), *self.card.space.shape)
+        x = start_noise(shape).to(self.device)
+        start, steps = 1.0, request.steps or 1
+        if request.edit is not None and request.task == "segment":
+            start = request.edit.t
+            steps = max(1, round(steps * start))
+            alpha, sigma = cosine(torch.tensor(start))
+            image = self.placement.image if self.placement.image is not None else torch.zeros_like(x[:, :1])
+            x = alpha * torch.cat([image, self._edit_sdf()], dim=1) + sigma * x
+        guidance, watched = self._guidance(image_noise, edit_noise)
+        sampler = SAMPLERS[request.sampler or "ddim"]
+        return sampler(guidance(self.denoiser), cosine, x, uniform_times(steps, start), step_noise), watched
+
+    # -- what to show ----------------------------------------------------------------------------------------------
+
+    def frames(self) -> Iterator[Frame]:
+        """Walk all samples in step; yield their mean as a frame."""
+        walks = [self._sample_steps(self.request.seed + i) for i in range(self.request.samples)]
+        self.past: list[FrameMetrics] = []
+        return self._frames(walks)
+
+    def _frames(self, walks: list[tuple[Iterator[Step], ImageGuidance | GradientGuidance | None]]) -> Iterator[Frame]:
+        together = self.request.task == "segment"
+        last: NDArray[np.uint8] | None = None
+        try:
+            while True:
+                steps = []
+                for walk, _ in walks:
+                    step = next(walk, None)
+                    if step is not None:
+                        steps.append(step)
+                if not steps:
+                    return
+                sdf = np.stack([s.x0[0, 1:].float().cpu().numpy() for s in steps])
+                sdf *= np.float32(self.clip_mm)
+                mean = sdf.mean(axis=0) if together else sdf[0]
+                labels = distances_to_labels(mean)
+                watched = walks[0][1]
+                frame = self._frame(steps[0], watched, mean, labels, sdf, last)
+                self.past.append(frame.metrics)
+                last = labels
+                if steps[0].index == steps[0].total - 1:
+                    frame = self._with_result(frame, steps, sdf)
+                yield frame
+        finally:
+            for walk, _ in walks:
+                walk.close()  # type: ignore[attr-defined]
+
+    def _frame(
+        self,
+        step: Step,
+        watched: ImageGuidance | GradientGuidance | None,
+        mean: NDArray[np.float32],
+        labels: NDArray[np.uint8],
+        sdf: NDArray[np.float32],
+        last: NDArray[np.uint8] | None,
+    ) -> Frame:
+        seen = watched.seen if watched is not None and watched.seen is not None else step.x[:, :1]
+        image = step.x0[0, 0].float().cpu().numpy()
+        residual = None
+        if watched is not None and self.placement.image is not None:
+            residual = float(np.abs(image - self.placement.image[0, 0].cpu().numpy()).mean())
+        change = None
+        if last is not None:
+            either = (labels > 0) | (last > 0)
+            change = float((labels != last)[either].mean()) if either.any() else 0.0
+        voxel_ml = self.placement.grid.voxel_volume_ml
+        counts = np.bincount(labels.ravel(), minlength=len(self.card.scheme) + 1)[1:]
+        volumes = {n: float(c) * voxel_ml for n, c in zip(self.card.scheme.names, counts, strict=True)}
+        return Frame(
+            index=step.index,
+            total=step.total,
+            t=step.t,
+            grid=self.placement.grid,
+            scheme=self.card.scheme,
+            noisy_image=seen[0, 0].float().cpu().numpy().copy(),
+            image=image.copy(),
+            labels=labels,
+            sdf=mean.astype(np.float32),
+            confidence=_agreement(sdf, labels) if self.request.task == "segment" and len(sdf) > 1 else None,
+            metrics=FrameMetrics(residual, change, volumes, time.monotonic() - self.begin),
+        )
+
+    def _with_result(self, frame: Frame, steps: list[Step], sdf: NDArray[np.float32]) -> Frame:
+        place, scheme = self.placement, self.card.scheme
+        images: tuple[Volume, ...] = ()
+        masks: tuple[LabelMap, ...] = ()
+        confidence = None
+        if self.request.task == "segment":
+            if place.source is None:
+                labels = LabelMap(frame.labels, place.grid, scheme)
+                confidence = frame.confidence
+            else:
+                back = Resampler(place.source, place.grid)
+                labels = back.labels(frame.sdf, scheme, self.request.roi)
+                if frame.confidence is not None:
+                    confidence = back.field(frame.confidence, 0.0)
+        else:
+            images = tuple(
+                Volume(s.x0[0, 0].float().cpu().numpy().copy(), place.grid, "unknown", f"sample-{i}")
+                for i, s in enumerate(steps)
+            )
+            masks = tuple(LabelMap(distances_to_labels(s), place.grid, scheme) for s in sdf)
+            labels = masks[0] if self.request.task == "generate" else self._edit_labels()
+        seconds = time.monotonic() - self.begin
+        metrics = (*self.past[:-1], replace(frame.metrics, seconds=seconds))
+        notes = (*(self.volume.notes if self.volume else ()), *place.notes)
+        result = Result(labels, confidence, metrics, self._provenance(seconds), images, masks, notes)
+        return replace(frame, metrics=metrics[-1], result=result)
+
+    def _provenance(self, seconds: float) -> dict[str, Any]:
+        source = None
+        if self.volume is not None:
+            source = {
+                "name": self.volume.name,
+                "shape": list(self.volume.grid.shape),
+                "affine": self.volume.grid.affine.tolist(),
+                "modality": self.volume.modality,
+                "sha256": self.volume.sha256(),
+            }
+        return {
+            "program": {"name": "napari-diffatlas", "version": version("napari-diffatlas")},
+            "request": self.request.to_json(),
+            "model": {"name": self.card.name, "sha256": self.card.sha256},
+            "source": source,
+            "placement": {"shape": list(self.placement.grid.shape), "affine": self.placement.grid.affine.tolist()},
+            "device": str(self.device),
+            "precision": "bf16" if self.dtype == torch.bfloat16 else "fp32",
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+            "threads": torch.get_num_threads(),
+            "seconds": round(seconds, 3),
+        }
+
+
+def _agreement(sdf: NDArray[np.float32], labels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Share of samples that give a voxel the label it got: sdf [S, K, X, Y, Z] to float32 [X, Y, Z]."""
+    votes = np.stack([distances_to_labels(s) == labels for s in sdf])
+    return np.asarray(votes.mean(axis=0), dtype=np.float32)
+
+
+def _check_modality(volume: Volume, card: ModelCard, request: Request) -> None:
+    known = card.modalities
+    if volume.modality != "unknown" and volume.modality not in known and not request.force:
+        raise BadInput(
+            f"{volume.name}: looks like {volume.modality}, and model '{card.name}' was trained on {'/'.join(known)} "
+            f"only; choose another model, or insist with --force"
+        )
+
+
+def _world_box(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in grid.shape])).reshape(3, -1).T
+    world = grid.to_world(corners)
+    return world.min(axis=0), world.max(axis=0)
+
+
+def _world_extent_mm(grid: Grid) -> tuple[float, float, float]:
+    low, high = _world_box(grid)
+    x, y, z = (high - low).tolist()
+    return x, y, z
+
+
+def _mm(extent: tuple[float, float, float]) -> str:
+    return " x ".join(f"{e:.0f}" for e in extent) + " mm"

@@ -1,0 +1,176 @@
+"""What a training run is told: a validated YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from diffatlas.errors import BadInput
+from diffatlas.space import ModelSpace, Window
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WindowConfig(_Strict):
+    kind: Literal["range", "percentile"]
+    low: float
+    high: float
+
+
+class SpaceConfig(_Strict):
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    sdf_clip_mm: float = Field(gt=0)
+    windows: dict[Literal["ct", "mr", "unknown"], WindowConfig]
+
+    def build(self) -> ModelSpace:
+        windows: dict[str, Window] = {k: Window(w.kind, w.low, w.high) for k, w in self.windows.items()}
+        return ModelSpace(self.shape, self.spacing_mm, self.sdf_clip_mm, windows)
+
+
+class DataConfig(_Strict):
+    """``source`` "folder": images/NAME.nii.gz and labels/NAME.nii.gz under ``path``, names listed in ``split`` (JSON)
+    as "train".
+
+    ``source`` "phantom": ``cases`` digital hearts from ``seed`` on, each in every one of ``modalities``. ``margin``:
+    extra voxels a side that augmentation may move into view. ``holdout``: the last training cases, kept from training
+    to choose settings by.
+    """
+
+    source: Literal["folder", "phantom"]
+    path: Path | None = None
+    split: str = "split.json"
+    cases: int = 0
+    seed: int = 0
+    modalities: tuple[Literal["ct", "mr", "random"], ...] = ("mr",)
+    scheme: Literal["mmwhs", "hippocampus"]
+    margin: int = 4
+    holdout: int = 16
+    cache: Path
+
+
+class AugmentConfig(_Strict):
+    rotate_degrees: float = 12.0
+    scale: float = 0.12
+    shift_mm: float = 4.0
+    elastic_mm: float = 2.0
+    flip: bool = False
+    gamma: float = 0.25
+    brightness: float = 0.15
+    bias: float = 0.2
+    noise: float = 0.06
+    blur: float = 0.2
+
+
+class NetworkConfig(_Strict):
+    widths: tuple[int, ...] = (64, 128, 160)
+    blocks: int = 1
+    patch: int = 2
+    embedding: int = 256
+    attention: bool = True
+    dropout: float = 0.0
+
+
+class ObjectiveConfig(_Strict):
+    """Shares of a batch given to each way of noising (they are normalised to 1), and the weights of the loss.
+
+    ``one_step``: clean image, pure-noise mask. ``recycled``: image noise rho * t, and a mask that is the network's
+    *own* earlier answer, noised again. ``conditional``: the same with the true mask. ``shared``: image and mask at one
+    level (the atlas).
+    ``paint``: true mask, noised image.
+    """
+
+    one_step: float = 0.35
+    recycled: float = 0.27
+    conditional: float = 0.08
+    shared: float = 0.22
+    paint: float = 0.08
+    image_weight: float = 0.25
+    mask_l1: float = 0.1
+    dice_weight: float = 0.1
+
+
+class TrainConfig(_Strict):
+    """``start_from``: the folder of a model of the same architecture whose weights a new run begins with."""
+
+    name: str
+    title: str
+    summary: str
+    licence: str
+    intended_use: str
+    data_note: str
+    limits: tuple[str, ...]
+    space: SpaceConfig
+    data: DataConfig
+    augment: AugmentConfig = AugmentConfig()
+    network: NetworkConfig = NetworkConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    start_from: Path | None = None
+    seed: int = 0
+    steps: int = 4000
+    batch: int = 8
+    learning_rate: float = 8e-4
+    warmup: int = 100
+    decay: float = Field(0.4, ge=0, le=1)
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    ema: float = 0.998
+    guidance_noise: float = Field(0.0, ge=0, le=1)
+    threads: int | None = None
+    precision: Literal["bf16", "fp32"] = "bf16"
+    save_every: int = 200
+    run_folder: Path
+    export: Path
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a YAML file, apply ``key.sub=value`` overrides; relative paths are taken from the file's own folder."""
+    path = Path(path)
+    try:
+        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadInput(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadInput(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from error
+    if not isinstance(data, dict):
+        raise BadInput(f"{path}: a training configuration is a mapping of names to values")
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator:
+            raise BadInput(f"--set {override}: write it as key=value")
+        node = data
+        *parents, leaf = key.split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise BadInput(f"--set {override}: {parent} holds no settings")
+        node[leaf] = yaml.safe_load(value)
+    try:
+        config = TrainConfig.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BadInput(f"{path}: {where}: {first['msg']}") from error
+    return _rebase(config, path.resolve().parent)
+
+
+def _rebase(config: TrainConfig, folder: Path) -> TrainConfig:
+    def at(p: Path) -> Path:
+        return p if p.is_absolute() else (folder / p).resolve()
+
+    data = config.data.model_copy(
+        update={"cache": at(config.data.cache), "path": None if config.data.path is None else at(config.data.path)}
+    )
+    changes = {
+        "data": data,
+        "run_folder": at(config.run_folder),
+        "export": at(config.export),
+        "start_from": None if config.start_from is None else at(config.start_from),
+    }
+    return config.model_copy(update=changes)

@@ -1,0 +1,67 @@
+"""From a training run to a folder that every part of the program can load."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import save_file
+
+from diffatlas.checkpoint import WEIGHTS_FILE, ModelCard, file_sha256, read_card, write_card
+from diffatlas.errors import BadInput
+from diffatlas.train.prepared import SCHEMES
+
+if TYPE_CHECKING:
+    from diffatlas.train.loop import Run
+
+
+def export(run: Run) -> Path:
+    """Write the averaged weights (half precision) and the card; measured figures of an older card are dropped."""
+    config = run.config
+    folder = config.export
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / WEIGHTS_FILE
+    part = path.with_suffix(".part")
+    save_file({k: v.to(torch.float16).contiguous() for k, v in run.averaged().state_dict().items()}, part)
+    part.chmod(0o644)  # safetensors writes 0600, which a system-wide installation could not read
+    part.replace(path)
+    sha256 = file_sha256(path)
+    try:
+        old = read_card(folder)
+        metrics = old.metrics if old.sha256 == sha256 else {}
+    except BadInput:
+        metrics = {}
+    modalities = tuple(dict.fromkeys(m for m in config.space.windows if m != "unknown"))
+    write_card(
+        ModelCard(
+            name=config.name,
+            title=config.title,
+            summary=config.summary,
+            scheme=SCHEMES[config.data.scheme],
+            modalities=modalities,
+            space=config.space.build(),
+            schedule="cosine",
+            prediction={"image": "v", "mask": "x0"},
+            architecture={"kind": "atlas-unet", **config.network.model_dump(mode="json")},
+            guidance_noise=config.guidance_noise,
+            data=config.data_note,
+            licence=config.licence,
+            intended_use=config.intended_use,
+            limits=config.limits,
+            metrics=metrics,
+            training={
+                "command": f"diffatlas train weights/{config.name}/train.yaml",
+                "seed": config.seed,
+                "steps": run.step,
+                "batch": config.batch,
+                "seconds": round(run.seconds),
+                "torch": version("torch"),
+                "weights": f"exponential moving average, {config.ema}; stored in half precision",
+            },
+            sha256=sha256,
+        ),
+        folder,
+    )
+    return folder

@@ -1,0 +1,343 @@
+"""The widget in a real viewer, on a fake engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.layers import Image, Labels
+
+from diffatlas.errors import BadInput
+from diffatlas.volume import MMWHS, Volume
+from napari_diffatlas._layers import LIVE_IMAGE, LIVE_LABELS, volume_to_layer
+from napari_diffatlas._panel import ERROR_COLORS
+from napari_diffatlas._widget import EMPTY_HINT, DiffAtlasWidget
+from tests.fakes import FakeBackend, model_grid
+from tests.gui.conftest import LongBackend
+
+# napari draws slices of oblique volumes as if they were straight, and says so each time.
+pytestmark = pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
+
+Open = Callable[[Any, FakeBackend], DiffAtlasWidget]
+
+
+def add(viewer: Any, volume: Volume) -> Any:
+    data, state, _ = volume_to_layer(volume)
+    return viewer.add_image(data, **state)
+
+
+def wait_for_end(qtbot: Any, widget: DiffAtlasWidget) -> None:
+    qtbot.waitUntil(lambda: not widget.running, timeout=20_000)
+
+
+def wait_for_steps(qtbot: Any, viewer: Any, widget: DiffAtlasWidget, steps: int = 2) -> None:
+    qtbot.waitUntil(lambda: LIVE_LABELS in viewer.layers and widget.panel.progress.value() >= steps, timeout=20_000)
+
+
+def labels_at(layer: Any, world_mm: Any) -> int:
+    """The label a layer shows at a point of the world."""
+    index = tuple(np.rint(layer.world_to_data(world_mm)).astype(int))
+    return int(layer.data[index])
+
+
+def test_a_run_streams_and_leaves_labels_on_the_voxels_of_the_image(
+    make_napari_viewer_proxy: Any, qtbot: Any, open_widget: Open, volume: Volume
+) -> None:
+    viewer = make_napari_viewer_proxy()
+    image = add(viewer, volume)
+    before = image.data.copy()
+    backend = LongBackend()
+    widget = open_widget(viewer, backend)
+    widget.panel.seed_box.setValue(4)
+    widget.panel.run_button.click()
+    assert not widget.panel.run_button.isEnabled()
+    assert widget.panel.stop_button.isEnabled()
+    wait_for_steps(qtbot, viewer, widget)
+    live = viewer.layers[LIVE_LABELS]
+    shown = live.data.copy()
+    assert widget.panel.progress_text.text().startswith("step ")
+    qtbot.waitUntil(lambda: not np.array_equal(live.data, shown), timeout=20_000)
+    backend.finish.set()
+    wait_for_end(qtbot, widget)
+
+    assert [layer.name for layer in viewer.layers] == ["case 7", LIVE_IMAGE, "case 7 labels, seed 4"]
+    labels = viewer.layers["case 7 labels, seed 4"]
+    assert backend.volumes[0] is not None
+    truth = backend.labels_at(backend.volumes[0].grid, 1.0, seed=4)
+    assert np.array_equal(labels.data, truth.to_ids())
+    assert np.array_equal(labels.affine.affine_matrix, image.affine.affine_matrix)
+    assert labels.data.shape == image.data.shape
+    assert {str(unit) for unit in labels.units} == {"millimeter"}
+    assert labels.axis_labels == ("x", "y", "z")
+    assert labels.metadata["diffatlas"]["provenance"]["request"]["seed"] == 4
+    assert not viewer.layers[LIVE_IMAGE].visible
+    assert np.array_equal(image.data, before)
+    assert widget.panel.status.text().startswith("Done in ")
+    assert widget.panel.run_button.isEnabled()
+    assert backend.open_runs == 0
+
+
+def test_what_the_engine_is_asked_for(
+    make_napari_viewer_proxy: Any, qtbot: Any, open_widget: Open, volume: Volume
+) -> None:
+    viewer = make_napari_viewer_proxy()
+    add(viewer, volume)
+    backend = FakeBackend()
+    widget = open_widget(viewer, backend)
+    panel = widget.panel
+    assert panel.preset_combo.currentText() == "Watch"
+    panel.model_combo.setCurrentIndex(panel.model_combo.findText("Hippocampus (MRI)"))
+    assert "posterior" in panel.model_text.text()
+    assert "Cropped T1 MRI at 1 mm." in panel.model_text.text()
+    panel.preset_combo.setCurrentIndex(panel.preset_combo.findText("As published"))
+    panel.seed_box.setValue(11)
+    panel.run_button.click()
+    wait_for_end(qtbot, widget)
+    (request,) = backend.requests
+    assert (request.model, request.preset, request.seed) == ("hippocampus-mri", "published", 11)
+    (asked,) = backend.volumes
+    assert asked is not None
+    assert (asked.name, asked.modality, asked.grid.axis_codes) == ("case 7", "mr", "RAS")
+
+
+def test_live_layers_lie_where_the_model_looks(
+    make_napari_viewer_proxy: Any, qtbot: Any, open_widget: Open, volume: Volume
+) -> None:
+    viewer = make_napari_viewer_proxy()
+    add(viewer, volume)
+    backend = FakeBackend(scheme=MMWHS)
+    widget = open_widget(viewer, backend)
+    widget.panel.run_button.click()
+    wait_for_end(qtbot, widget)
+    grid = model_grid(volume)  # its own middle is that of the oblique volume
+    layer = viewer.layers[LIVE_IMAGE]
+    for voxel in ((0, 0, 0), (15, 0, 0), (0, 15, 0), (0, 0, 15)):
+        assert layer.data_to_world(voxel) == pytest.approx(grid.to_world(voxel))
+    assert labels_at(viewer.layers[-1], volume.grid.centre_mm) == 500  # the innermost shell of the fake heart
+
+
+def test_layers_of_another_convention_get_labels_in_their_own(
+    make_napari_viewer_proxy: Any, qtbot: Any, open_widget: Open
+) -> None:
+    """A z, y, x stack in micrometres, as a microscope's reader gives it: everything stays in that world."""
+    viewer = make_napari_viewer_proxy()
+    data = np.random.default_rng(0).random((30, 40, 50))
+    arguments = {"axis_labels": ("z", "y", "x"), "units": ("um",) * 3}
+    image = viewer.add_image(data, scale=(3000, 2000, 1000), translate=(5000, 0, 0), name="stack", **arguments)
+    backend = LongBackend()
+    widget = open_widget(viewer, backend)
+    widget.panel.run_button.click()
+    wait_for_steps(qtbot, viewer, widget)
+    live = viewer.layers[LIVE_IMAGE]
+    assert backend.volumes[0] is not None
+    middle = image.data_to_world((14.5, 19.5, 24.5))
+    box = live.extent.world
+    assert box.mean(axis=0) == pytest.approx(np.array(middle))
+    assert (box[1] - box[0]) == pytest.approx(15 * 2000)  # 16 voxels of 2 mm, centre to centre, in micrometres
+    backend.finish.set()
+    wait_for_end(qtbot, widget)
+    labels = viewer.layers["stack labels, seed 0"]
+    assert labels.data.shape == data.shape
+    assert labels.axis_labels == ("z", "y", "x")
+    assert labels.data_to_world((1, 2, 3)) == pytest.approx(np.array(image.data_to_world((1, 2, 3))))
+    assert viewer.dims.order == (0, 1, 2)  # only our own x, y, z volumes turn the view
+
+
+def test_stop_ends_within_a_step_and_keeps_what_is_drawn(
+    make_napari_viewer_proxy: Any, qtbot: Any, open_widget: Open, volume: Volume
+) -> None:
+    viewer = make_napari_viewer_proxy()
+    add(viewer, volume)
+    backend = LongBackend(delay_s=0.05)
+    widget = open_widget(viewer, backend)
+    widget.panel.run_button.click()
+    wait_for_steps(qtbot, viewer, widget)
+    widget.panel.stop_button.click()
+    made = backend.frames_made
+    assert widget.panel.status.text().startswith("Stopping")
+    wait_for_end(qtbot, widget)
+    assert backend.frames_made <= made + 1  # the step that was on its way
+    assert backend.open_runs == 0
+    assert widget.panel.status.text().startswith("Stopped after ")
+    assert [layer.name for layer in viewer.layers] == ["case 7", LIVE_IMAGE, LIVE_LABELS]
+    widget.panel.run_button.click()
+    assert widget.running
+    widget.panel.stop_button.click()
+    wait_for_end(qtbot, widget)
+    assert backend.open_runs == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(RuntimeError("CUDA out of memory"), "CUDA out of memory"), (BadInput("the volume is too thin"), "too thin")],
+)
+def test_an_error_in_the_engine_is_shown_and_the_widget_lives_on(
+    make_napari_viewer_proxy: Any, qtbot: Any, open_widget: Open, volume: Volume, error: Exception, words: str
+) -> None:
+    viewer = make_napari_viewer_proxy()
+    add(viewer, volume)
+    backend = FakeBackend(fail_at=1, error=error)
+    widget = open_widget(viewer, backend)
+    widget.panel.run_button.click()
+    wait_for_end(qtbot, widget)
+    assert words in widget.panel.status.text()
+    assert ERROR_COLORS[True] in widget.panel.status.styleSheet()
+    assert widget.panel.run_button.isEnabled()
+    backend.fail_at = None
+    widget.panel.run_button.click()
+    wait_for_end(qtbot, widget)
+    assert widget.panel.status.text().startswith("Done in ")
+    assert widget.panel.status.styleSheet() == ""
+
+
+def test_a_layer_that_cannot_be_used_is_told_at_once(
+    make_napari_viewer_proxy: Any, qtbot: Any, open_widget: Open
+) -> None:
+    viewer = make_napari_viewer_proxy()
+    viewer.add_image(np.zeros((20, 30)), name="photo")
+    backend = FakeBackend()
+    widget = open_widget(viewer, backend)
+    widget.panel.run_button.click()
+    assert not widget.running
+    assert "'photo' is 2-D" in widget.panel.status.text()
+    assert widget.panel.run_button.isEnabled()
+    assert backend.requests == []
+
+
+def test_layers_deleted_during_the_run(
+    make_napari_viewer_proxy: Any, qtbot: Any, open_widget: Open, volume: Volume
+) -> None:
+    viewer = make_napari_viewer_proxy()
+    add(viewer, volume)
+    backend = LongBackend()
+    widget = open_widget(viewer, backend)
+    widget.panel.run_button.click()
+    wait_for_steps(qtbot, viewer, widget)
+    viewer.layers.remove("case 7")
+    viewer.layers.remove(LIVE_LABELS)
+    step = widget.panel.progress.value()
+    qtbot.waitUntil(lambda: widget.panel.progress.value() > step, timeout=20_000)
+    backend.finish.set()
+    wait_for_end(qtbot, widget)
+    assert [layer.name for layer in viewer.layers] == [LIVE_IMAGE, "case 7 labels, seed 0"]
+    assert widget.panel.status.text().startswith("Done in ")
+    assert not widget.panel.run_button.isEnabled()  # there is no image left to run on
+
+
+def test_results_pile_up_and_live_layers_do_not(
+    make_napari_viewer_proxy: Any, qtbot: Any, open_widget: Open, volume: Volume
+) -> None:
+    viewer = make_napari_viewer_proxy()
+    add(viewer, volume)
+    widget = open_widget(viewer, FakeBackend())
+    for seed in (0, 1):
+        widget.panel.seed_box.setValue(seed)
+        widget.panel.run_button.click()
+        wait_for_end(qtbot, widget)
+    names = sorted(layer.name for layer in viewer.layers)
+    assert names == [LIVE_IMAGE, "case 7", "case 7 labels, seed 0", "case 7 labels, seed 1"]
+    first, second = (viewer.layers[f"case 7 labels, seed {seed}"].data for seed in (0, 1))
+    assert not np.array_equal(first, second)
+
+
+def test_the_image_list_follows_the_viewer(make_napari_viewer_proxy: Any, open_widget: Open, volume: Volume) -> None:
+    viewer = make_napari_viewer_proxy()
+    widget = open_widget(viewer, FakeBackend())
+    combo = widget.panel.image_combo
+    assert not widget.panel.run_button.isEnabled()
+    assert widget.panel.status.text() == EMPTY_HINT
+    layer = add(viewer, volume)
+    viewer.add_labels(np.zeros((4, 4, 4), int))
+    assert [combo.itemText(i) for i in range(combo.count())] == ["case 7"]
+    assert widget.panel.run_button.isEnabled()
+    assert widget.panel.status.text() == ""
+    other = viewer.add_image(np.zeros((4, 4, 4)), name="other")
+    assert combo.currentText() == "case 7"  # what was chosen stays chosen
+    layer.name = "case 8"
+    assert [combo.itemText(i) for i in range(combo.count())] == ["case 8", "other"]
+    viewer.layers.remove(other)
+    viewer.layers.remove(layer)
+    assert not widget.panel.run_button.isEnabled()
+
+
+def test_x_y_z_volumes_face_the_reader_and_a_turned_view_is_left_alone(
+    make_napari_viewer_proxy: Any, open_widget: Open, volume: Volume
+) -> None:
+    viewer = make_napari_viewer_proxy()
+    open_widget(viewer, FakeBackend())
+    add(viewer, volume)
+    assert viewer.dims.order == (2, 1, 0)  # axial slices
+    assert [str(side) for side in viewer.scene.camera.orientation] == ["away", "up", "left"]
+    viewer.dims.order = (0, 2, 1)
+    add(viewer, volume)
+    assert viewer.dims.order == (0, 2, 1)
+
+
+def test_no_model_no_run(
+    make_napari_viewer_proxy: Any, open_widget: Open, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diffatlas import session
+
+    viewer = make_napari_viewer_proxy()
+    add(viewer, volume)
+    monkeypatch.setattr(session, "available_models", lambda: ())
+    widget = DiffAtlasWidget(viewer)
+    assert "No model is installed" in widget.panel.model_text.text()
+    assert not widget.panel.run_button.isEnabled()
+    widget.close()
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_errors_are_red_on_any_ground(make_napari_viewer_proxy: Any, open_widget: Open, theme: str) -> None:
+    viewer = make_napari_viewer_proxy()
+    widget = open_widget(viewer, FakeBackend())
+    widget.panel.set_status("broken", error=True)
+    viewer.theme = theme
+    assert ERROR_COLORS[theme == "dark"] in widget.panel.status.styleSheet()
+
+
+def test_closing_the_dock_stops_the_run(
+    make_napari_viewer_proxy: Any, qtbot: Any, open_widget: Open, volume: Volume
+) -> None:
+    viewer = make_napari_viewer_proxy()
+    add(viewer, volume)
+    backend = LongBackend()
+    widget = open_widget(viewer, backend)
+    widget.panel.run_button.click()
+    wait_for_steps(qtbot, viewer, widget)
+    viewer.window.remove_dock_widget(widget)
+    qtbot.waitUntil(lambda: backend.open_runs == 0, timeout=20_000)
+    add(viewer, volume)  # the orphan no longer listens
+    assert widget.panel.image_combo.count() == 1
+
+
+def test_closing_the_viewer_stops_the_run(
+    make_napari_viewer: Any, qtbot: Any, open_widget: Open, volume: Volume
+) -> None:
+    viewer = make_napari_viewer()
+    add(viewer, volume)
+    backend = LongBackend()
+    widget = open_widget(viewer, backend)
+    widget.panel.run_button.click()
+    wait_for_steps(qtbot, viewer, widget)
+    del widget
+    viewer.close()
+    qtbot.waitUntil(lambda: backend.open_runs == 0, timeout=20_000)
+
+
+def test_only_images_and_labels_are_made(
+    make_napari_viewer_proxy: Any, qtbot: Any, open_widget: Open, volume: Volume
+) -> None:
+    viewer = make_napari_viewer_proxy()
+    add(viewer, volume)
+    widget = open_widget(viewer, FakeBackend())
+    widget.panel.run_button.click()
+    wait_for_end(qtbot, widget)
+    assert isinstance(viewer.layers[1], Image)
+    labels = viewer.layers[2]
+    assert isinstance(labels, Labels)
+    assert set(np.unique(labels.data)) <= {0, *MMWHS.ids}
+    centre = np.array(labels.data_to_world(np.array(labels.data.shape) // 2))
+    assert "left ventricle" in labels.get_status(centre, world=True)["coordinates"]

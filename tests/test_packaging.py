@@ -1,0 +1,98 @@
+"""What an installed copy holds: built once as a wheel, and looked into."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ("app", "core", "napari_diffatlas", "weights", "napari.yaml", "pyproject.toml", "README.md", "LICENSE")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The wheel, built from a folder of links to the checkout: setuptools leaves its traces beside the source."""
+    folder = tmp_path_factory.mktemp("wheel")
+    copy = folder / "copy"
+    copy.mkdir()
+    for name in (*SOURCES, "tests"):
+        # With the tests: they must be kept out by pyproject.toml, not by luck.
+        (copy / name).symlink_to(ROOT / name)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run(
+        [*command, "--wheel-dir", str(folder), str(copy)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (built,) = folder.glob("*.whl")
+    return zipfile.ZipFile(built)
+
+
+def test_nothing_but_the_three_packages_reaches_site_packages(wheel: zipfile.ZipFile) -> None:
+    top = {name.split("/")[0] for name in wheel.namelist()}
+    assert {name for name in top if not name.endswith(".dist-info")} == {
+        "diffatlas",
+        "diffatlas_app",
+        "napari_diffatlas",
+    }
+
+
+def test_every_source_file_travels(wheel: zipfile.ZipFile) -> None:
+    names = set(wheel.namelist())
+    for folder, package in (("core", "diffatlas"), ("app", "diffatlas_app"), (".", "napari_diffatlas")):
+        for path in (ROOT / folder / package).rglob("*.py"):
+            assert path.relative_to(ROOT / folder).as_posix() in names
+    assert "diffatlas/py.typed" in names
+
+
+def test_the_weights_travel(wheel: zipfile.ZipFile) -> None:
+    models = [card.parent for card in (ROOT / "weights").glob("*/card.yaml")]
+    if not models:
+        pytest.skip("no model in weights/ yet")
+    for model in models:
+        for name in ("model.safetensors", "card.yaml", "train.yaml", "README.md"):
+            inside = wheel.read(f"diffatlas/weights/{model.name}/{name}")
+            assert inside == (model / name).read_bytes()
+
+
+def test_the_manifest_travels_and_is_the_one_at_the_root(wheel: zipfile.ZipFile) -> None:
+    root = (ROOT / "napari.yaml").read_bytes()
+    assert (ROOT / "napari_diffatlas" / "napari.yaml").read_bytes() == root
+    assert wheel.read("napari_diffatlas/napari.yaml") == root
+
+
+def test_entry_points(wheel: zipfile.ZipFile) -> None:
+    (name,) = [n for n in wheel.namelist() if n.endswith("entry_points.txt")]
+    text = wheel.read(name).decode()
+    assert "diffatlas = diffatlas.cli:main" in text
+    assert "napari-diffatlas = napari_diffatlas:napari.yaml" in text
+
+
+def test_the_installed_script_answers() -> None:
+    script = Path(sys.executable).with_name("diffatlas")
+    if not script.exists():
+        pytest.skip("not installed into this environment: pip install -e .")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("diffatlas 0.")
+    module = subprocess.run(
+        [sys.executable, "-m", "diffatlas", "--version"], capture_output=True, text=True, check=False
+    )
+    assert module.stdout == done.stdout
+
+
+def test_constraints_fit_the_project() -> None:
+    """Every dependency is pinned, at a version its own range allows."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = {canonicalize_name(n): v for n, v in (line.split("==") for line in lines if line and line[0] != "#")}
+    extras = [text for name, extra in project["optional-dependencies"].items() if name != "all" for text in extra]
+    for text in (*project["dependencies"], *extras):
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), text

@@ -1,0 +1,188 @@
+"""A page in a thread of this process, and a real browser to look at it.
+
+Where chromium is missing the tests skip with a reason; under CI they fail instead.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from diffatlas import session
+from diffatlas.grid import Grid
+from diffatlas.volume import HIPPOCAMPUS, MMWHS, LabelMap, Volume
+from tests.fakes import FakeBackend
+
+pytest.importorskip("gradio", reason="the web demo needs gradio: pip install napari-diffatlas[app]")
+sync_api = pytest.importorskip("playwright.sync_api", reason="these tests drive a browser: pip install playwright")
+
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WAIT_MS = 30_000
+START_MS = 120_000  # the first example of a server is made when it is first asked for
+# What gradio 6.31 asks of pandas 3 for its statistics is deprecated there.
+GRADIO_WARNINGS = (
+    pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The copy keyword is deprecated:DeprecationWarning"),
+)
+
+
+@dataclass
+class Site:
+    """A served page, and the backend that answers in it (tests put their own in)."""
+
+    served: Any
+    backend: FakeBackend = field(default_factory=FakeBackend)
+
+    @property
+    def url(self) -> str:
+        return str(self.served.url)
+
+
+@dataclass
+class Tab:
+    """An open page of one visitor with what went wrong in it."""
+
+    page: Any
+    site: Site
+    errors: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+
+    def status(self) -> str:
+        return str(self.page.inner_text("#status")).strip()
+
+    def wait_for_status(self, words: str, timeout_ms: int = WAIT_MS) -> None:
+        sync_api.expect(self.page.locator("#status")).to_contain_text(words, timeout=timeout_ms)
+
+    def picture(self) -> str:
+        return str(self.page.get_attribute("#picture img", "src"))
+
+    def upload(self, path: Any) -> None:
+        self.page.set_input_files("#upload input[type=file]", str(path))
+
+    def download(self, title: str, to: Any) -> Any:
+        """Click a link below the result; returns the path of the file as saved under ``to``, with its offered name."""
+        with self.page.expect_download() as caught:
+            self.page.get_by_role("link", name=title).click()
+        path = to / caught.value.suggested_filename
+        caught.value.save_as(path)
+        return path
+
+
+def load(path: Any) -> Any:
+    """A NIfTI file as nibabel reads it."""
+    return nib.load(path)
+
+
+def fake_example(name: str, seed: int = 0) -> tuple[Volume, LabelMap]:
+    """A ball in noise, 24^3 voxels of 3 mm."""
+    grid = Grid((24, 24, 24), np.diag([3.0, 3.0, 3.0, 1.0]))
+    far = np.sqrt(((np.indices(grid.shape) - 11.5) ** 2).sum(axis=0))
+    data = 300 - 30 * far + 20 * np.random.default_rng(seed).standard_normal(grid.shape)
+    labels = LabelMap((far < 6).astype(np.uint8), grid, MMWHS)
+    return Volume(data.astype(np.float32), grid, "ct" if name == "heart-ct" else "mr", name), labels
+
+
+def fake_models() -> tuple[Any, ...]:
+    return tuple(
+        SimpleNamespace(
+            name=name,
+            title=title,
+            summary="Five structures.",
+            scheme=scheme,
+            modalities=("ct", "mr"),
+            licence="Apache-2.0",
+            intended_use="tests",
+            limits=("It is <fake>.",),
+        )
+        for name, title, scheme in (
+            ("heart-phantom", "Phantom heart", MMWHS),
+            ("hippocampus-mri", "Hippocampus", HIPPOCAMPUS),
+        )
+    )
+
+
+def serve_site() -> Site:
+    """The page on a free port; gradio's own search for one leaves sockets open."""
+    from diffatlas_app.serve import serve
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return Site(serve(port=port))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        message = "no chromium on this machine: apt-get install chromium"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def fake_site() -> Iterator[Site]:
+    """The page over `FakeBackend`; one server for a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "available_models", fake_models)
+        patch.setattr(session, "example", fake_example)
+        site = serve_site()
+        patch.setattr(session, "local_backend", lambda: site.backend)
+        yield site
+        site.served.close()
+
+
+@pytest.fixture
+def site(fake_site: Site) -> Site:
+    fake_site.backend = FakeBackend()
+    return fake_site
+
+
+@pytest.fixture
+def open_tab(browser: Any) -> Iterator[Any]:
+    """Opens tabs, each a visitor of its own; at the end none may have asked another host or written an error."""
+    tabs: list[Tab] = []
+
+    def open_on(site: Site) -> Tab:
+        context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+        context.set_default_timeout(WAIT_MS)
+        page = context.new_page()
+        tab = Tab(page, site)
+        tabs.append(tab)
+        page.on("console", lambda m: tab.errors.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda e: tab.errors.append(str(e)))
+        page.on("request", lambda r: None if is_local(r.url, site) else tab.outside.append(r.url))
+        page.goto(site.url)
+        tab.wait_for_status("Ready", START_MS)
+        return tab
+
+    yield open_on
+    for tab in tabs:
+        tab.page.context.close()
+    assert [tab.outside for tab in tabs if tab.outside] == []
+    assert [tab.errors for tab in tabs if tab.errors] == []
+
+
+def is_local(url: str, site: Site) -> bool:
+    return url.startswith((site.url + "/", "data:", "blob:"))

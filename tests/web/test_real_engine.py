@@ -1,0 +1,38 @@
+"""The page over the real engine and the weights that ship: what is downloaded is what the engine computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffatlas import session
+from diffatlas.request import Request
+from tests.web.conftest import GRADIO_WARNINGS, Site, Tab, load, serve_site
+
+pytestmark = [*GRADIO_WARNINGS, pytest.mark.weights, pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def real_site() -> Iterator[Site]:
+    site = serve_site()
+    yield site
+    site.served.close()
+
+
+def test_example_in_the_fast_preset_downloads_the_engine_s_labels(
+    real_site: Site, open_tab: Callable[[Site], Tab], tmp_path: Path
+) -> None:
+    tab = open_tab(real_site)
+    tab.page.click("#preset >> text=Fast")
+    tab.page.fill("#seed input", "7")
+    tab.page.click("#run")
+    tab.wait_for_status("Done", 240_000)  # two steps, after torch and the weights are loaded on a busy machine
+    saved = load(tab.download("Labels", tmp_path))
+    volume, _ = session.example("heart-ct")
+    expected = session.segment(volume, Request(preset="fast", seed=7)).labels
+    np.testing.assert_array_equal(saved.get_fdata(), expected.to_ids())
+    np.testing.assert_allclose(saved.affine, volume.grid.affine, atol=1e-4)
+    assert expected.data.any()
