@@ -39,6 +39,7 @@ def make_model(folder: Path, scheme: LabelScheme = HIPPOCAMPUS, seed: int = 0) -
         prediction={"image": "v", "mask": "x0"},
         architecture={"kind": "atlas-unet", "widths": [8, 16], "blocks": 1, "embedding": 16, "attention": True},
         guidance_noise=0.5,
+        atlas_walk="together",
         data="none",
         licence="none",
         intended_use="tests",

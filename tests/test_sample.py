@@ -11,8 +11,8 @@ from torch import Tensor
 
 from diffatlas.denoise import Denoiser, as_denoiser
 from diffatlas.guidance import GradientGuidance, ImageGuidance, MaskGiven, MaskPinned
-from diffatlas.sample import SAMPLERS, ddim, ddpm, dpmpp_2m, uniform_times
-from diffatlas.schedule import DiscreteCosine, Schedule, cosine
+from diffatlas.sample import SAMPLERS, crowded_times, ddim, ddpm, dpmpp_2m, mask_first, uniform_times
+from diffatlas.schedule import DiscreteCosine, Schedule, cosine, trailing
 
 MEAN, DEVIATION = 0.3, 0.2
 SHAPE = (1, 3, 8, 8, 8)
@@ -50,6 +50,38 @@ def test_gaussian_is_sampled(name: str, schedule: Schedule) -> None:
     out = run(SAMPLERS[name], schedule, x, 300)
     assert out.mean().item() == pytest.approx(MEAN, abs=0.01)
     assert out.std().item() == pytest.approx(DEVIATION, rel=0.05)
+
+
+def two_level_gaussian(x: Tensor, t_image: Tensor, t_mask: Tensor) -> Tensor:
+    """`gaussian_denoiser` for channels at levels of their own; wrong by far where a level is not what it is told."""
+    t = torch.stack([t_image] + [t_mask] * (x.shape[1] - 1), dim=1).double()[:, :, None, None, None]
+    alpha, sigma = cosine(t)
+    gain = alpha * DEVIATION**2 / (alpha**2 * DEVIATION**2 + sigma**2)
+    return (MEAN + gain * (x.double() - alpha * MEAN)).to(x.dtype)
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_gaussian_is_sampled_with_the_image_trailing_the_mask(name: str) -> None:
+    denoiser, schedule = mask_first(two_level_gaussian, cosine, 2)
+    x = Draws(0)((4, 3, 12, 12, 12))
+    steps = list(SAMPLERS[name](denoiser, schedule, x, crowded_times(300), Draws(1)))
+    for channels in (steps[-1].x[:, :1], steps[-1].x[:, 1:]):
+        assert channels.mean().item() == pytest.approx(MEAN, abs=0.01)
+        # Ancestral steps are longest where these levels are sparse, near data, and lose a little spread there.
+        assert channels.std().item() == pytest.approx(DEVIATION, rel=0.1 if name == "ddpm" else 0.05)
+    halfway = steps[150]  # the mask is nearly there while the image is not
+    assert halfway.x[:, 1:].std() < 0.95 < 0.97 < halfway.x[:, :1].std()
+
+
+def test_crowded_times_end_at_data_and_resume_where_told() -> None:
+    for start in (1.0, 0.6):
+        times = crowded_times(10, start)
+        assert times[0] == pytest.approx(start)
+        assert times[-1] == 0
+        steps = [a - b for a, b in pairwise(times)]
+        assert steps == sorted(steps)
+        assert steps[0] > 0
+    assert trailing(torch.tensor(0.5)) == 0.75
 
 
 @pytest.mark.parametrize("sampler", [ddim, dpmpp_2m])

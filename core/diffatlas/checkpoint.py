@@ -30,9 +30,9 @@ CARD_FILE = "card.yaml"
 class ModelCard:
     """What a model is; see ``weights/*/card.yaml`` for the file form.
 
-    ``prediction``: {"image": "v", "mask": "x0"}; ``architecture``: {"kind": "atlas-unet", ...arguments};
-    ``guidance_noise``: the
-    default rho; ``metrics``: measured figures with their number of cases; ``training``: how to train it again.
+    ``prediction``: {"image": "x0", "mask": "x0"}; ``architecture``: {"kind": "atlas-unet", ...arguments};
+    ``guidance_noise``: the default rho; ``atlas_walk``: how pairs are drawn without an image, "together" (both halves at
+    one level, as published) or "mask-first" (`diffatlas.sample.mask_first`); ``metrics``: measured figures with their number of cases; ``training``: how to train it again.
     """
 
     name: str
@@ -45,6 +45,7 @@ class ModelCard:
     prediction: dict[str, str]
     architecture: dict[str, Any]
     guidance_noise: float
+    atlas_walk: str
     data: str
     licence: str
     intended_use: str
@@ -70,6 +71,7 @@ class ModelCard:
             "prediction": dict(self.prediction),
             "architecture": dict(self.architecture),
             "guidance_noise": self.guidance_noise,
+            "atlas_walk": self.atlas_walk,
             "data": self.data,
             "licence": self.licence,
             "intended_use": self.intended_use,
@@ -96,6 +98,9 @@ class ModelCard:
         for group in ("image", "mask"):
             if value["prediction"][group] not in ("eps", "v", "x0"):
                 raise ValueError(f"prediction.{group} must be eps, v or x0")
+        atlas_walk = str(value.get("atlas_walk", "together"))
+        if atlas_walk not in ("together", "mask-first"):
+            raise ValueError("atlas_walk must be together or mask-first")
         return cls(
             name=str(value["name"]),
             title=str(value["title"]),
@@ -107,6 +112,7 @@ class ModelCard:
             prediction={k: str(v) for k, v in value["prediction"].items()},
             architecture=dict(value["architecture"]),
             guidance_noise=float(value["guidance_noise"]),
+            atlas_walk=atlas_walk,
             data=str(value["data"]),
             licence=str(value["licence"]),
             intended_use=str(value["intended_use"]),

@@ -35,8 +35,8 @@ from diffatlas.guidance import (
     no_guidance,
 )
 from diffatlas.request import Request
-from diffatlas.sample import SAMPLERS, Step, uniform_times
-from diffatlas.schedule import cosine
+from diffatlas.sample import SAMPLERS, Step, crowded_times, mask_first, uniform_times
+from diffatlas.schedule import Schedule, cosine
 from diffatlas.space import Resampler, Window, check_roi, image_to_model, labels_to_model
 from diffatlas.volume import LabelMap, Volume
 
@@ -257,16 +257,22 @@ class _Run:
         start_noise, image_noise, step_noise, edit_noise = (SampleNoise(seed, i) for i in range(4))
         shape = (1, 1 + len(self.card.scheme), *self.card.space.shape)
         x = start_noise(shape).to(self.device)
+        guidance, watched = self._guidance(image_noise, edit_noise)
+        denoiser, in_time = guidance(self.denoiser), uniform_times
+        schedule: Schedule = cosine
+        if self.card.atlas_walk == "mask-first" and watched is None:
+            in_time = crowded_times
+            if request.task != "paint":  # where the mask is given, it is at 0 already
+                denoiser, schedule = mask_first(denoiser, cosine, len(self.card.scheme))
         start, steps = 1.0, request.steps or 1
         if request.edit is not None and request.task == "segment":
             start = request.edit.t
             steps = max(1, round(steps * start))
-            alpha, sigma = cosine(torch.tensor(start))
+            alpha, sigma = schedule(torch.tensor(start))
             image = self.placement.image if self.placement.image is not None else torch.zeros_like(x[:, :1])
             x = alpha * torch.cat([image, self._edit_sdf()], dim=1) + sigma * x
-        guidance, watched = self._guidance(image_noise, edit_noise)
         sampler = SAMPLERS[request.sampler or "ddim"]
-        return sampler(guidance(self.denoiser), cosine, x, uniform_times(steps, start), step_noise), watched
+        return sampler(denoiser, schedule, x, in_time(steps, start), step_noise), watched
 
     # -- what to show ----------------------------------------------------------------------------------------------
 

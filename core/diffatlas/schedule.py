@@ -27,6 +27,11 @@ def cosine(t: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(t >= 1, torch.zeros_like(t), angle.cos()), angle.sin()
 
 
+def trailing(t: Tensor) -> Tensor:
+    """The level 1 - (1 - t)^2 >= t: where a half stands that trails behind another at ``t``."""
+    return 1 - (1 - t).square()
+
+
 @lru_cache(maxsize=8)
 def published_alphas_cumprod(steps: int, s: float = 0.008) -> Tensor:
     """Cumulative product of (1 - beta), float64 [steps], of the published discrete cosine schedule."""

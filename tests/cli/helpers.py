@@ -34,6 +34,7 @@ def card(name: str, scheme: LabelScheme, sha256: str = SHA256) -> checkpoint.Mod
         prediction={"image": "v", "mask": "x0"},
         architecture={"kind": "atlas-unet"},
         guidance_noise=0.5,
+        atlas_walk="together",
         data="none",
         licence="Apache-2.0",
         intended_use="Tests.",

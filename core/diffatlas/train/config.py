@@ -38,7 +38,8 @@ class DataConfig(_Strict):
     """``source`` "folder": images/NAME.nii.gz and labels/NAME.nii.gz under ``path``, names listed in ``split`` (JSON)
     as "train".
 
-    ``source`` "phantom": ``cases`` digital hearts from ``seed`` on, each in every one of ``modalities``. ``margin``:
+    ``source`` "phantom": ``cases`` digital hearts from ``seed`` on, each in every one of ``modalities``.
+    ``shares``: how often each modality is drawn (all alike where absent). ``margin``:
     extra voxels a side that augmentation may move into view. ``holdout``: the last training cases, kept from training
     to choose settings by.
     """
@@ -49,6 +50,7 @@ class DataConfig(_Strict):
     cases: int = 0
     seed: int = 0
     modalities: tuple[Literal["ct", "mr", "random"], ...] = ("mr",)
+    shares: tuple[float, ...] | None = None
     scheme: Literal["mmwhs", "hippocampus"]
     margin: int = 4
     holdout: int = 16
@@ -81,9 +83,8 @@ class ObjectiveConfig(_Strict):
     """Shares of a batch given to each way of noising (they are normalised to 1), and the weights of the loss.
 
     ``one_step``: clean image, pure-noise mask. ``recycled``: image noise rho * t, and a mask that is the network's
-    *own* earlier answer, noised again. ``conditional``: the same with the true mask. ``shared``: image and mask at one
-    level (the atlas).
-    ``paint``: true mask, noised image.
+    *own* earlier answer, noised again. ``conditional``: the same with the true mask. ``shared``: image and mask both
+    noised, the image more (the atlas). ``paint``: true mask, noised image.
     """
 
     one_step: float = 0.35

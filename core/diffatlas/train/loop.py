@@ -34,7 +34,8 @@ def build_network(config: TrainConfig) -> AtlasUNet:
 def batch_of(data: Prepared, config: TrainConfig, generator: torch.Generator) -> Tensor:
     """A random augmented batch x0 [B, 1 + K, X, Y, Z]."""
     picks = torch.randint(len(data), (config.batch,), generator=generator)
-    looks = torch.randint(data.image.shape[1], (config.batch,), generator=generator)
+    shares = torch.tensor(config.data.shares or (1.0,) * data.image.shape[1])
+    looks = torch.multinomial(shares, config.batch, replacement=True, generator=generator)
     image = data.image[picks, looks][:, None].float() / 127.5 - 1
     sdf = data.sdf[picks].float() * (REACH / 127)
     space = config.space
@@ -166,7 +167,7 @@ def advance(run: Run, data: Prepared) -> dict[str, float]:
 
     network.train()
     edge = 0.75 * min(config.space.spacing_mm) / config.space.sdf_clip_mm
-    total, parts = loss(forward, as_denoiser(forward, cosine), x0, config.objective, run.generator, edge)
+    total, parts = loss(forward, as_denoiser(forward, cosine, "x0", "x0"), x0, config.objective, run.generator, edge)
     total.backward()  # type: ignore[no-untyped-call]
     parts["norm"] = float(nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm))
     run.optimizer.step()

@@ -7,8 +7,13 @@ network's own earlier answer, not of the truth, and errors in it would be believ
 2303.06040.) So a share of the batch is noised from such an answer while the target stays the truth; the network learns
 to trust the image over it.
 
-Mask channels predict x0 (squared error, a little absolute error, and soft Dice where an image says what is right); the
-image channel predicts v.
+On the two ways without evidence, "shared" and "paint", levels crowd towards pure noise: an anatomy is
+smooth, so its shape is visible, and therefore decided, while the noise is still nearly all there is. In "shared" the
+image trails the mask (`diffatlas.schedule.trailing`), which also tells the network which case it is in: an image ahead
+of the mask is evidence about a mask that may be wrong, an image behind it belongs to a mask to be believed.
+
+Both halves predict x0: masks under squared error, a little absolute error, and soft Dice where an image says what is
+right; the image under squared error over sigma^2 + 0.1, between an even weight and that of v.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ import torch
 from torch import Tensor
 
 from diffatlas.denoise import Denoiser, Network, per_channel
-from diffatlas.schedule import cosine
+from diffatlas.schedule import cosine, trailing
 from diffatlas.train.config import ObjectiveConfig
 
 MODES = ("one_step", "recycled", "conditional", "shared", "paint")
@@ -50,8 +55,9 @@ def draw_levels(n: int, config: ObjectiveConfig, generator: torch.Generator) -> 
     walking = (mode == 1) | (mode == 2)
     image = torch.where(walking, rho * t, image)
     mask = torch.where(walking, t, mask)
-    image = torch.where((mode == 3) | (mode == 4), t, image)
-    mask = torch.where(mode == 3, t, torch.where(mode == 4, torch.zeros(n), mask))
+    high = trailing(t)
+    image = torch.where(mode == 3, trailing(high), torch.where(mode == 4, high, image))
+    mask = torch.where(mode == 3, high, torch.where(mode == 4, torch.zeros(n), mask))
     return Levels(mode, rho, image, mask)
 
 
@@ -98,9 +104,8 @@ def loss(
     mask, target = out[:, 1:], x0[:, 1:]
     error = mask - target
     mask_loss = error.square().flatten(1).mean(1) + config.mask_l1 * error.abs().flatten(1).mean(1)
-    alpha, sigma = per_channel(cosine, levels.image, levels.mask, x0.shape[1])
-    v = alpha[:, :1] * noise[:, :1] - sigma[:, :1] * x0[:, :1]
-    image_loss = (out[:, :1] - v).square().flatten(1).mean(1)
+    _, sigma = cosine(levels.image)
+    image_loss = (out[:, 0] - x0[:, 0]).square().flatten(1).mean(1) / (sigma.square() + 0.1)
     # A clean image needs no denoising, a clean mask neither.
     mask_loss = mask_loss * (levels.mode != 4)
     image_loss = image_loss * (levels.image > 0) * config.image_weight
