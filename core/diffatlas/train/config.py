@@ -87,14 +87,14 @@ class ObjectiveConfig(_Strict):
     noised, the image more (the atlas). ``paint``: true mask, noised image.
     """
 
-    one_step: float = 0.35
-    recycled: float = 0.27
-    conditional: float = 0.08
-    shared: float = 0.22
-    paint: float = 0.08
+    one_step: float = 0.32
+    recycled: float = 0.25
+    conditional: float = 0.05
+    shared: float = 0.26
+    paint: float = 0.12
     image_weight: float = 0.25
     mask_l1: float = 0.1
-    dice_weight: float = 0.1
+    dice_weight: float = 0.2
 
 
 class TrainConfig(_Strict):
@@ -124,7 +124,7 @@ class TrainConfig(_Strict):
     ema: float = 0.998
     guidance_noise: float = Field(0.0, ge=0, le=1)
     threads: int | None = None
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     save_every: int = 200
     run_folder: Path
     export: Path

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from diffatlas.checkpoint import load_model
 from diffatlas.denoise import as_denoiser
 from diffatlas.errors import BadInput
+from diffatlas.local import pick_precision
 from diffatlas.nn.unet import AtlasUNet, channels_last
 from diffatlas.schedule import cosine
 from diffatlas.train.augment import appearance, geometry
@@ -160,9 +161,10 @@ def advance(run: Run, data: Prepared) -> dict[str, float]:
     for group in run.optimizer.param_groups:
         group["lr"] = lr
     x0 = batch_of(data, config, run.generator)
+    use_bf16 = pick_precision(config.precision, torch.device("cpu")) == torch.bfloat16
 
     def forward(x: Tensor, t_image: Tensor, t_mask: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16):
             return network(x, t_image, t_mask)  # type: ignore[no-any-return]
 
     network.train()
