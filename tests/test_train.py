@@ -12,12 +12,12 @@ import yaml
 from diffatlas.errors import BadInput
 from diffatlas.io import write_label_map, write_volume
 from diffatlas.request import Request
+from diffatlas.schedule import trailing
 from diffatlas.session import load_model, segment
 from diffatlas.train import run as train_run
 from diffatlas.train.augment import appearance, geometry
 from diffatlas.train.config import AugmentConfig, ObjectiveConfig, TrainConfig, load_config
 from diffatlas.train.loop import Run, advance, rate
-from diffatlas.schedule import trailing
 from diffatlas.train.objective import MODES, draw_levels, loss, soft_dice_loss
 from diffatlas.train.prepared import load_or_prepare, phantom_case, with_margin
 from diffatlas.volume import HIPPOCAMPUS, LabelMap, Volume

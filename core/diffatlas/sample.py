@@ -42,8 +42,8 @@ def uniform_times(steps: int, start: float = 1.0) -> list[float]:
 def crowded_times(steps: int, start: float = 1.0) -> list[float]:
     """steps + 1 levels from ``start`` down to 0, closer together towards 1: t = 1 - u^2 with u evenly spaced.
 
-    A smooth field shows through noise many times its size, so the shape of a pair drawn from the atlas is settled in the
-    first percents of the walk; evenly spaced levels would settle it in one step, on the mean.
+    A smooth field shows through noise many times its size, so the shape of a pair drawn from the atlas is settled in
+    the first percents of the walk; evenly spaced levels would settle it in one step, on the mean.
     """
     first = (1 - start) ** 0.5
     return [1 - (first + (1 - first) * i / steps) ** 2 for i in range(steps + 1)]
