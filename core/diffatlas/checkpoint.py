@@ -32,8 +32,8 @@ class ModelCard:
 
     ``prediction``: {"image": "x0", "mask": "x0"}; ``architecture``: {"kind": "atlas-unet", ...arguments};
     ``guidance_noise``: the default rho; ``atlas_walk``: how pairs are drawn without an image, "together" (both halves
-    at one level, as published) or "mask-first" (`diffatlas.sample.mask_first`); ``metrics``: measured figures with their
-    number of cases; ``training``: how to train it again.
+    at one level, as published) or "mask-first" (`diffatlas.sample.mask_first`); ``metrics``: measured figures with
+    their number of cases; ``training``: how to train it again.
     """
 
     name: str
