@@ -17,6 +17,7 @@ from diffatlas.session import load_model, segment
 from diffatlas.train import run as train_run
 from diffatlas.train.augment import appearance, geometry
 from diffatlas.train.config import AugmentConfig, ObjectiveConfig, TrainConfig, load_config
+from diffatlas.train.export import export
 from diffatlas.train.loop import Run, advance, rate
 from diffatlas.train.objective import MODES, draw_levels, loss, soft_dice_loss
 from diffatlas.train.prepared import load_or_prepare, phantom_case, with_margin
@@ -164,9 +165,13 @@ def test_training_exports_a_model_that_runs(config_file: Path) -> None:
 
 def test_a_run_starts_from_a_model(config_file: Path) -> None:
     folder = train_run(config_file)
-    again = Run(load_config(config_file, [f"start_from={folder}", "run_folder=other"]))
-    shipped = load_model(folder).network.state_dict()
+    model = load_model(folder)
+    again = Run(load_config(config_file, [f"start_from={folder}", "run_folder=other", "export=second"]))
+    shipped = model.network.state_dict()
     assert [k for k, v in again.network.state_dict().items() if not torch.equal(v, shipped[k])] == []
+    export(again)
+    said = load_model(again.config.export).card.training["started_from"]
+    assert said == f"{model.card.name} {model.card.sha256[:12]} (steps 6, batch 4, seed 0)"
     with pytest.raises(BadInput, match="another architecture"):
         Run(load_config(config_file, [f"start_from={folder}", "network.widths=[16, 16]"]))
 

@@ -14,6 +14,7 @@ from diffatlas.errors import BadInput
 from diffatlas.train.prepared import SCHEMES
 
 if TYPE_CHECKING:
+    from diffatlas.train.config import TrainConfig
     from diffatlas.train.loop import Run
 
 
@@ -60,9 +61,19 @@ def export(run: Run) -> Path:
                 "seconds": round(run.seconds),
                 "torch": version("torch"),
                 "weights": f"exponential moving average, {config.ema}; stored in half precision",
+                **_began_with(config),
             },
             sha256=sha256,
         ),
         folder,
     )
     return folder
+
+
+def _began_with(config: TrainConfig) -> dict[str, str]:
+    """What a run that did not begin with random weights owes to an earlier one."""
+    if config.start_from is None:
+        return {}
+    before = read_card(config.start_from)
+    how = ", ".join(f"{key} {before.training.get(key)}" for key in ("steps", "batch", "seed"))
+    return {"started_from": f"{before.name} {before.sha256[:12]} ({how})"}
