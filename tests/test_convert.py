@@ -126,7 +126,8 @@ def test_a_pickle_that_asks_for_code_is_refused_unopened(tmp_path: Path, where: 
         write(path, optimizer=bomb)
     else:
         torch.save({"model": bomb}, path, _use_new_zipfile_serialization=False)
-    refused(path, tmp_path / "out", "mkdir to be called")
+    # PyTorch's reader knows the old pickle protocol that torch.save writes; what is newer it refuses as such.
+    refused(path, tmp_path / "out", "refused" if where == "raw" else "mkdir to be called")
     assert not touched.exists()
 
 
@@ -139,7 +140,7 @@ def test_files_that_are_no_checkpoints(tmp_path: Path, checkpoint: Path) -> None
         ("cut", whole[: len(whole) // 2], "cut.pt: "),
         ("number", None, "holds a int"),
         ("strings", None, "not a tensor"),
-        ("nothing", None, "holds no tensors"),
+        ("nothing", None, "holds no part 'model'"),
     ):
         path = tmp_path / f"{name}.pt"
         if content is None:
@@ -181,7 +182,7 @@ def changed(key: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
         (changed("init_conv.bias", torch.ones(8, dtype=torch.int64)), "not plain floating-point"),
         (changed("init_conv.bias", torch.ones(1).expand(8)), "larger than what the file holds"),
         (state() | {"alphas_cumprod": torch.linspace(1, 0, LEVELS)}, "not that of the published cosine"),
-        ({}, "holds no part 'model'|holds no tensors"),
+        ({}, "holds no part 'model'"),
     ],
 )
 def test_a_wrong_architecture_names_the_tensor(tmp_path: Path, tensors: dict[str, torch.Tensor], match: str) -> None:

@@ -99,9 +99,9 @@ def test_gradient_guidance_ends_where_the_recorded_one_does(denoiser: Denoiser, 
     pull = GradientPull(torch.from_numpy(recorded["image"]), SCHEDULE, noise)
     out = sampled(denoiser, no_guidance, pull, noise)
     error = np.abs(out - recorded["gradient_result"])
-    # This walk is chaotic: its gain of 1e4 makes a difference of 1e-7 at the start (the last bit of float32) a mean of 5e-3
-    # after 22 of the 30 steps, so that no other order of additions can follow it further. Measured here: 0.0045 and 0.067.
-    # Runs that differ in a draw or a rule are 0.8 apart.
+    # This walk is chaotic: its gain of 1e4 makes a difference of 1e-7 at the start (the last bit of float32) a mean of
+    # 5e-3 after 22 of the 30 steps, so that no other order of additions can follow it further. Measured: 0.0045 and
+    # 0.067; runs with other draws end 0.87 apart.
     assert error[:, 1:].mean() < 0.02
     assert np.median(error[:, 1:]) < 0.01
     assert error[:, :1].mean() < 0.2
@@ -369,7 +369,7 @@ def test_pairs_are_drawn_and_painted_and_resumed(request_: Request) -> None:
         assert np.isfinite(resumed[-1].sdf).all()
     pinned = mask == 1
     held = segment(volume(), replace(request_, edit=MaskEdit(mask, pinned)))
-    assert (held.labels.data[5:8, 6:10, 6:10] == 1).all()
+    assert (held.labels.data[5:7, 6:10, 6:10] == 1).all()
 
 
 def test_what_leaves_the_published_way_is_noted(request_: Request) -> None:
