@@ -368,7 +368,8 @@ def parse_window(text: str) -> tuple[tuple[str, ...], dict[str, Window]]:
     """A name of `published.WINDOWS`, or LOW:HIGH in the image's own intensities: modalities, and a window for each."""
     from diffatlas.published import WINDOWS
 
-    limits, modalities = WINDOWS.get(text), (("mr",) if text.endswith("-mr") else ("ct",))
+    limits = WINDOWS.get(text)
+    modalities: tuple[str, ...] = ("mr",) if text.endswith("-mr") else ("ct",)
     if limits is None:
         match = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?)\s*:\s*(-?\d+(?:\.\d+)?)\s*", text)
         if match is None or float(match[1]) >= float(match[2]):

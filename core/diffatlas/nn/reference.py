@@ -14,7 +14,8 @@ published code to 1e-4 in float32, see ``tests/test_reference.py``.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -90,17 +91,18 @@ class PublishedUNet(nn.Module):
         first = self.init_conv(x)
         h = self.init_temporal_attn(first, bias)
         kept: list[Tensor] = []
-        for block1, block2, slices, depth, smaller in self.downs:  # type: ignore[misc]
+        for block1, block2, slices, depth, smaller in cast("Iterable[Any]", self.downs):
             h = depth(slices(block2(block1(h, embedding), embedding)), bias)
             kept.append(h)
             h = smaller(h)
         h = self.mid_block1(h, embedding)
         h = self.mid_temporal_attn(self.mid_spatial_attn(h), bias)
         h = self.mid_block2(h, embedding)
-        for block1, block2, slices, depth, larger in self.ups:  # type: ignore[misc]
+        for block1, block2, slices, depth, larger in cast("Iterable[Any]", self.ups):
             h = torch.cat([h, kept.pop()], dim=1)
             h = larger(depth(slices(block2(block1(h, embedding), embedding)), bias))
-        return self.final_conv(torch.cat([h, first], dim=1)).to(x.dtype)  # type: ignore[no-any-return]
+        eps: Tensor = self.final_conv(torch.cat([h, first], dim=1))
+        return eps.to(x.dtype)
 
 
 class SinusoidalEmbedding(nn.Module):
@@ -164,7 +166,8 @@ class Normed(nn.Module):
         self.norm = ChannelNorm(width)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        return self.fn(self.norm(x), bias)  # type: ignore[no-any-return]
+        out: Tensor = self.fn(self.norm(x), bias)
+        return out
 
 
 class Residual(nn.Module):
@@ -175,7 +178,8 @@ class Residual(nn.Module):
         self.fn = Normed(width, fn)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        return x + self.fn(x, bias)  # type: ignore[no-any-return]
+        change: Tensor = self.fn(x, bias)
+        return x + change
 
 
 class AlongDepth(nn.Module):
@@ -187,8 +191,8 @@ class AlongDepth(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         b, c, d, h, w = x.shape
-        tokens = self.fn(x.permute(0, 3, 4, 2, 1).reshape(b * h * w, d, c), bias)
-        return tokens.reshape(b, h, w, d, c).permute(0, 4, 3, 1, 2)  # type: ignore[no-any-return]
+        tokens: Tensor = self.fn(x.permute(0, 3, 4, 2, 1).reshape(b * h * w, d, c), bias)
+        return tokens.reshape(b, h, w, d, c).permute(0, 4, 3, 1, 2)
 
 
 class WithinSlices(nn.Module):
@@ -200,8 +204,8 @@ class WithinSlices(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         b, c, d, h, w = x.shape
-        tokens = self.fn(x.permute(0, 2, 3, 4, 1).reshape(b * d, h * w, c), bias)
-        return tokens.reshape(b, d, h, w, c).permute(0, 4, 1, 2, 3)  # type: ignore[no-any-return]
+        tokens: Tensor = self.fn(x.permute(0, 2, 3, 4, 1).reshape(b * d, h * w, c), bias)
+        return tokens.reshape(b, d, h, w, c).permute(0, 4, 1, 2, 3)
 
 
 class Rotary(nn.Module):
@@ -238,7 +242,8 @@ class TokenAttention(nn.Module):
             q, k = self.rotary_emb(q), self.rotary_emb(k)
         mask = None if bias is None else bias[None].to(q.dtype)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.to_out(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        out: Tensor = self.to_out(mixed.transpose(1, 2).flatten(2))
+        return out
 
 
 class SliceLinearAttention(nn.Module):
@@ -298,7 +303,8 @@ class ResidualBlock(nn.Module):
         if self.mlp is not None and embedding is not None:
             scale, shift = self.mlp(embedding)[:, :, None, None, None].chunk(2, dim=1)
             modulation = (scale, shift)
-        return self.block2(self.block1(x, modulation)) + self.res_conv(x)  # type: ignore[no-any-return]
+        h: Tensor = self.block2(self.block1(x, modulation))
+        return h + self.res_conv(x)
 
 
 def _halve(width: int) -> nn.Module:
