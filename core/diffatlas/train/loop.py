@@ -24,11 +24,11 @@ from diffatlas.schedule import cosine
 from diffatlas.train.augment import appearance, geometry
 from diffatlas.train.config import TrainConfig
 from diffatlas.train.objective import loss
-from diffatlas.train.prepared import REACH, SCHEMES, Prepared, load_or_prepare
+from diffatlas.train.prepared import REACH, Prepared, load_or_prepare
 
 
 def build_network(config: TrainConfig) -> AtlasUNet:
-    return AtlasUNet(len(SCHEMES[config.data.scheme]), **config.network.model_dump())
+    return AtlasUNet(len(config.scheme), **config.network.model_dump())
 
 
 def batch_of(data: Prepared, config: TrainConfig, generator: torch.Generator) -> Tensor:
