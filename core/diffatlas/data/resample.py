@@ -119,6 +119,8 @@ def _drawn(case: Case, heart: Drawn, plan: Plan) -> PreparedCase:
     wide = with_margin(plan.space, plan.margin)
     images, sdf_mm, labels, intensity, limits = _draw(heart, wide)
     facts = _facts(case, "unknown", labels.grid, labels, plan, labels.grid, intensity, limits)
+    if labels.data.any():
+        facts = replace(facts, extent_mm=Box.of(labels).extent_mm)
     return PreparedCase(*_encode(images, sdf_mm, wide.sdf_clip_mm), facts)
 
 

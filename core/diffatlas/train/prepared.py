@@ -12,6 +12,7 @@ from diffatlas.data import (
     REACH,
     SCHEMES,
     PreparedCase,
+    canonical,
     check_cache_path,
     phantom_case,
     prepare_all,
@@ -91,5 +92,5 @@ def _check(config: DataConfig, space: ModelSpace, meta: dict[str, str]) -> None:
     scheme = config.build_scheme()
     if "structures" in meta and scheme is not None:
         names = [s["name"] for s in json.loads(meta["structures"])]
-        if names != list(scheme.names):
+        if [canonical(n) for n in names] != [canonical(n) for n in scheme.names]:
             raise BadInput(f"{config.cache}: prepared for other structures ({', '.join(names)}); {again}")
