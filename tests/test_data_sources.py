@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diffatlas.checkpoint import read_card
 from diffatlas.data import (
     Collection,
     Plan,
@@ -26,6 +27,8 @@ from diffatlas.data import (
 )
 from diffatlas.errors import BadInput
 from diffatlas.space import ModelSpace, Window
+from diffatlas.train import run as train
+from diffatlas.train.config import load_config
 from diffatlas.volume import HIPPOCAMPUS, MMWHS, LabelScheme
 from tests import datasets as make
 
@@ -378,6 +381,13 @@ def test_two_files_of_one_name_are_one_case(tmp_path: Path) -> None:
     assert "the id a is taken by" in found.refused[0].reason
 
 
+def test_label_names_that_clash(tmp_path: Path) -> None:
+    root = make.pairs(tmp_path, ("a",))
+    with pytest.raises(BadInput, match="the id 1 has two names"):
+        scan(root, labels={"head": 1, "tail": 1})
+    assert scheme_of(scan(root, labels={"background": 0, "head": 1})).names == ("head",)
+
+
 @pytest.mark.parametrize("delimiter", [",", ";"])
 def test_a_table(tmp_path: Path, delimiter: str) -> None:
     make.pairs(tmp_path, ("a", "b"))
@@ -417,6 +427,44 @@ def test_tables_that_make_no_sense(tmp_path: Path, text: str, match: str) -> Non
 def test_a_folder_without_names_asks_for_them(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="name every structure with its id"):
         scheme_of(scan(make.pairs(tmp_path, ("a",))))
+
+
+CONFIG = """
+    {name: own, title: t, summary: s, licence: l, intended_use: u, data_note: d, limits: [x],
+     space: {shape: [16, 16, 16], spacing_mm: [3, 3, 3], sdf_clip_mm: 9,
+             windows: {ct: {kind: range, low: -100, high: 500}}},
+     data: {source: totalsegmentator, path: ts, holdout: 0, margin: 0, cache: c.safetensors, structures: [
+            {name: heart_atrium_left, id: 7}, {name: Aorta, id: 300, color: [1, 2, 3]}]},
+     network: {widths: [8, 8], embedding: 16}, steps: 1, batch: 1, precision: fp32, run_folder: run, export: model}
+"""
+
+
+def test_structures_of_ones_own_reach_the_card(tmp_path: Path) -> None:
+    make.totalsegmentator(tmp_path / "ts", {"s0000": "train", "s0001": "test"})
+    (tmp_path / "train.yaml").write_text(CONFIG)
+    card = read_card(train(tmp_path / "train.yaml"))
+    assert [(s.name, s.id) for s in card.scheme.structures] == [("heart_atrium_left", 7), ("Aorta", 300)]
+    assert card.scheme.structures[1].color == (1, 2, 3)
+    with pytest.raises(BadInput, match="prepared for other structures"):
+        train(tmp_path / "train.yaml", ["data.structures=[{name: spleen, id: 1}]", "run_folder=other"])
+    with pytest.raises(BadInput, match="none is left"):
+        train(tmp_path / "train.yaml", ["data.holdout=1"])
+
+
+@pytest.mark.parametrize(
+    ("override", "match"),
+    [
+        ("data.scheme=mmwhs", "either scheme or structures"),
+        ("data.structures=null", "either scheme or structures"),
+        ("data.structures=[{name: a, id: 1}, {name: b, id: 1}]", "the id 1 is given twice"),
+        ("data.structures=[{name: a, id: 0}]", "data.structures.0.id"),
+        ("data.structures=[{name: a, id: 1, color: [0, 0, 256]}]", "data.structures.0.color.2"),
+    ],
+)
+def test_structures_that_make_no_sense(tmp_path: Path, override: str, match: str) -> None:
+    (tmp_path / "train.yaml").write_text(CONFIG)
+    with pytest.raises(BadInput, match=match):
+        load_config(tmp_path / "train.yaml", [override])
 
 
 # -- layouts, names, phantoms, many at once --------------------------------------------------------------------------

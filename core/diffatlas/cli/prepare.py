@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from contextlib import closing
 from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 # Cases of one kind of finding that are listed by name; --json has all.
 LISTED = 8
 
-_WINDOW = re.compile(r"(ct|mr|unknown)=(-?[\d.]+)(%?):(-?[\d.]+)(%?)")
+_WINDOW = re.compile(r"(ct|mr|unknown)=(-?\d+(?:\.\d+)?)(%?):(-?\d+(?:\.\d+)?)(%?)")
 
 
 def prepare(
@@ -63,15 +64,21 @@ def prepare(
         str | None,
         typer.Option(metavar="NAME=ID,...", help="What the ids in the files mean, where the source does not say."),
     ] = None,
-    shape: Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Field of view, voxels.")] = None,
-    spacing: Annotated[str | None, typer.Option(metavar="X,Y,Z", help="Voxel edges, mm.")] = None,
+    shape: Annotated[
+        str | None, typer.Option(metavar="X,Y,Z", help="Field of view, voxels; one number for a cube.")
+    ] = None,
+    spacing: Annotated[
+        str | None, typer.Option(metavar="X,Y,Z", help="Voxel edges, mm; one number for all three.")
+    ] = None,
     clip: Annotated[
         float | None,
         typer.Option(metavar="MM", help="Where signed distances end, mm.", show_default="six voxels"),
     ] = None,
     window: Annotated[
         list[str] | None,
-        typer.Option(metavar="ct=LOW:HIGH", help="Intensities of -1 and 1; with % percentiles. May be repeated."),
+        typer.Option(
+            metavar="ct=LOW:HIGH", help="Intensities of -1 and 1, mr=0.5%:99.5% for percentiles; may be repeated."
+        ),
     ] = None,
     margin: Annotated[
         int | None, typer.Option(metavar="N", help="Voxels a side for augmentation.", show_default="4")
@@ -162,6 +169,8 @@ def _data(base: dict[str, Any], source: str | None, layout: str | None, changes:
     if layout is not None and layout not in LAYOUTS:
         raise BadInput(f"--layout {layout}: there are: {', '.join(LAYOUTS)}")
     given = {key: value for key, value in changes.items() if value is not None}
+    if "scheme" in given and "structures" in given:
+        raise BadInput("--scheme and --structures both say what is learnt; give one of them")
     if "scheme" in given or "structures" in given:
         base = {**base, "scheme": None, "structures": None}
     if source is None and "source" not in base and layout != "phantom":
@@ -195,13 +204,13 @@ def _space(
         if shape is None or spacing is None:
             raise BadInput("name the space: --config TRAIN.yaml, --like MODEL, or --shape X,Y,Z and --spacing X,Y,Z")
         usual = Window("percentile", 0.5, 99.5)
-        space = ModelSpace(
-            (1, 1, 1), (1.0, 1.0, 1.0), 0.0, {"ct": Window("range", -250, 800), "mr": usual, "unknown": usual}
-        )
+        # Windows that are named are all there are, so that a configuration can name the same.
+        known = {} if windows else {"ct": Window("range", -250, 800), "mr": usual, "unknown": usual}
+        space = ModelSpace((1, 1, 1), (1.0, 1.0, 1.0), 0.0, known)
     x, y, z = space.shape if shape is None else (int(n) for n in _three("--shape", shape, whole=True))
     edges = space.spacing_mm if spacing is None else _three("--spacing", spacing, whole=False)
     reach = clip if clip is not None else space.sdf_clip_mm or 6 * min(edges)
-    if not reach > 0:
+    if not 0 < reach < math.inf:
         raise BadInput(f"--clip must be a length of more than 0 mm, not {reach:g}")
     return ModelSpace((x, y, z), edges, float(reach), space.windows | dict(_window(text) for text in windows))
 
@@ -304,7 +313,7 @@ class Report:
                 found.setdefault(note, []).append(fact.id)
         unknown = [f.id for f in self.facts if f.modality == "unknown"]
         if unknown and self.collection.layout != "phantom":
-            found["the modality is not known, the window of 'unknown' is used"] = unknown
+            found["the modality is not known: windowed as 'unknown'; in a folder, --modality names it"] = unknown
         return [*self.collection.notes, *(f"{note} ({_some(ids)})" for note, ids in found.items())]
 
     def show_json(self) -> None:

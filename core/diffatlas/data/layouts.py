@@ -45,6 +45,10 @@ def scan(
     """
     _check(path)
     layout = layout or find_layout(path)
+    if labels is not None:
+        labels = {name: id_ for name, id_ in labels.items() if id_ != 0}  # the background needs no name
+        if twice := [id_ for id_ in labels.values() if list(labels.values()).count(id_) > 1]:
+            raise BadInput(f"labels: the id {twice[0]} has two names")
     if layout not in _SOURCES:
         raise BadInput(f"{path}: cannot be read as '{layout}'; layouts of files are: {', '.join(_SOURCES)}")
     if not _SOURCES[layout].looks_like(path):

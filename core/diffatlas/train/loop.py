@@ -133,6 +133,8 @@ def train(config: TrainConfig, minutes: float | None = None) -> Path:
         torch.set_num_threads(config.threads)
     data = load_or_prepare(config.data, config.space.build())
     kept = len(data) - config.data.holdout
+    if kept < 1:
+        raise BadInput(f"data.holdout: keeps {config.data.holdout} of {len(data)} cases from training; none is left")
     data = data.subset(list(range(kept)))
     run = Run(config)
     resumed = run.resume()
