@@ -374,6 +374,14 @@ def test_a_folder_with_a_split_file_and_its_holes(tmp_path: Path) -> None:
         scan(root, split="other.json")
 
 
+def test_a_series_asks_for_its_channel(tmp_path: Path) -> None:
+    root = make.pairs(tmp_path, ("a",))
+    one = make.picture(make.numbered() * 100, 0, 0)
+    make.save(root / "images" / "a.nii.gz", np.stack([one, one + 5], axis=-1))
+    assert "choose one with channel (0 to 1)" in reason(scan(root), HIPPOCAMPUS)
+    assert prepared(scan(root, channel=1), HIPPOCAMPUS).facts.intensity[1] == one.max() + 5
+
+
 def test_two_files_of_one_name_are_one_case(tmp_path: Path) -> None:
     make.pairs(tmp_path, ("a",))
     found = scan(make.pairs(tmp_path, ("a",), ".nii"))

@@ -33,7 +33,7 @@ def scan(root: Path, labels: Mapping[str, int] | None = None, channel: int | Non
     task = str(description.get("name", ""))
     names = {id_: name for name, id_ in labels.items()} if labels else _names(root / FILE, description, task)
     modality = _modality(root / FILE, description, channel)
-    cases, refused = collect(_cases(root, description, names, modality, channel))
+    cases, refused = collect(_cases(root, description, names, modality))
     return Collection(LAYOUT, root, cases, refused, structures=tuple((name, id_) for id_, name in names.items()))
 
 
@@ -86,7 +86,7 @@ def _modality(path: Path, description: dict[str, Any], channel: int | None) -> M
 
 
 def _cases(
-    root: Path, description: dict[str, Any], names: Mapping[int, str], modality: Modality, channel: int | None
+    root: Path, description: dict[str, Any], names: Mapping[int, str], modality: Modality
 ) -> Iterator[Case | Refused]:
     for entry in description["training"]:
         if (
@@ -102,11 +102,11 @@ def _cases(
         if image is None or label is None:
             yield Refused(case, f"{root / missing[0]}: no such file, though {FILE} lists it")
             continue
-        yield Case(case, image, (LabelFile(label, names),), modality, "train", channel)
+        yield Case(case, image, (LabelFile(label, names),), modality, "train")
     for entry in description.get("test") or []:
         text = entry.get("image") if isinstance(entry, dict) else entry
         if isinstance(text, str) and (path := _file(root, text)) is not None:
-            yield Case(stem(path), path, (), modality, "test", channel)
+            yield Case(stem(path), path, (), modality, "test")
 
 
 def _file(root: Path, text: str) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -65,6 +66,8 @@ def scan(
         collection = decathlon.scan(path, labels, channel)
     else:
         collection = folder.scan(path, labels, modality, split)
+    if channel is not None:
+        collection = replace(collection, cases=tuple(replace(case, channel=channel) for case in collection.cases))
     if not collection.cases and not collection.refused:
         raise BadInput(f"{path}: holds no case ({_SOURCES[layout].WHAT})")
     return collection

@@ -83,7 +83,8 @@ def prepare_case(case: Case, plan: Plan) -> PreparedCase | Refused:
     try:
         return _drawn(case, case.image, plan) if isinstance(case.image, Drawn) else _read(case, case.image, plan)
     except BadInput as error:
-        return Refused(case.id, str(error))
+        # The reader names its own argument; here it is called channel.
+        return Refused(case.id, str(error).replace("volume_index", "channel"))
 
 
 def phantom_case(seed: int, space: ModelSpace, modalities: tuple[PhantomModality, ...]) -> Tensors:
