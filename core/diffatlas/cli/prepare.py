@@ -139,7 +139,10 @@ def prepare(
         first = f"; the first: {found.refused[0].reason}" if found.refused else ""
         raise BadInput(f"{collection.root}: none of {len(found.refused)} cases can be used{first}")
     write_cache(cache, found.prepared, plan)
-    found.show_json() if as_json else found.show()
+    if as_json:
+        found.show_json()
+    else:
+        found.show()
 
 
 # -- what was asked for ----------------------------------------------------------------------------------------------

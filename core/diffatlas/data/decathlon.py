@@ -1,8 +1,7 @@
 """Tasks of the Medical Segmentation Decathlon (Antonelli et al. 2022).
 
 ``dataset.json`` lists the pairs of ``imagesTr`` and ``labelsTr`` and the images of ``imagesTs``, names the labels and
-the modality of every channel; the images of several channels are 4-D. nnU-Net's older copies of the same file are
-read too.
+the modality of every channel; the images of several channels are 4-D.
 """
 
 from __future__ import annotations

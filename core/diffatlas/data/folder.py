@@ -64,7 +64,7 @@ def _pairs(
             raise BadInput(f"{folder}: no such folder; {WHAT}")
     splits = _splits(root / split_file, must=split_file != "split.json")
     if splits is None:
-        listed = [(stem(path), "train", path) for path in walk(images, 0)]
+        listed: list[tuple[str, str, Path | None]] = [(stem(path), "train", path) for path in walk(images, 0)]
     else:
         listed = [(name, split, with_suffix(images, name)) for split, names_ in splits for name in names_]
     for name, split, image in listed:

@@ -71,7 +71,7 @@ def _cases(root: Path, names: Mapping[int, str]) -> Iterator[Case | Refused]:
         case = relative.as_posix() if relative.as_posix() != "." else root.resolve().name
         parts = [part.lower() for part in reversed(image.resolve().parts[:-1])]
         split = next((SPLITS[part] for part in parts[:2] if part in SPLITS), "train")
-        modality = next((MODALITIES[part] for part in parts[:4] if part in MODALITIES), "unknown")
+        modality: Modality = next((MODALITIES[part] for part in parts[:4] if part in MODALITIES), "unknown")
         label = _beside(image, "label")
         if label is None:
             yield Refused(case, f"{image}: no {name[: -len('image')]}label.nii.gz beside it")
