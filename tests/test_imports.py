@@ -22,6 +22,7 @@ ORDER = (
     "distance",
     "space",
     "phantom",
+    "data",
     "metrics",
     "schedule",
     "denoise",

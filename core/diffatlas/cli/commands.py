@@ -10,6 +10,7 @@ import typer
 
 from diffatlas.cli import files, launch, models, run
 from diffatlas.cli.errors import Commands
+from diffatlas.cli.prepare import prepare
 
 app = typer.Typer(
     cls=Commands,
@@ -31,6 +32,7 @@ app.command("models")(files.models)
 app.command("info")(files.info)
 app.command("convert")(models.convert)
 app.command("pull")(models.pull)
+app.command("prepare")(prepare)
 app.command("train")(launch.train)
 app.command("demo")(launch.demo)
 app.command("app")(launch.web)
