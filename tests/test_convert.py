@@ -37,14 +37,17 @@ def refused(path: Path, folder: Path, match: str, options: Options = OPTIONS) ->
 
 
 def outputs(folder: Path) -> torch.Tensor:
-    torch.manual_seed(3)
-    return load_model(folder).network(torch.randn(2, 3, 4, 8, 8), torch.tensor([1, 7]))
+    return run(load_model(folder).network)
 
 
 def expected(seed: int) -> torch.Tensor:
-    net = network(seed)
-    torch.manual_seed(3)
-    return net(torch.randn(2, 3, 4, 8, 8), torch.tensor([1, 7]))
+    return run(network(seed))
+
+
+def run(net: torch.nn.Module) -> torch.Tensor:
+    x = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    out: torch.Tensor = net(x, torch.tensor([1, 7]))
+    return out
 
 
 def test_the_recorded_checkpoint_gives_the_recorded_outputs(shared: Path, tmp_path: Path) -> None:
