@@ -76,6 +76,9 @@ def _fetch(wanted: Release, folder: Path) -> tuple[Path, Origin]:
     import huggingface_hub as hub
     from huggingface_hub.errors import EntryNotFoundError
 
+    # hf_hub_download starts anew in every process; this is the part of it that asks for a range.
+    from huggingface_hub.file_download import http_get
+
     endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
     try:
         if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
@@ -90,29 +93,30 @@ def _fetch(wanted: Release, folder: Path) -> tuple[Path, Origin]:
             break
         else:
             raise FileNotFoundError("there is no such file")
-        # A commit, not a branch: what is continued tomorrow is the file that was begun today.
-        path = Path(
-            hub.hf_hub_download(
-                REPOSITORY,
-                file,
-                revision=about.commit_hash,
-                local_dir=folder,
-                endpoint=endpoint,
-                library_name="diffatlas",
+        # The hash is part of the name: what is continued tomorrow is the file that was begun today.
+        etag = (about.etag or "").strip('"')
+        path, part = folder / file, folder / f"{file}.{re.sub(r'[^0-9A-Za-z]', '', etag)[:16]}.part"
+        with part.open("ab") as handle:
+            http_get(
+                about.location,
+                handle,
+                resume_size=handle.tell(),
+                headers=hub.utils.build_hf_headers(token=False, library_name="diffatlas"),
+                expected_size=about.size,
+                displayed_filename=file,
             )
-        )
     except Exception as error:  # the transfer's own errors have no common base, and all mean: not from there, not now
         raise BadInput(
             f"{REPOSITORY}: cannot be fetched from {endpoint} ({_reason(error)}); put {wanted.files[0]} in {folder} "
             f"and run this again"
         ) from error
-    sha256 = file_sha256(path)
-    etag = (about.etag or "").strip('"')
+    sha256 = file_sha256(part)
     if re.fullmatch(r"[0-9a-f]{64}", etag) and etag != sha256:
-        path.unlink()
+        part.unlink()
         raise BadInput(
             f"{file}: arrived damaged (sha256 {sha256[:12]}..., the hub says {etag[:12]}...); run this again"
         )
+    part.replace(path)
     origin = Origin(REPOSITORY, about.commit_hash or "unknown")
     record = {"file": file, "repository": origin.repository, "revision": origin.revision, "sha256": sha256}
     _record_of(path).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
