@@ -54,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", default="val", choices=("val", "holdout"))
     parser.add_argument("--hearts", type=int, default=20, help="hearts a modality")
+    parser.add_argument("--watch", type=int, help="cases for the watch preset (all)")
     parser.add_argument("--published", type=int, default=5, help="cases for the slow published preset")
     parser.add_argument(
         "--only", choices=("hippocampus", "phantom"), help="one of the two; the other's results are kept"
@@ -77,8 +78,8 @@ def main() -> None:
     print(f"{'cases':14} {'preset':10} {'n':>3}  {'Dice':>6}  {'95 % interval':15}  s a case")
     for title, (model, cases) in sets.items():
         for preset in ("fast", "watch", "published"):
-            some = cases[: arguments.published] if preset == "published" else cases
-            row = measure(some, Request(model=model, preset=preset))  # type: ignore[arg-type]
+            some = {"watch": arguments.watch, "published": arguments.published}.get(preset)
+            row = measure(cases[:some], Request(model=model, preset=preset))  # type: ignore[arg-type]
             results.setdefault(title, {})[preset] = row
             low, high = row["interval"]
             print(
