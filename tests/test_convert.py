@@ -52,7 +52,7 @@ def run(net: torch.nn.Module) -> torch.Tensor:
 
 def test_the_recorded_checkpoint_gives_the_recorded_outputs(shared: Path, tmp_path: Path) -> None:
     for weights in ("model", "ema"):
-        convert(shared / "golden" / "model-golden.pt", tmp_path / weights, Options(weights=weights))  # type: ignore[arg-type]
+        convert(shared / "golden" / "model-golden.pt", tmp_path / weights, Options(weights=weights))
         card = read_card(tmp_path / weights)
         assert (card.levels, card.architecture["dim"], card.scheme) == (30, 8, MMWHS)
         assert card.space.shape == (64, 64, 64)

@@ -184,7 +184,7 @@ def test_the_view_follows_the_structures_only_where_it_must(tmp_path: Path) -> N
     auto = prepared(found, scheme)
     assert auto.facts.centred_on == "labels"
     assert auto.facts.cut == {}
-    assert auto.facts.extent_mm == (12, 12, 16)
+    assert auto.facts.extent_mm == (12.0, 12.0, 16.0)
     assert int((auto.sdf[0] < 0).sum()) == 6 * 6 * 8
     middle = prepared(found, scheme, centre="volume")
     assert middle.facts.cut == {"LV": 1.0}
@@ -506,7 +506,7 @@ def test_names_meet_whatever_their_spelling() -> None:
         [],
     ):
         with pytest.raises(BadInput, match="structures"):
-            named_scheme("own", clash)  # type: ignore[arg-type]
+            named_scheme("own", clash)
 
 
 def test_digital_hearts_are_a_source() -> None:

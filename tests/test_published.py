@@ -209,7 +209,12 @@ def test_orientations_that_are_none(orientation: str) -> None:
 
 def test_the_network_is_told_the_masks_step() -> None:
     told: list[int] = []
-    call = one_level(lambda x, t: (told.append(int(t)), x)[1], SCHEDULE)
+
+    def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        told.append(int(t))
+        return x
+
+    call = one_level(network, SCHEDULE)
     for level in (1.0, 0.5, 1 / LEVELS, 0.0):
         call(torch.zeros(1, 2, 2, 2, 2), torch.ones(1), torch.tensor([level]))
     assert told == [29, 14, 0, 0]

@@ -274,7 +274,7 @@ def sizes_of(state: _Named, file: str) -> dict[str, Any]:
     dim, channels, _, stem, _ = shape("init_conv.weight", 5)
     if dim % GROUPS or not 2 <= channels <= 255 or stem % 2 == 0:
         raise misfit("init_conv.weight")
-    multipliers = []
+    multipliers: list[int] = []
     while (key := f"downs.{len(multipliers)}.0.block1.proj.weight") in state.tensors or not multipliers:
         width = shape(key, 5)[0]
         if width % dim:
@@ -358,7 +358,11 @@ def parse_labels(text: str, count: int) -> LabelScheme:
         structures.append(Structure(name, id_, same.color if same else COLORS[(number - 1) % len(COLORS)]))
     if len(structures) != count:
         raise BadInput(f"--labels names {len(structures)} structures, the network has {count} mask channels")
-    for what, values in (("name", [s.name for s in structures]), ("id", [s.id for s in structures])):
+    given: tuple[tuple[str, list[Any]], ...] = (
+        ("name", [s.name for s in structures]),
+        ("id", [s.id for s in structures]),
+    )
+    for what, values in given:
         if twice := [v for v in values if values.count(v) > 1]:
             raise BadInput(f"--labels {text!r}: the {what} {twice[0]} occurs twice")
     return LabelScheme("mmwhs" if {s.id for s in structures} <= by_id.keys() else "custom", tuple(structures))

@@ -78,6 +78,7 @@ def _fetch(wanted: Release, folder: Path) -> tuple[Path, Origin]:
 
     # hf_hub_download starts anew in every process; this is the part of it that asks for a range.
     from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
     try:
@@ -101,7 +102,7 @@ def _fetch(wanted: Release, folder: Path) -> tuple[Path, Origin]:
                 about.location,
                 handle,
                 resume_size=handle.tell(),
-                headers=hub.utils.build_hf_headers(token=False, library_name="diffatlas"),
+                headers=build_hf_headers(token=False, library_name="diffatlas"),
                 expected_size=about.size,
                 displayed_filename=file,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from diffatlas.data.case import Collection
 from diffatlas.data.names import canonical
@@ -26,7 +27,11 @@ def named_scheme(name: str, structures: Iterable[tuple[str, int, Color | None]])
     rows = list(structures)
     if not 1 <= len(rows) <= MAX_STRUCTURES:
         raise BadInput(f"structures: {len(rows)} are named, 1 to {MAX_STRUCTURES} can be learnt")
-    for what, values in (("name", [canonical(n) for n, _, _ in rows]), ("id", [i for _, i, _ in rows])):
+    given: tuple[tuple[str, list[Any]], ...] = (
+        ("name", [canonical(n) for n, _, _ in rows]),
+        ("id", [i for _, i, _ in rows]),
+    )
+    for what, values in given:
         if twice := [v for v in values if values.count(v) > 1]:
             raise BadInput(f"structures: the {what} {twice[0]} is given twice")
     if wrong := [i for _, i, _ in rows if not 1 <= i <= MAX_ID]:

@@ -110,10 +110,10 @@ class SinusoidalEmbedding(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.half = dim // 2
+        self.pairs = dim // 2
 
     def forward(self, t: Tensor) -> Tensor:
-        exponent = torch.arange(self.half, device=t.device) * (-math.log(10000) / (self.half - 1))
+        exponent = torch.arange(self.pairs, device=t.device) * (-math.log(10000) / (self.pairs - 1))
         angle = t[:, None] * exponent.exp()
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
@@ -304,7 +304,7 @@ class ResidualBlock(nn.Module):
             scale, shift = self.mlp(embedding)[:, :, None, None, None].chunk(2, dim=1)
             modulation = (scale, shift)
         h: Tensor = self.block2(self.block1(x, modulation))
-        return h + self.res_conv(x)
+        return h + self.res_conv(x)  # type: ignore[no-any-return]
 
 
 def _halve(width: int) -> nn.Module:

@@ -66,8 +66,8 @@ def _prepare(config: DataConfig, space: ModelSpace, workers: int = 2) -> None:
     check_cache_path(config.cache)
     cases: list[PreparedCase] = []
     refused = list(collection.refused)
-    for line in collection.notes:
-        print(f"note: {line}", flush=True)
+    for note in collection.notes:
+        print(f"note: {note}", flush=True)
     for outcome in prepare_all(collection.cases, plan, workers):
         if isinstance(outcome, PreparedCase):
             cases.append(outcome)
@@ -75,8 +75,8 @@ def _prepare(config: DataConfig, space: ModelSpace, workers: int = 2) -> None:
                 print(f"prepared {len(cases)} cases", flush=True)
         else:
             refused.append(outcome)
-    for line in refused:
-        print(f"left out {line.id}: {line.reason}", flush=True)
+    for case in refused:
+        print(f"left out {case.id}: {case.reason}", flush=True)
     if not cases:
         raise BadInput(f"{collection.root}: none of {len(refused)} cases can be used; the first: {refused[0].reason}")
     write_cache(config.cache, cases, plan)

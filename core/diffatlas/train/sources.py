@@ -39,7 +39,7 @@ def collection_of(config: DataConfig, space: ModelSpace) -> tuple[Collection, Pl
 
 def _modality(config: DataConfig, space: ModelSpace) -> Modality:
     """What the images of a folder are: told, or the only modality that the space has a window for, or to be guessed."""
-    told = config.modalities or tuple(m for m in space.windows if m != "unknown")
+    told: tuple[str, ...] = config.modalities or tuple(m for m in space.windows if m != "unknown")
     if len(told) != 1:
         return "unknown"
     return "ct" if told[0] == "ct" else "mr"
