@@ -404,6 +404,8 @@ class _Run:
         masks: tuple[LabelMap, ...] = ()
         confidence = None
         if self.request.task == "segment":
+            if len(steps) > 1:
+                masks = tuple(LabelMap(distances_to_labels(s), place.grid, scheme) for s in sdf)
             if place.source is None:
                 labels = LabelMap(frame.labels, place.grid, scheme)
                 confidence = frame.confidence
