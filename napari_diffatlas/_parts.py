@@ -104,7 +104,8 @@ def combo_box(tip: str) -> QComboBox:
 def offer(combo: QComboBox, names: list[str], empty: str) -> None:
     """Offer these names; keeps the current choice where it is still there, else takes the last (topmost) one."""
     current = combo.currentData()
-    if [combo.itemData(i) for i in range(combo.count())] == (names or [None]):
+    wanted: list[str | None] = [*names] if names else [None]
+    if [combo.itemData(i) for i in range(combo.count())] == wanted:
         return
     combo.clear()
     for name in names:

@@ -29,11 +29,14 @@ class Table(QWidget):
         self._columns = list(columns)
         self.table = QTableWidget(0, len(self._columns))
         self.table.setHorizontalHeaderLabels(self._columns)
-        self.table.verticalHeader().hide()
+        sides, header = self.table.verticalHeader(), self.table.horizontalHeader()
+        assert sides is not None  # both always exist; Qt's types do not say so
+        assert header is not None
+        sides.hide()
+        self._sides, self._head = sides, header
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.table.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        header = self.table.horizontalHeader()
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         self.copy_button = QPushButton("Copy table")
@@ -61,10 +64,10 @@ class Table(QWidget):
                 self.table.setItem(y, x, item)
         self.setVisible(bool(rows))
         row_px = self.table.fontMetrics().height() + 4
-        self.table.verticalHeader().setMinimumSectionSize(row_px)
-        self.table.verticalHeader().setDefaultSectionSize(row_px)
+        self._sides.setMinimumSectionSize(row_px)
+        self._sides.setDefaultSectionSize(row_px)
         rows_px = sum(self.table.rowHeight(y) for y in range(len(rows)))
-        self.table.setFixedHeight(rows_px + self.table.horizontalHeader().sizeHint().height() + 4)
+        self.table.setFixedHeight(rows_px + self._head.sizeHint().height() + 4)
 
     def rows(self) -> list[list[str]]:
         """What the table shows."""
@@ -73,7 +76,9 @@ class Table(QWidget):
     def copy(self, _: Any = None) -> None:
         """Put head and rows into the clipboard, a tab between two cells."""
         lines = ["\t".join(row) for row in (self._columns, *self.rows())]
-        QApplication.clipboard().setText("\n".join(lines))
+        clipboard = QApplication.clipboard()
+        assert clipboard is not None
+        clipboard.setText("\n".join(lines))
 
     def _text(self, y: int, x: int) -> str:
         item = self.table.item(y, x)

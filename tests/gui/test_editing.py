@@ -194,7 +194,9 @@ def test_several_samples_give_a_confidence_layer_and_a_spread(
     names = [widget.panel.image_combo.itemText(i) for i in range(widget.panel.image_combo.count())]
     assert names == ["case 7"]  # what we drew is not offered as an image to segment
     widget.volumes.copy_button.click()
-    lines = QApplication.clipboard().text().split("\n")
+    clipboard = QApplication.clipboard()
+    assert clipboard is not None
+    lines = clipboard.text().split("\n")
     assert lines[0] == "Structure\tml\tSD, ml"
     assert lines[1:] == ["\t".join(row) for row in rows]
 
