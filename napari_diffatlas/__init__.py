@@ -1,5 +1,5 @@
 """The napari plugin: one widget, sample data, a reader and writers, all through `diffatlas.session` and `diffatlas.io`.
 
-`_panel` is the form and knows no viewer; `_layers` alone touches the viewer; `_worker` runs the engine and knows no Qt;
-`_widget` joins the three.
+`_panel` is the form and knows no viewer; `_scene` alone touches the viewer, with the values of `_layers`; `_worker`
+runs the engine and knows no Qt, `_recording` keeps its steps; `_widget` joins them.
 """

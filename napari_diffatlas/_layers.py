@@ -1,4 +1,4 @@
-"""Layers to volumes, frames to layers: the only module that touches the viewer.
+"""Layers to volumes and back: values only, no viewer.
 
 The engine works in RAS+ millimetres; a viewer has a world of its own, with its own unit and order of axes. A
 `Placement` is the matrix between the two, ``ras = to_ras @ world``. A layer that came through our reader is placed by
@@ -8,8 +8,7 @@ in the layer's metadata as an `Origin`.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -22,13 +21,10 @@ from numpy.typing import NDArray
 from diffatlas.errors import BadInput
 from diffatlas.grid import Array, Grid, inverse_orientation, reorient
 from diffatlas.io import guess_modality
-from diffatlas.session import Frame, Result
 from diffatlas.volume import LabelMap, LabelScheme, Modality, NiftiHeader, Structure, Volume
 
 KEY = "diffatlas"
 AXES = ("x", "y", "z")
-LIVE_IMAGE = "DiffAtlas image"
-LIVE_LABELS = "DiffAtlas labels"
 AS_IS = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
 MAX_FILLED = 0.5
 
@@ -167,7 +163,7 @@ def label_map_to_layer(labels: LabelMap, name: str, header: NiftiHeader | None =
     """napari's layer data tuple of a label map, placed as `volume_to_layer` places the image it belongs to."""
     origin = Origin(labels.grid, labels.grid.to_canonical(), header)
     data = reorient(labels.to_ids(), origin.orientation)
-    state = _label_style(labels.scheme) | RAS_MM.layer_arguments(origin.display_grid) | {"name": name}
+    state = label_style(labels.scheme) | RAS_MM.layer_arguments(origin.display_grid) | {"name": name}
     state["metadata"] = {KEY: {"origin": origin, "scheme": labels.scheme}}
     return data, state, "labels"
 
@@ -185,144 +181,7 @@ def scheme_of(ids: NDArray[Any]) -> LabelScheme:
     return LabelScheme("labels", tuple(structures))
 
 
-class Scene:
-    """What DiffAtlas shows in one viewer: two live layers while it runs, a labels layer when it is done."""
-
-    def __init__(self, viewer: Any) -> None:
-        self._viewer = viewer
-        self._live: dict[str, Any] = {}
-        self._source: Source | None = None
-        self._seed = 0
-        self._callbacks: list[Callable[[Any], None]] = []
-
-    # -- what the form needs to know ---------------------------------------------------------------------------------
-    def image_names(self) -> list[str]:
-        """Names of the image layers a run can start from, bottom to top; our own live image is not one."""
-        images = [layer for layer in self._viewer.layers if isinstance(layer, Image)]
-        return [str(layer.name) for layer in images if not layer.metadata.get(KEY, {}).get("live")]
-
-    def source(self, name: str) -> Source:
-        """The image layer of that name, checked."""
-        if name not in self._viewer.layers:
-            raise BadInput("choose an image; the layer is gone")
-        return read_layer(self._viewer.layers[name])
-
-    @property
-    def is_dark(self) -> bool:
-        """Whether the viewer's theme draws light words on a dark ground."""
-        from napari.utils.theme import get_theme
-
-        return sum(get_theme(self._viewer.theme).background.as_rgb_tuple()[:3]) < 3 * 128
-
-    def connect(self, on_layers: Callable[[Any], None], on_theme: Callable[[Any], None]) -> None:
-        """Call back when layers come, go or are renamed, and when the theme changes. napari holds methods weakly."""
-        events = self._viewer.layers.events
-        for event in (events.inserted, events.removed, events.renamed):
-            event.connect(on_layers)
-        self._viewer.events.theme.connect(on_theme)
-        self._callbacks = [on_layers, on_theme]
-
-    def disconnect(self) -> None:
-        events = self._viewer.layers.events
-        for callback in self._callbacks:
-            for event in (events.inserted, events.removed, events.renamed, self._viewer.events.theme):
-                with contextlib.suppress(ValueError):  # each callback was connected to some of them
-                    event.disconnect(callback)
-        self._callbacks = []
-
-    def face_patient(self) -> None:
-        """Turn an untouched viewer to axial slices in the radiological convention (anterior up, right on the left).
-
-        Only where every layer is a volume with our x, y, z axes and nobody has turned the viewer before: napari's own
-        default would show x, y, z volumes as sagittal slices lying on their side.
-        """
-        viewer = self._viewer
-        ours = [tuple(layer.axis_labels) == AXES for layer in viewer.layers]
-        default = ("towards", "down", "right")
-        if not ours or not all(ours) or viewer.dims.order != (0, 1, 2) or viewer.dims.ndisplay != 2:
-            return
-        camera = getattr(viewer, "scene", viewer).camera  # moved in napari 0.9
-        if tuple(str(side) for side in camera.orientation) != default:
-            return
-        viewer.dims.order = (2, 1, 0)
-        camera.orientation = ("away", "up", "left")  # keeps x, y, z right-handed in 3-D
-        viewer.reset_view()
-        self._centre_slices(np.mean(viewer.layers.extent.world, axis=0))
-
-    # -- a run -------------------------------------------------------------------------------------------------------
-    def begin(self, source: Source, seed: int) -> None:
-        """Clear the live layers of the run before; the labels it left stay."""
-        self._remove_live(LIVE_IMAGE, LIVE_LABELS)
-        self._source, self._seed = source, seed
-
-    def show(self, frame: Frame) -> None:
-        """Draw a step: at first as two new layers, then in place. A live layer the user deletes stays away."""
-        if self._source is None:
-            return
-        placement = self._source.placement
-        orientation = Grid(frame.grid.shape, placement.world_affine(frame.grid)).to_canonical()
-        image = reorient(frame.image, orientation)
-        labels = reorient(LabelMap(frame.labels, frame.grid, frame.scheme).to_ids(), orientation)
-        if not self._live:
-            self._add_live(image, labels, frame.grid.reoriented(orientation), frame.scheme)
-            return
-        for name, data in ((LIVE_IMAGE, image), (LIVE_LABELS, labels)):
-            layer = self._live[name]
-            if layer in self._viewer.layers:
-                layer.data[...] = data
-                layer.refresh(extent=False, thumbnail=False, highlight=False)
-
-    def finish(self, result: Result) -> str:
-        """Leave the labels on the source's own voxels in place of the live ones; returns the new layer's name."""
-        if self._source is None:
-            raise RuntimeError("finish without begin")
-        source = self._source
-        state = _label_style(result.labels.scheme) | source.placement.layer_arguments(source.grid)
-        state["metadata"] = {
-            KEY: {
-                "origin": source.origin,
-                "scheme": result.labels.scheme,
-                "provenance": result.provenance,
-                "notes": result.notes,
-            }
-        }
-        self._remove_live(LIVE_LABELS)
-        image = self._live.get(LIVE_IMAGE)
-        if image is not None:  # out of the way of the patient's image, one click from being seen again
-            image.refresh(extent=False, data_displayed=False)  # the thumbnail, left out while it ran
-            image.visible = False
-        name = f"{source.name} labels, seed {self._seed}"
-        layer = self._viewer.add_labels(result.labels.to_ids(), name=name, **state)
-        layer.selected_label = result.labels.scheme.ids[0]  # what the brush paints: a structure, not napari's label 1
-        return str(layer.name)
-
-    def _add_live(self, image: NDArray[np.float32], labels: NDArray[Any], grid: Grid, scheme: LabelScheme) -> None:
-        source = cast(Source, self._source)
-        place = source.placement.layer_arguments(grid)
-        own = place | {"metadata": {KEY: {"scheme": scheme, "live": True}}}
-        # The image half lives in the model's window, -1 to 1: limits of its own would make the contrast flicker.
-        picture = {"name": LIVE_IMAGE, "contrast_limits": (-1, 1), "colormap": "gray"} | own
-        self._live = {
-            LIVE_IMAGE: self._viewer.add_image(image, **picture),
-            LIVE_LABELS: self._viewer.add_labels(labels, name=LIVE_LABELS, **(_label_style(scheme) | own)),
-        }
-        box = self._live[LIVE_IMAGE].extent.world
-        point = np.asarray(self._viewer.dims.point)[-3:]
-        if np.any((point < box[0]) | (point > box[1])):
-            self._centre_slices(box.mean(axis=0))
-
-    def _remove_live(self, *names: str) -> None:
-        for name in names:
-            layer = self._live.pop(name, None)
-            if layer is not None and layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)
-
-    def _centre_slices(self, world: Sequence[float] | NDArray[np.float64]) -> None:
-        axes = range(self._viewer.dims.ndim - len(world), self._viewer.dims.ndim)
-        self._viewer.dims.set_point(tuple(axes), tuple(float(w) for w in world))
-
-
-def _label_style(scheme: LabelScheme) -> dict[str, Any]:
+def label_style(scheme: LabelScheme) -> dict[str, Any]:
     """Colours by id, and the structure's name in napari's status bar under the pointer."""
     colors: dict[int | None, Any] = {None: (0.0, 0.0, 0.0, 0.0), 0: (0.0, 0.0, 0.0, 0.0)}
     colors |= {s.id: (*(c / 255 for c in s.color), 1.0) for s in scheme.structures}

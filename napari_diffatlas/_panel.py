@@ -7,27 +7,28 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Protocol
 
-from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined, unused-ignore]
+from qtpy.QtCore import Signal  # type: ignore[attr-defined, unused-ignore]
 from qtpy.QtWidgets import (
-    QComboBox,
     QGridLayout,
     QHBoxLayout,
     QLabel,
     QProgressBar,
     QPushButton,
-    QSizePolicy,
-    QSpinBox,
     QVBoxLayout,
     QWidget,
 )
 
-from diffatlas.request import PRESETS, PresetName
+from diffatlas.request import Request
 from diffatlas.volume import LabelScheme
+from napari_diffatlas._options import Options
+from napari_diffatlas._parts import Fold, Status, Text, about, combo_box, offer, yielding
 
-PRESET_TITLES: dict[PresetName, str] = {"fast": "Fast", "watch": "Watch", "published": "As published"}
-DEFAULT_PRESET: PresetName = "watch"
-MAX_SEED = 2**31 - 1
-ERROR_COLORS = {True: "#ff8a80", False: "#b3261e"}  # readable on a dark and on a light ground
+
+class Space(Protocol):
+    """Where a model looks."""
+
+    @property
+    def extent_mm(self) -> tuple[float, float, float]: ...
 
 
 class Card(Protocol):
@@ -40,109 +41,117 @@ class Card(Protocol):
     @property
     def scheme(self) -> LabelScheme: ...
     @property
+    def modalities(self) -> tuple[str, ...]: ...
+    @property
+    def space(self) -> Space: ...
+    @property
+    def guidance_noise(self) -> float: ...
+    @property
+    def licence(self) -> str: ...
+    @property
     def limits(self) -> tuple[str, ...]: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Choice:
-    """What the user asks for: names of an image layer and a model, preset and seed."""
+    """What the user asks for: the name of an image layer, and the request to run on it."""
 
     image: str
-    model: str
-    preset: PresetName
-    seed: int
+    request: Request
 
 
 class Panel(QWidget):
-    """Form, Run and Stop, progress, one status line. Signals: ``run_clicked(Choice)``, ``stop_clicked()``."""
+    """Form, Run, Pause and Stop, progress, one status line.
+
+    Signals: ``run_clicked(Choice)``, ``pause_clicked(bool)`` (True pauses, False resumes), ``stop_clicked()``.
+    """
 
     run_clicked = Signal(object)
+    pause_clicked = Signal(bool)
     stop_clicked = Signal()
 
     def __init__(self, cards: Sequence[Card], parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._cards = {card.name: card for card in cards}
-        self._running = False
-        self._dark = True
-        self._status = ("", False)
+        self._running = self._paused = False
 
-        self.image_combo = _combo("The volume to segment")
-        self.model_combo = _combo("The atlas that generates the image-mask pair")
+        self.image_combo = combo_box("The volume to segment")
+        self.model_combo = combo_box("The atlas that generates the image-mask pair")
         for card in cards:
             self.model_combo.addItem(card.title, card.name)
-        self.model_text = _Text()
-        self.preset_combo = _combo("How the noise is walked down")
-        for name, title in PRESET_TITLES.items():
-            self.preset_combo.addItem(title, name)
-            tip = PRESETS[name].summary
-            self.preset_combo.setItemData(self.preset_combo.count() - 1, tip, Qt.ItemDataRole.ToolTipRole)
-        self.preset_combo.setCurrentIndex(self.preset_combo.findData(DEFAULT_PRESET))
-        self.preset_text = _Text()
-        self.seed_box = QSpinBox()
-        self.seed_box.setRange(0, MAX_SEED)
-        self.seed_box.setToolTip("The same seed gives the same labels")
+        self.model_text = Text()
+        self.about_text = Text()
+        self.about = Fold("About · not for clinical use", self.about_text, opened=True)
+        self.options = Options()
         self.run_button = QPushButton("Run")
+        self.pause_button = QPushButton("Pause")
+        self.pause_button.setToolTip("Hold the run after this step; everything can be looked at and edited")
         self.stop_button = QPushButton("Stop")
+        self.stop_button.setToolTip("End the run after this step")
         self.progress = QProgressBar()
-        self.progress_text = _Text()
-        self.status = _Text()
-        self.status.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.progress_text = Text()
+        self.status = Status()
         self._lay_out()
 
         self.model_combo.currentIndexChanged.connect(self._show_model)
-        self.preset_combo.currentIndexChanged.connect(self._show_preset)
         self.run_button.clicked.connect(self._run)
+        self.pause_button.clicked.connect(self._pause)
         self.stop_button.clicked.connect(self._stop)
         self._show_model()
-        self._show_preset()
         self.reset_progress()
         self._enable()
 
     def _lay_out(self) -> None:
         form = QGridLayout()
         form.setColumnStretch(1, 1)
-        rows: tuple[tuple[str, QWidget], ...] = (
-            ("Image", self.image_combo),
-            ("Model", self.model_combo),
-            ("", self.model_text),
-            ("Preset", self.preset_combo),
-            ("", self.preset_text),
-            ("Seed", self.seed_box),
-        )
-        for row, (name, box) in enumerate(rows):
-            if name:
-                form.addWidget(QLabel(name), row, 0)
-                form.addWidget(box, row, 1)
-            else:
-                form.addWidget(box, row, 0, 1, 2)
+        for row, (name, box) in enumerate((("Image", self.image_combo), ("Model", self.model_combo))):
+            form.addWidget(QLabel(name), row, 0)
+            form.addWidget(box, row, 1)
+        form.addWidget(self.model_text, 2, 0, 1, 2)
+        form.addWidget(self.about, 3, 0, 1, 2)
         buttons = QHBoxLayout()
-        buttons.addWidget(self.run_button)
-        buttons.addWidget(self.stop_button)
+        for button in (self.run_button, self.pause_button, self.stop_button):
+            buttons.addWidget(yielding(button), 1)
         layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(form)
+        layout.addWidget(self.options)
         layout.addLayout(buttons)
         layout.addWidget(self.progress)
         layout.addWidget(self.progress_text)
         layout.addWidget(self.status)
-        layout.addStretch(1)
+
+    @property
+    def card(self) -> Card | None:
+        """The model that is chosen."""
+        return self._cards.get(self.model_combo.currentData())
+
+    @property
+    def paused(self) -> bool:
+        """Whether the run holds."""
+        return self._paused
+
+    def choice(self) -> Choice | None:
+        """What the form says now; None where image or model is missing."""
+        image, model = self.image_combo.currentData(), self.model_combo.currentData()
+        if image is None or model is None:
+            return None
+        return Choice(image, Request(model=model, **self.options.choices()))
 
     # -- what the form is told ---------------------------------------------------------------------------------------
     def set_images(self, names: Sequence[str]) -> None:
         """Offer these image layers; keeps the current choice where it is still there, else takes the topmost."""
-        current = self.image_combo.currentData()
-        self.image_combo.clear()
-        for name in names:
-            self.image_combo.addItem(name, name)
-        if not names:
-            self.image_combo.addItem("open a volume first", None)
-        elif current in names:
-            self.image_combo.setCurrentIndex(names.index(current))
-        else:
-            self.image_combo.setCurrentIndex(len(names) - 1)
+        offer(self.image_combo, list(names), "open a volume first")
         self._enable()
 
     def set_running(self, running: bool) -> None:
-        self._running = running
+        self._running, self._paused = running, False
+        if running:
+            self.about.open(False)  # it has been in sight until now; the run needs the room
+        self._enable()
+
+    def set_paused(self, paused: bool) -> None:
+        self._paused = paused
         self._enable()
 
     def set_progress(self, step: int, total: int, t: float, seconds_left: float | None) -> None:
@@ -151,7 +160,7 @@ class Panel(QWidget):
         self.progress.setValue(step)
         parts = [f"step {step} of {total}", f"noise {max(t, 0.0):.2f}"]
         if seconds_left is not None and step < total:
-            parts.append(_left(seconds_left))
+            parts.append(f"{about(seconds_left)} left")
         self.progress_text.setText(" · ".join(parts))
 
     def reset_progress(self, busy: bool = False) -> None:
@@ -162,87 +171,67 @@ class Panel(QWidget):
         self.progress_text.setText("")
 
     def set_status(self, text: str, error: bool = False) -> None:
-        self._status = (text, error)
-        self.status.setText(text)
-        self.status.setStyleSheet(f"color: {ERROR_COLORS[self._dark]};" if error else "")
+        self.status.say(text, error)
 
     def set_dark(self, dark: bool) -> None:
         """Choose colours for words on a dark or on a light ground."""
-        self._dark = dark
-        self.set_status(*self._status)
+        self.status.set_dark(dark)
 
     # -- what the user does ------------------------------------------------------------------------------------------
     def _run(self) -> None:
-        self.run_clicked.emit(
-            Choice(
-                image=self.image_combo.currentData(),
-                model=self.model_combo.currentData(),
-                preset=self.preset_combo.currentData(),
-                seed=self.seed_box.value(),
-            )
-        )
+        choice = self.choice()
+        if choice is not None:
+            self.run_clicked.emit(choice)
+
+    def _pause(self) -> None:
+        self.pause_button.setEnabled(False)  # until the run says that it holds, or goes on
+        if not self._paused:
+            self.set_status("Pausing after this step ...")
+        self.pause_clicked.emit(not self._paused)
 
     def _stop(self) -> None:
         self.stop_button.setEnabled(False)
+        self.pause_button.setEnabled(False)
         self.set_status("Stopping after this step ...")
         self.stop_clicked.emit()
 
     def _show_model(self, _: Any = None) -> None:
-        card = self._cards.get(self.model_combo.currentData())
+        card = self.card
         if card is None:
             self.model_text.setText("No model is installed; install napari-diffatlas again.")
+            self.about.hide()
             return
         self.model_combo.setToolTip(card.title)
-        # No-break spaces inside a structure, a plain one between two: lines break only there.
-        structures = "&nbsp;&nbsp; ".join(
-            f'<span style="color: rgb{s.color};">■</span>&nbsp;{escape(s.name).replace(" ", "&nbsp;")}'
-            for s in card.scheme.structures
-        )
-        lines = (structures, *(escape(limit[:1].upper() + limit[1:]) for limit in card.limits), "Not for clinical use.")
-        self.model_text.setText("".join(f'<p style="margin: 0 0 4px 0;">{line}</p>' for line in lines))
-
-    def _show_preset(self, _: Any = None) -> None:
-        self.preset_text.setText(escape(PRESETS[self.preset_combo.currentData()].summary))
+        self.model_text.setText(_legend(card.scheme))
+        self.about_text.setText("".join(f'<p style="margin: 0 0 4px 0;">{line}</p>' for line in _facts(card)))
+        self.options.set_model(card.name, card.guidance_noise)
 
     def _enable(self) -> None:
         ready = self.image_combo.currentData() is not None and self.model_combo.currentData() is not None
         self.run_button.setEnabled(ready and not self._running)
+        self.pause_button.setEnabled(self._running)
+        self.pause_button.setText("Resume" if self._paused else "Pause")
         self.stop_button.setEnabled(self._running)
-        for box in (self.image_combo, self.model_combo, self.preset_combo, self.seed_box):
+        for box in (self.image_combo, self.model_combo, self.options):
             box.setEnabled(not self._running)
 
 
-def _left(seconds: float) -> str:
-    if seconds < 1:
-        return "under 1 s left"
-    return f"{seconds:.0f} s left" if seconds < 90 else f"{seconds / 60:.0f} min left"
+def _legend(scheme: LabelScheme) -> str:
+    """The structures and their colours, as rich text."""
+    # No-break spaces inside a structure, a plain one between two: lines break only there.
+    return "&nbsp;&nbsp; ".join(
+        f'<span style="color: rgb{s.color};">■</span>&nbsp;{escape(s.name).replace(" ", "&nbsp;")}'
+        for s in scheme.structures
+    )
 
 
-class _Text(QLabel):
-    """Wrapped text that always has the height it needs; layouts alone cut the last line of rich text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.setWordWrap(True)
-        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
-
-    def setText(self, text: str | None) -> None:
-        super().setText(text)
-        self._fit()
-
-    def resizeEvent(self, event: Any) -> None:
-        super().resizeEvent(event)
-        self._fit()
-
-    def _fit(self) -> None:
-        self.setMinimumHeight(0)  # heightForWidth never answers less than the minimum
-        self.setFixedHeight(max(0, self.heightForWidth(self.width())) if self.text() else 0)
-
-
-def _combo(tip: str) -> QComboBox:
-    combo = QComboBox()
-    combo.setToolTip(tip)
-    # Long layer names are cut in the box rather than making the dock wide.
-    combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    combo.setMinimumContentsLength(20)
-    return combo
+def _facts(card: Card) -> list[str]:
+    """Modality, field of view, licence and limits: each a line of rich text."""
+    extent = " × ".join(f"{e:.0f}" for e in card.space.extent_mm)
+    modalities = " and ".join(m.upper() for m in card.modalities)
+    limits = (limit[:1].upper() + limit[1:] for limit in card.limits)
+    return [
+        escape(f"For {modalities}. Looks at {extent} mm."),
+        escape(f"Licence: {card.licence}"),
+        *map(escape, limits),
+    ]

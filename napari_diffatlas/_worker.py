@@ -19,6 +19,7 @@ from diffatlas.errors import BadInput
 from diffatlas.request import Request
 from diffatlas.session import Backend, Frame, Result
 from diffatlas.volume import Volume
+from napari_diffatlas._recording import Recording
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +28,34 @@ INTERVAL_S = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A frame worth drawing; ``seconds_left`` is None until there is something to measure."""
+    """A frame worth drawing. ``pace_s``: seconds a step, None until there is something to measure."""
 
     frame: Frame
-    seconds_left: float | None
+    pace_s: float | None
+
+    @property
+    def seconds_left(self) -> float | None:
+        return None if self.pace_s is None else self.pace_s * (self.frame.total - 1 - self.frame.index)
+
+
+@dataclass(frozen=True)
+class Paused:
+    """The run holds after ``steps`` steps, the last of which has been yielded; it goes on with `Run.resume`."""
+
+    steps: int
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The run goes on."""
 
 
 @dataclass(frozen=True, eq=False)
 class Done:
+    """``seconds``: from the first step's beginning to the end, pauses left out."""
+
     result: Result
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -52,14 +72,14 @@ class Failed:
     message: str
 
 
-Update = Step | Done | Stopped | Failed
+Update = Step | Paused | Resumed | Done | Stopped | Failed
 
 
 class Run:
-    """One run: iterate `updates` in a worker; call `stop` and `shown` from any thread.
+    """One run: iterate `updates` in a worker; call `stop`, `pause`, `resume` and `shown` from any thread.
 
     ``backend`` and ``volume`` are called in the worker: the first loads torch and the weights, the second may compute a
-    lazy array.
+    lazy array. ``recording`` gets every step.
     """
 
     def __init__(
@@ -68,25 +88,39 @@ class Run:
         volume: Callable[[], Volume],
         request: Request,
         interval_s: float = INTERVAL_S,
+        recording: Recording | None = None,
     ) -> None:
         self._backend = backend
         self._volume = volume
         self._request = request
         self._interval_s = interval_s
+        self.recording = recording or Recording()
         self._stop = threading.Event()
         self._free = threading.Event()
         self._free.set()
+        self._go = threading.Event()
+        self._go.set()
+        self._paused_s = 0.0
 
     def stop(self) -> None:
         """Ask the run to end within one step."""
         self._stop.set()
+        self._go.set()
+
+    def pause(self) -> None:
+        """Ask the run to hold after the step it is at."""
+        self._go.clear()
+
+    def resume(self) -> None:
+        """Let a run that holds go on."""
+        self._go.set()
 
     def shown(self) -> None:
         """Say that the last `Step` has been drawn and the next may come."""
         self._free.set()
 
     def updates(self) -> Iterator[Update]:
-        """Steps, then exactly one of `Done`, `Stopped`, `Failed`."""
+        """Steps, between them `Paused` and `Resumed` in pairs; then exactly one of `Done`, `Stopped`, `Failed`."""
         try:
             yield from self._updates()
         except BadInput as error:
@@ -98,7 +132,7 @@ class Run:
 
     def _updates(self) -> Iterator[Update]:
         steps = 0
-        result: Result | None = None
+        last: Frame | None = None
         if not self._stop.is_set():
             volume = self._volume()
             stream = self._backend().stream(volume, self._request)
@@ -106,27 +140,40 @@ class Run:
                 first: Frame | None = None
                 last_s = -float("inf")
                 for frame in stream:
-                    steps, result = frame.index + 1, frame.result
-                    if self._stop.is_set() and result is None:
+                    steps, last = frame.index + 1, frame
+                    if self._stop.is_set() and frame.result is None:
                         break
                     first = first or frame
+                    self.recording.add(frame, self._paused_s)
                     now = time.monotonic()
                     due = self._free.is_set() and now - last_s >= self._interval_s
-                    if due or result is not None:
+                    hold = not self._go.is_set() and frame.result is None
+                    if due or hold or frame.result is not None:
                         last_s = now
                         self._free.clear()
-                        yield Step(frame, _seconds_left(first, frame))
-        if result is not None:
-            yield Done(result)
+                        yield Step(frame, self._pace(first, frame))
+                    if hold:
+                        yield from self._hold(steps)
+                        if self._stop.is_set():
+                            break
+        if last is not None and last.result is not None:
+            yield Done(last.result, last.metrics.seconds - self._paused_s)
         elif self._stop.is_set():
             yield Stopped(steps)
         else:
             yield Failed("The engine ended without a result. You can run again.")
 
+    def _hold(self, steps: int) -> Iterator[Update]:
+        begin = time.monotonic()
+        yield Paused(steps)
+        self._go.wait()
+        self._paused_s += time.monotonic() - begin
+        if not self._stop.is_set():
+            yield Resumed()
 
-def _seconds_left(first: Frame, frame: Frame) -> float | None:
-    """Time left at the pace since the first step (which alone pays for loading the model), s."""
-    made = frame.index - first.index
-    if made < 1:
-        return None
-    return (frame.metrics.seconds - first.metrics.seconds) / made * (frame.total - 1 - frame.index)
+    def _pace(self, first: Frame, frame: Frame) -> float | None:
+        """Seconds a step since the first step (which alone pays for loading the model), pauses left out."""
+        made = frame.index - first.index
+        if made < 1:
+            return None
+        return (frame.metrics.seconds - first.metrics.seconds - self._paused_s) / made

@@ -121,6 +121,9 @@ class FakeBackend:
             masks = tuple(self.labels_at(grid, 1.0, seed) for seed in made)
             images = tuple(Volume(m.data.astype(np.float32), grid, "ct", "generated") for m in masks)
         else:
+            if request.task == "segment" and request.samples > 1:
+                made = range(request.seed, request.seed + request.samples)
+                masks = tuple(self.labels_at(labels.grid, 1.0, seed) for seed in made)
             labels = self.labels_at(volume.grid, 1.0, request.seed)
             source = {"path": None, "sha256": volume.sha256(), "shape": list(volume.grid.shape), "name": volume.name}
         provenance = {
@@ -128,8 +131,12 @@ class FakeBackend:
             "model": {"name": "heart-phantom", "sha256": SHA256},
             "source": source,
             "device": "cpu",
+            "precision": "fp32",
             "seconds": metrics[-1].seconds,
         }
+        if request.task == "paint":
+            grid = model_grid(volume)
+            images = (Volume(np.full(grid.shape, 0.25, np.float32), grid, "unknown", "painted"),)
         confidence = np.full(labels.grid.shape, 0.5, np.float32) if request.samples > 1 else None
         return Result(labels, confidence, metrics, provenance, images, masks)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from diffatlas.distance import distances_to_labels, label_distances_mm, published_sdf, signed_distance_mm
+from diffatlas.distance import distances_to_labels, label_distances_mm, signed_distance_mm
 from diffatlas.grid import Grid
 from diffatlas.volume import MMWHS, LabelMap
 
@@ -49,10 +47,3 @@ def test_overlap_goes_to_the_deepest() -> None:
     sdf = np.array([-1.0, -2.0, 3.0]).reshape(3, 1, 1, 1)
     assert distances_to_labels(sdf).item() == 2
     assert distances_to_labels(np.abs(sdf)).item() == 0
-
-
-def test_published_sdf_is_the_recorded_one(shared: Path) -> None:
-    # recorded from the published preprocessing
-    recorded = np.load(shared / "golden" / "metrics.npz")
-    np.testing.assert_allclose(published_sdf(recorded["gt"], 5), recorded["sdf"], atol=1e-6)
-    assert (published_sdf(np.zeros((4, 4, 4), np.uint8), 1) == np.float32(0.2)).all()

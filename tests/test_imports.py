@@ -22,15 +22,19 @@ ORDER = (
     "distance",
     "space",
     "phantom",
+    "data",
     "metrics",
     "schedule",
     "denoise",
     "guidance",
     "sample",
     "nn",
+    "published",
     "request",
     "frame",
     "checkpoint",
+    "convert",
+    "hub",
     "local",
     "session",
     "render",
@@ -41,7 +45,7 @@ ORDER = (
 )
 FRONT_ENDS = {"diffatlas_app": ROOT / "app", "napari_diffatlas": ROOT / "napari_diffatlas"}
 FOR_FRONT_ENDS = {"session", "request", "grid", "volume", "errors", "io", "render"}
-USES_TORCH = {"schedule", "denoise", "guidance", "sample", "nn", "local", "train"}
+USES_TORCH = {"schedule", "denoise", "guidance", "sample", "nn", "published", "local", "train"}
 
 
 def imports(path: Path, *, at_import_only: bool = False) -> Iterator[str]:

@@ -92,6 +92,16 @@ def test_a_batch_is_its_samples(request_: Request) -> None:
     assert whole.shape == VOLUME.grid.shape
 
 
+def test_several_samples_leave_the_mask_of_each(request_: Request) -> None:
+    result = segment(VOLUME, replace(request_, samples=3))
+    assert len(result.masks) == 3
+    for index, mask in enumerate(result.masks):
+        *_, alone = stream(VOLUME, replace(request_, seed=request_.seed + index))
+        assert np.array_equal(mask.data, alone.labels)
+        assert mask.grid.same_as(alone.grid)
+    assert segment(VOLUME, request_).masks == ()
+
+
 @pytest.mark.parametrize(("permutation", "flips"), ORIENTATIONS[::5])
 def test_labels_do_not_depend_on_how_the_volume_is_stored(
     request_: Request, permutation: tuple[int, ...], flips: tuple[int, ...]

@@ -24,16 +24,20 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "card.yaml"
+MAX_LEVELS = 10_000
 
 
 @dataclass(frozen=True, eq=False)
 class ModelCard:
     """What a model is; see ``weights/*/card.yaml`` for the file form.
 
-    ``prediction``: {"image": "x0", "mask": "x0"}; ``architecture``: {"kind": "atlas-unet", ...arguments};
-    ``guidance_noise``: the default rho; ``atlas_walk``: how pairs are drawn without an image, "together" (both halves
-    at one level, as published) or "mask-first" (`diffatlas.sample.mask_first`); ``metrics``: measured figures with
-    their number of cases; ``training``: how to train it again.
+    ``schedule``: "cosine" (ours) or "published-cosine", which knows ``levels`` discrete noise levels (T).
+    ``prediction``: {"image": "x0", "mask": "x0"}; ``architecture``: {"kind": "atlas-unet" or "published-unet",
+    ...arguments}; ``mask_range``: the network's value of a distance of ``space.sdf_clip_mm``; ``orientation``: the
+    directions in which a published network's axes D, H, W run, as axis codes;
+    ``guidance_noise``: the default rho; ``atlas_walk``: how pairs are drawn without an image, "together" (both
+    halves at one level, as published) or "mask-first" (`diffatlas.sample.mask_first`); ``metrics``: measured
+    figures with their number of cases; ``training``: how to train it again, or what it was converted from.
     """
 
     name: str
@@ -55,6 +59,14 @@ class ModelCard:
     training: dict[str, Any]
     sha256: str
     path: Path = field(default_factory=Path)
+    levels: int = 0
+    mask_range: float = 1.0
+    orientation: str = "RAS"
+
+    @property
+    def published(self) -> bool:
+        """Whether the network is the published one: a single noise level, out of ``levels`` discrete ones."""
+        return self.schedule == "published-cosine"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, the content of ``card.yaml`` (without the folder it was read from)."""
@@ -69,6 +81,11 @@ class ModelCard:
             "modalities": list(self.modalities),
             "space": self.space.to_json(),
             "schedule": self.schedule,
+            **(
+                {"levels": self.levels, "mask_range": self.mask_range, "orientation": self.orientation}
+                if self.published
+                else {}
+            ),
             "prediction": dict(self.prediction),
             "architecture": dict(self.architecture),
             "guidance_noise": self.guidance_noise,
@@ -94,8 +111,18 @@ class ModelCard:
         )
         if not 1 <= len(scheme) <= 254 or len(set(scheme.ids)) != len(scheme) or min(scheme.ids) < 1:
             raise ValueError("scheme must hold 1 to 254 structures with different, positive ids")
-        if value["schedule"] != "cosine":
-            raise ValueError(f"schedule {value['schedule']!r} is unknown")
+        schedule = str(value["schedule"])
+        if schedule not in ("cosine", "published-cosine"):
+            raise ValueError(f"schedule {schedule!r} is unknown")
+        published = schedule == "published-cosine"
+        if published != (value["architecture"].get("kind") == "published-unet"):
+            raise ValueError("schedule published-cosine and architecture published-unet belong together")
+        levels = int(value["levels"]) if published else 0
+        if published and not 1 <= levels <= MAX_LEVELS:
+            raise ValueError(f"levels must be between 1 and {MAX_LEVELS}")
+        mask_range = float(value["mask_range"]) if published else 1.0
+        if not 0 < mask_range <= 1:
+            raise ValueError("mask_range must lie in (0, 1]")
         for group in ("image", "mask"):
             if value["prediction"][group] not in ("eps", "v", "x0"):
                 raise ValueError(f"prediction.{group} must be eps, v or x0")
@@ -109,7 +136,7 @@ class ModelCard:
             scheme=scheme,
             modalities=tuple(str(m) for m in value["modalities"]),
             space=ModelSpace.from_json(value["space"]),
-            schedule="cosine",
+            schedule=schedule,
             prediction={k: str(v) for k, v in value["prediction"].items()},
             architecture=dict(value["architecture"]),
             guidance_noise=float(value["guidance_noise"]),
@@ -122,12 +149,19 @@ class ModelCard:
             training=dict(value["training"]),
             sha256=str(value["sha256"]),
             path=path,
+            levels=levels,
+            mask_range=mask_range,
+            orientation=str(value.get("orientation", "RAS")),
         )
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A card and its network (raw module, evaluation mode, float32)."""
+    """A card and its network (raw module, evaluation mode, float32).
+
+    Ours is called ``network(x, t_image, t_mask)`` with levels in [0, 1]; a published one ``network(x, t)`` with x
+    float32 [B, C, D, H, W] and integer steps t [B], and it returns eps.
+    """
 
     card: ModelCard
     network: nn.Module
@@ -160,7 +194,8 @@ def find_model(name: str) -> Path:
         )
     if folder.exists():
         raise BadInput(
-            f"{name}: a model is a folder with {CARD_FILE} and {WEIGHTS_FILE}; single checkpoint files are not loaded"
+            f"{name}: a model is a folder with {CARD_FILE} and {WEIGHTS_FILE}; single checkpoint files are not loaded "
+            f"(diffatlas convert makes a folder of one of the authors')"
         )
     raise BadInput(
         f"no model named '{name}'; there are: {', '.join(sorted(known)) or 'none'} "
@@ -263,16 +298,25 @@ def available_models() -> tuple[ModelCard, ...]:
 
 def build_network(card: ModelCard) -> nn.Module:
     """An untrained network of the card's architecture; `BadInput` if the card asks for one that does not exist."""
-    from diffatlas.nn.unet import AtlasUNet
-
     arguments = dict(card.architecture)
     kind = arguments.pop("kind", None)
-    if kind != "atlas-unet":
-        raise BadInput(f"{card.path / CARD_FILE}: architecture '{kind}' is unknown")
     try:
-        return AtlasUNet(len(card.scheme), **arguments)
+        if kind == "published-unet":
+            from diffatlas.nn.reference import PublishedUNet
+            from diffatlas.published import check_orientation
+
+            check_orientation(card.orientation)
+            network = PublishedUNet(1 + len(card.scheme), **arguments)
+            if any(n % network.divisor for n in card.space.shape):
+                raise ValueError(f"space.shape does not divide by {network.divisor}")
+            return network
+        if kind == "atlas-unet":
+            from diffatlas.nn.unet import AtlasUNet
+
+            return AtlasUNet(len(card.scheme), **arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise BadInput(f"{card.path / CARD_FILE}: architecture does not fit ({str(error).splitlines()[0]})") from error
+    raise BadInput(f"{card.path / CARD_FILE}: architecture '{kind}' is unknown")
 
 
 def load_model(name: str | Path) -> Model:
@@ -321,4 +365,4 @@ def _load(folder: Path, stamp: tuple[int, ...]) -> Model:
         raise BadInput(f"{path}: holds values that are not finite")
     network.load_state_dict(state)
     network.eval().requires_grad_(False)
-    return Model(card, channels_last(network))
+    return Model(card, network if card.published else channels_last(network))

@@ -34,8 +34,9 @@ def per_channel(schedule: Schedule, t_image: Tensor, t_mask: Tensor, channels: i
 def to_x0(prediction: Prediction, out: Tensor, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """The x0 that an output stands for."""
     if prediction == "eps":
-        # At pure noise alpha is 0 and eps says nothing of x0; the floor only keeps it finite before the clamp.
-        return (x - sigma * out) / alpha.clamp_min(1e-4)
+        # At pure noise alpha is 0 and eps says nothing of x0; the floor only keeps it finite before the clamp. It lies
+        # below the alpha of every published level (5e-5 at the last of 300).
+        return (x - sigma * out) / alpha.clamp_min(1e-6)
     if prediction == "v":
         return alpha * x - sigma * out
     return out

@@ -56,20 +56,3 @@ def distances_to_labels(sdf: NDArray[np.floating]) -> NDArray[np.uint8]:
     deepest = np.argmin(sdf, axis=0)
     inside = np.take_along_axis(sdf, deepest[None], axis=0)[0] < 0
     return np.where(inside, deepest + 1, 0).astype(np.uint8)
-
-
-def published_sdf(labels: NDArray[np.uint8], structures: int) -> NDArray[np.float32]:
-    """The published code's distances, kept for its checkpoints: [X, Y, Z] to float32 [K, X, Y, Z] within [-0.2, 0.2].
-
-    Euclidean distance in *voxels* from centre to centre (no value between -1/32 and 1/32), divided by 32; 0.2
-    everywhere where a structure is absent. Agrees with recorded outputs of the published preprocessing.
-    """
-    return np.stack([_published_one(labels == k) for k in range(1, structures + 1)])
-
-
-def _published_one(inside: NDArray[np.bool_]) -> NDArray[np.float32]:
-    if not inside.any():
-        return np.full(inside.shape, 0.2, dtype=np.float32)
-    outside_distance = ndimage.distance_transform_edt(~inside)
-    inside_distance = ndimage.distance_transform_edt(inside)
-    return np.clip((outside_distance - inside_distance) / 32.0, -0.2, 0.2).astype(np.float32)

@@ -66,8 +66,9 @@ class Result:
 
     ``labels``: on the source's grid, voxel for voxel (the model grid for the task "generate"). ``images``: the
     generated image of each sample, Volumes on the model grid (tasks "generate" and "paint"; empty otherwise).
-    ``masks``: the mask of each sample on the model grid (task "generate"). ``confidence``: float32 on the grid of
-    ``labels``, 0 to 1, or None with one sample. ``metrics``: of every frame. ``provenance``: plain data for JSON:
+    ``masks``: the mask of each sample on the model grid (task "generate", and "segment" with several samples: how far
+    apart they lie is how sure the answer is). ``confidence``: float32 on the grid of ``labels``, 0 to 1, or None with
+    one sample. ``metrics``: of every frame. ``provenance``: plain data for JSON:
     request, model name and sha256, versions, device, precision, sha256 of the source voxels, seconds.
     """
 

@@ -5,8 +5,10 @@ The sampler asks for x0 at one level t. A guidance decides what the network sees
 - `ImageGuidance`: the image channel is the patient's image at noise rho * t (rho = 1 is the published guidance, rho = 0
   hands over the clean image), the mask channels are the sampler's.
 - `GradientGuidance`: the published second variant in spirit: the image channel is pulled down the gradient of the
-  squared difference between the image half the network believes in and the patient's image.
+  squared difference between the image half the network believes in and the patient's image. The published one, to the
+  digit, moves the sampler's state and stands in `diffatlas.published`.
 - `MaskGiven`: mask channels clean and fixed, image free: paints an image onto a mask.
+- `MaskNoised`: the same for a network that knows one level only: the given mask at the image's own level.
 - `MaskPinned`: the edited voxels of the mask are held, the rest adapts.
 
 Replacing a channel on the way into the denoiser equals replacing it inside the loop, exactly, for samplers that are
@@ -108,6 +110,28 @@ class MaskGiven:
             mask = self.mask.expand(x.shape[0], *self.mask.shape[1:])
             x0 = denoiser(torch.cat([x[:, :1], mask], dim=1), t_image, torch.zeros_like(t_mask))
             return torch.cat([x0[:, :1], mask], dim=1)
+
+        return guided
+
+
+@dataclass
+class MaskNoised:
+    """Mask channels are ``mask`` [1 or B, K, X, Y, Z] at the sampler's level: published guidance in reverse."""
+
+    mask: Tensor
+    schedule: Schedule
+    noise: NoiseSource
+    fresh: bool = False
+    _draw: Tensor | None = field(default=None, init=False)
+
+    def __call__(self, denoiser: Denoiser) -> Denoiser:
+        def guided(x: Tensor, t_image: Tensor, t_mask: Tensor) -> Tensor:
+            if self._draw is None or self.fresh:
+                self._draw = self.noise(tuple(x[:, 1:].shape)).to(x)
+            alpha, sigma = _at(self.schedule, t_mask)
+            held = alpha * self.mask + sigma * self._draw
+            x0 = denoiser(torch.cat([x[:, :1], held], dim=1), t_image, t_mask)
+            return torch.cat([x0[:, :1], self.mask.expand(x.shape[0], *self.mask.shape[1:])], dim=1)
 
         return guided
 

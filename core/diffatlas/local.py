@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -30,13 +31,15 @@ from diffatlas.guidance import (
     Guidance,
     ImageGuidance,
     MaskGiven,
+    MaskNoised,
     MaskPinned,
     NoiseSource,
     no_guidance,
 )
+from diffatlas.published import CLAMP, GradientPull, one_level, published_sdf
 from diffatlas.request import Request
-from diffatlas.sample import SAMPLERS, Step, crowded_times, mask_first, uniform_times
-from diffatlas.schedule import Schedule, cosine
+from diffatlas.sample import SAMPLERS, Step, crowded_times, discrete_times, mask_first, uniform_times
+from diffatlas.schedule import DiscreteCosine, Schedule, cosine
 from diffatlas.space import Resampler, Window, check_roi, image_to_model, labels_to_model
 from diffatlas.volume import LabelMap, Volume
 
@@ -68,7 +71,10 @@ def _has_bf16(device: torch.device) -> bool:
 
 
 def choose_model(volume: Volume | None) -> str:
-    """The shipped model that knows the volume's modality and whose field of view is nearest in size."""
+    """The shipped model that knows the volume's modality and whose field of view is nearest in size.
+
+    A published network takes hours where ours take seconds: it is chosen only where nothing else fits.
+    """
     cards = available_models()
     if not cards:
         raise BadInput("no model is installed; give --model a folder")
@@ -82,6 +88,7 @@ def choose_model(volume: Volume | None) -> str:
     if not fitting:
         known = ", ".join(f"{c.name} ({'/'.join(c.modalities)})" for c in cards)
         raise BadInput(f"no model for {volume.modality} images; there are: {known}. Name one with --model and --force")
+    fitting = [c for c in fitting if not c.published] or fitting
     size = np.prod(volume.grid.extent_mm)
     return min(fitting, key=lambda c: abs(np.log(np.prod(c.space.extent_mm) / size))).name
 
@@ -96,6 +103,10 @@ class SampleNoise:
 
     def __call__(self, shape: tuple[int, ...]) -> Tensor:
         return torch.randn(shape, generator=self.generator)
+
+
+# A guidance whose last view of the image channel is worth showing.
+Watched = ImageGuidance | GradientGuidance | GradientPull
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,38 +140,52 @@ class _Run:
             _check_modality(volume, model.card, request)
         self.device = pick_device(request.device)
         self.dtype = pick_precision(request.precision, self.device)
+        self.schedule: Schedule = DiscreteCosine(self.card.levels) if self.card.published else cosine
         self.denoiser = self._denoiser()
         self.clip_mm = model.card.space.sdf_clip_mm
         self.placement = self._place()
 
     def _denoiser(self) -> Denoiser:
-        network = self.model.network
+        network: Any = self.model.network
         if self.device.type != "cpu":
             network = network.to(self.device)
+        mask_range = self.card.mask_range
+        if isinstance(self.schedule, DiscreteCosine):
+            network = one_level(network, self.schedule, self.card.orientation)
+            if self.request.sampler == "ddpm":
+                # The paper's walk with the paper's clamp, exactly; few large steps fare better within the data's range.
+                mask_range = CLAMP
         use_bf16 = self.dtype == torch.bfloat16
 
         def call(x: Tensor, t_image: Tensor, t_mask: Tensor) -> Tensor:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=use_bf16):
-                return network(x, t_image, t_mask)  # type: ignore[no-any-return]
+                out: Tensor = network(x, t_image, t_mask)
+                return out
 
         prediction: dict[str, Prediction] = self.card.prediction  # type: ignore[assignment]
-        return as_denoiser(call, cosine, prediction["image"], prediction["mask"])
+        return as_denoiser(call, self.schedule, prediction["image"], prediction["mask"], mask_range)
 
     # -- where to look ---------------------------------------------------------------------------------------------
 
     def _place(self) -> Placement:
         space, volume, request = self.card.space, self.volume, self.request
         if volume is None:
-            return Placement(space.grid_at(np.zeros(3)), None, None, ())
+            return Placement(space.grid_at(np.zeros(3)), None, None, tuple(self._published_notes()))
         if request.roi is not None:
             check_roi(request.roi, volume.grid.shape)
         window = space.window_for(volume.modality)
-        notes: list[str] = []
+        notes = self._published_notes()
         grid = space.place(volume.grid, request.roi)
-        image, limits = image_to_model(volume, grid, window)
+        image, limits = image_to_model(volume, grid, window, space.fill)
         if request.roi is None and request.task == "segment":
             extent = _world_extent_mm(volume.grid)
-            if any(e > 1.15 * s for e, s in zip(extent, space.extent_mm, strict=True)):
+            larger = any(e > 1.15 * s for e, s in zip(extent, space.extent_mm, strict=True))
+            if larger and self.card.published:
+                notes.append(
+                    f"the volume ({_mm(extent)}) is larger than the model's field of view ({_mm(space.extent_mm)}); "
+                    f"its middle was taken, as in the published preprocessing; a region of interest decides otherwise"
+                )
+            elif larger:
                 grid, moved = self._find(volume, grid, image)
                 image, limits = image_to_model(volume, grid, window)
                 notes.append(
@@ -171,6 +196,22 @@ class _Run:
         if limits[1] - limits[0] < 1e-6 or float(np.ptp(image)) == 0:
             notes.append("the image is constant within the field of view; there is nothing to see in it")
         return Placement(grid, torch.from_numpy(image)[None, None].to(self.device), volume.grid, tuple(notes))
+
+    def _published_notes(self) -> list[str]:
+        """What to know of a run of a published network that leaves the published way."""
+        request = self.request
+        if not self.card.published:
+            return []
+        notes = []
+        rho = request.guidance_noise
+        if request.task == "segment" and request.guidance == "image" and rho is not None and rho < 1:
+            notes.append(
+                f"this network knows one noise level for image and mask; guidance noise {rho:g} is outside what it was "
+                f"trained on (preset published is the paper's way)"
+            )
+        if (request.steps or 0) > self.card.levels:
+            notes.append(f"this model has {self.card.levels} noise levels; there are no more steps than that")
+        return notes
 
     def _find(self, volume: Volume, grid: Grid, image: NDArray[np.float32]) -> tuple[Grid, float]:
         """Move the field of view onto the middle of what one step finds in it, up to four times."""
@@ -202,30 +243,37 @@ class _Run:
 
     # -- how to walk -----------------------------------------------------------------------------------------------
 
-    def _guidance(
-        self, image_noise: NoiseSource, edit_noise: NoiseSource
-    ) -> tuple[Guidance, ImageGuidance | GradientGuidance | None]:
+    def _guidance(self, image_noise: NoiseSource, edit_noise: NoiseSource) -> tuple[Guidance, Watched | None]:
         request, image = self.request, self.placement.image
+        # The published code draws fresh noise at every step; samplers with a memory need one for the run.
+        fresh = request.sampler == "ddpm"
         if request.task == "paint":
+            if self.card.published:  # it knows one level only
+                return MaskNoised(self._edit_sdf(), self.schedule, edit_noise, fresh), None
             return MaskGiven(self._edit_sdf()), None
+        inner: Guidance = no_guidance
+        watched: Watched | None = None
         if request.task == "generate" or image is None or request.guidance == "none":
-            inner: Guidance = no_guidance
-            watched: ImageGuidance | GradientGuidance | None = None
+            pass
+        elif request.guidance == "gradient" and isinstance(self.schedule, DiscreteCosine):
+            # It moves the sampler's state and not what the network is shown, see there.
+            watched = GradientPull(image, self.schedule, image_noise, SAMPLERS[request.sampler or "ddpm"])
         elif request.guidance == "gradient":
             inner = watched = GradientGuidance(image)
         else:
             rho = request.guidance_noise or 0.0
-            # The published code draws fresh noise at every step; samplers with a memory need one for the run.
-            inner = watched = ImageGuidance(image, rho, cosine, image_noise, fresh=request.sampler == "ddpm")
+            inner = watched = ImageGuidance(image, rho, self.schedule, image_noise, fresh=fresh)
         if request.edit is not None and request.edit.pinned is not None:
-            pin = MaskPinned(self._edit_sdf(), self._edit_pinned(), cosine, edit_noise)
+            pin = MaskPinned(self._edit_sdf(), self._edit_pinned(), self.schedule, edit_noise)
             return (lambda denoiser: pin(inner(denoiser))), watched
         return inner, watched
 
     def _edit_sdf(self) -> Tensor:
-        """The edited mask as clip-unit distances [1, K, X, Y, Z] on the model grid."""
+        """The edited mask as the network's distances [1, K, X, Y, Z] on the model grid."""
         labels = self._edit_labels()
         sdf = labels_to_model(labels, self.placement.grid, self.clip_mm) / self.clip_mm
+        if self.card.published:
+            sdf = published_sdf(distances_to_labels(sdf), len(self.card.scheme))
         return torch.from_numpy(sdf)[None].to(self.device)
 
     def _edit_labels(self) -> LabelMap:
@@ -251,15 +299,17 @@ class _Run:
         share, _ = image_to_model(where, self.placement.grid, Window("range", 0.0, 1.0))
         return torch.from_numpy(share > 0)[None, None].to(self.device)
 
-    def _sample_steps(self, seed: int) -> tuple[Iterator[Step], ImageGuidance | GradientGuidance | None]:
+    def _sample_steps(self, seed: int) -> tuple[Iterator[Step], Watched | None]:
         """The walk of one sample."""
         request = self.request
         start_noise, image_noise, step_noise, edit_noise = (SampleNoise(seed, i) for i in range(4))
         shape = (1, 1 + len(self.card.scheme), *self.card.space.shape)
         x = start_noise(shape).to(self.device)
         guidance, watched = self._guidance(image_noise, edit_noise)
-        denoiser, in_time = guidance(self.denoiser), uniform_times
-        schedule: Schedule = cosine
+        denoiser, schedule = guidance(self.denoiser), self.schedule
+        in_time: Callable[[int, float], list[float]] = uniform_times
+        if isinstance(schedule, DiscreteCosine):
+            in_time = partial(discrete_times, levels=schedule.steps)
         if self.card.atlas_walk == "mask-first" and watched is None:
             in_time = crowded_times
             if request.task != "paint":  # where the mask is given, it is at 0 already
@@ -268,10 +318,12 @@ class _Run:
         if request.edit is not None and request.task == "segment":
             start = request.edit.t
             steps = max(1, round(steps * start))
+            if self.card.published:
+                start = in_time(1, start)[0]
             alpha, sigma = schedule(torch.tensor(start))
             image = self.placement.image if self.placement.image is not None else torch.zeros_like(x[:, :1])
             x = alpha * torch.cat([image, self._edit_sdf()], dim=1) + sigma * x
-        sampler = SAMPLERS[request.sampler or "ddim"]
+        sampler = watched if isinstance(watched, GradientPull) else SAMPLERS[request.sampler or "ddim"]
         return sampler(denoiser, schedule, x, in_time(steps, start), step_noise), watched
 
     # -- what to show ----------------------------------------------------------------------------------------------
@@ -282,7 +334,7 @@ class _Run:
         self.past: list[FrameMetrics] = []
         return self._frames(walks)
 
-    def _frames(self, walks: list[tuple[Iterator[Step], ImageGuidance | GradientGuidance | None]]) -> Iterator[Frame]:
+    def _frames(self, walks: list[tuple[Iterator[Step], Watched | None]]) -> Iterator[Frame]:
         together = self.request.task == "segment"
         last: NDArray[np.uint8] | None = None
         try:
@@ -295,6 +347,8 @@ class _Run:
                 if not steps:
                     return
                 sdf = np.stack([s.x0[0, 1:].float().cpu().numpy() for s in steps])
+                if self.card.published:  # the paper's walk may leave the range of distances
+                    sdf = np.clip(sdf / np.float32(self.card.mask_range), -1, 1)
                 sdf *= np.float32(self.clip_mm)
                 mean = sdf.mean(axis=0) if together else sdf[0]
                 labels = distances_to_labels(mean)
@@ -312,7 +366,7 @@ class _Run:
     def _frame(
         self,
         step: Step,
-        watched: ImageGuidance | GradientGuidance | None,
+        watched: Watched | None,
         mean: NDArray[np.float32],
         labels: NDArray[np.uint8],
         sdf: NDArray[np.float32],
@@ -350,6 +404,8 @@ class _Run:
         masks: tuple[LabelMap, ...] = ()
         confidence = None
         if self.request.task == "segment":
+            if len(steps) > 1:
+                masks = tuple(LabelMap(distances_to_labels(s), place.grid, scheme) for s in sdf)
             if place.source is None:
                 labels = LabelMap(frame.labels, place.grid, scheme)
                 confidence = frame.confidence

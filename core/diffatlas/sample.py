@@ -49,6 +49,16 @@ def crowded_times(steps: int, start: float = 1.0) -> list[float]:
     return [1 - (first + (1 - first) * i / steps) ** 2 for i in range(steps + 1)]
 
 
+def discrete_times(steps: int, start: float, levels: int) -> list[float]:
+    """Like `uniform_times`, on the grid of a schedule that knows ``levels`` levels: none twice, only the last is 0.
+
+    ``start`` moves to the nearest level; there are never more steps than levels below it.
+    """
+    first = max(1, round(start * levels))
+    steps = min(steps, first)
+    return [round(first * (steps - i) / steps) / levels for i in range(steps + 1)]
+
+
 def mask_first(denoiser: Denoiser, schedule: Schedule, structures: int) -> tuple[Denoiser, Schedule]:
     """Let the image trail the mask: what a sampler walks by (denoiser, schedule) with t the *mask's* level."""
 
@@ -89,6 +99,16 @@ def ddim(
         yield Step(index, total, s, x, x0)
 
 
+def ancestral(x: Tensor, x0: Tensor, at_t: tuple[Tensor, Tensor], at_s: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of q(x_s | x_t, x0), given (alpha, sigma) at t and at s < t; ``x`` is x_t."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = at_t, at_s
+    # alpha_ts and sigma_ts belong to the one step from s to t
+    alpha_ts = alpha_t / alpha_s
+    variance_ts = sigma_t**2 - alpha_ts**2 * sigma_s**2
+    mean = (alpha_ts * sigma_s**2 / sigma_t**2).to(x.dtype) * x + (alpha_s * variance_ts / sigma_t**2).to(x.dtype) * x0
+    return mean, _posterior_variance(alpha_t, sigma_t, alpha_s, sigma_s).sqrt()
+
+
 @torch.no_grad()
 def ddpm(
     denoiser: Denoiser, schedule: Schedule, x: Tensor, times: Sequence[float], noise: NoiseSource
@@ -99,15 +119,8 @@ def ddpm(
         x0 = _ask(denoiser, x, t)
         alpha_t, sigma_t = _levels(schedule, t, x)
         alpha_s, sigma_s = _levels(schedule, s, x)
-        # q(x_s | x_t, x0): alpha_ts and sigma_ts belong to the one step from s to t
-        alpha_ts = alpha_t / alpha_s
-        variance_ts = sigma_t**2 - alpha_ts**2 * sigma_s**2
-        mean = (alpha_ts * sigma_s**2 / sigma_t**2).to(x.dtype) * x + (alpha_s * variance_ts / sigma_t**2).to(
-            x.dtype
-        ) * x0
-        x = mean
+        x, deviation = ancestral(x, x0, (alpha_t, sigma_t), (alpha_s, sigma_s))
         if s > 0:
-            deviation = _posterior_variance(alpha_t, sigma_t, alpha_s, sigma_s).sqrt()
             x = x + deviation.to(x.dtype) * noise(tuple(x.shape)).to(x)
         yield Step(index, total, s, x, x0)
 

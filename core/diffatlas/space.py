@@ -44,12 +44,16 @@ class Window:
 
 @dataclass(frozen=True)
 class ModelSpace:
-    """``shape`` [3] voxels of ``spacing_mm`` along right, anterior, superior; ``sdf_clip_mm``: the distance of 1."""
+    """``shape`` [3] voxels of ``spacing_mm`` along right, anterior, superior; ``sdf_clip_mm``: the distance of 1.
+
+    ``fill``: model value outside the volume; the published preprocessing pads with 0, the middle of the window.
+    """
 
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     sdf_clip_mm: float
     windows: dict[str, Window]
+    fill: float = FILL
 
     @property
     def extent_mm(self) -> tuple[float, float, float]:
@@ -80,6 +84,7 @@ class ModelSpace:
             "spacing_mm": list(self.spacing_mm),
             "sdf_clip_mm": self.sdf_clip_mm,
             "windows": {k: {"kind": w.kind, "low": w.low, "high": w.high} for k, w in self.windows.items()},
+            **({} if self.fill == FILL else {"fill": self.fill}),
         }
 
     @classmethod
@@ -90,6 +95,7 @@ class ModelSpace:
             (float(spacing[0]), float(spacing[1]), float(spacing[2])),
             float(value["sdf_clip_mm"]),
             {str(k): Window(w["kind"], float(w["low"]), float(w["high"])) for k, w in value["windows"].items()},
+            float(value.get("fill", FILL)),
         )
 
 
@@ -100,11 +106,13 @@ def check_roi(roi: Ranges, shape: tuple[int, int, int]) -> None:
             raise BadInput(f"roi {axis} {low}:{high} is not a range within the volume (0:{size})")
 
 
-def image_to_model(volume: Volume, grid: Grid, window: Window) -> tuple[NDArray[np.float32], tuple[float, float]]:
+def image_to_model(
+    volume: Volume, grid: Grid, window: Window, fill: float = FILL
+) -> tuple[NDArray[np.float32], tuple[float, float]]:
     """Resample ``volume`` on the model ``grid`` and map its window to [-1, 1].
 
     Returns float32 [X, Y, Z] and the intensities of -1 and 1. Trilinear, after a Gaussian that removes what the model's
-    spacing cannot hold; voxels outside the volume are `FILL`.
+    spacing cannot hold; voxels outside the volume are ``fill``.
     """
     orientation = volume.grid.to_canonical()
     canonical = volume.grid.reoriented(orientation)
@@ -136,7 +144,7 @@ def image_to_model(volume: Volume, grid: Grid, window: Window) -> tuple[NDArray[
         raise BadInput("the region of interest does not meet the volume")
     bottom, top = window.limits(out[inside])
     scaled = (out - bottom) / max(top - bottom, 1e-6) * 2 - 1
-    return np.where(inside, np.clip(scaled, -1, 1), FILL).astype(np.float32), (bottom, top)
+    return np.where(inside, np.clip(scaled, -1, 1), fill).astype(np.float32), (bottom, top)
 
 
 Interpolator = Callable[[NDArray[np.float32], slice], NDArray[np.float32]]

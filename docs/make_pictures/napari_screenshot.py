@@ -50,7 +50,7 @@ def make_pictures(
         (viewer.add_image if kind == "image" else viewer.add_labels)(data, **state)
     panel = widget.panel
     panel.model_combo.setCurrentIndex(panel.model_combo.findData(model))
-    panel.preset_combo.setCurrentIndex(panel.preset_combo.findData(preset))
+    panel.options.presets.choose(preset)
     wait(lambda: False, 1.0)  # the window takes its size
     viewer.reset_view()
     panel.run_button.click()

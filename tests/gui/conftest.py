@@ -21,16 +21,27 @@ from tests.fakes import FakeBackend
 
 
 @dataclass(frozen=True)
+class FakeSpace:
+    extent_mm: tuple[float, float, float] = (32.0, 32.0, 32.0)
+
+
+@dataclass(frozen=True)
 class FakeCard:
     name: str
     title: str
     scheme: LabelScheme
     limits: tuple[str, ...]
+    modalities: tuple[str, ...] = ("ct", "mr")
+    space: FakeSpace = FakeSpace()
+    guidance_noise: float = 0.25
+    licence: str = "Apache-2.0"
 
 
 CARDS = (
     FakeCard("heart-phantom", "Heart (phantom)", MMWHS, ("Trained on phantoms: for teaching.",)),
-    FakeCard("hippocampus-mri", "Hippocampus (MRI)", HIPPOCAMPUS, ("Cropped T1 MRI at 1 mm.",)),
+    FakeCard(
+        "hippocampus-mri", "Hippocampus (MRI)", HIPPOCAMPUS, ("Cropped T1 MRI at 1 mm.",), ("mr",), guidance_noise=1.0
+    ),
 )
 
 
@@ -42,7 +53,7 @@ class LongBackend(FakeBackend):
 
     total = 10_000
 
-    def __init__(self, delay_s: float = 0.005) -> None:
+    def __init__(self, delay_s: float = 0.03) -> None:
         super().__init__()
         self.pause_s = delay_s
         self.finish = threading.Event()

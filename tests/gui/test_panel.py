@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from diffatlas.request import PRESETS, Request
 from napari_diffatlas._panel import Choice, Panel
 from tests.gui.conftest import CARDS, FakeCard
 
@@ -14,31 +16,122 @@ from tests.gui.conftest import CARDS, FakeCard
 def panel(qtbot: Any) -> Panel:
     panel = Panel(CARDS)
     qtbot.addWidget(panel)
-    panel.resize(260, 600)
+    panel.resize(300, 700)
     panel.show()
     qtbot.waitExposed(panel)
+    panel.set_images(["a", "b"])
     return panel
 
 
-def test_run_emits_what_was_chosen(panel: Panel, qtbot: Any) -> None:
-    panel.set_images(["a", "b"])
+def asked(panel: Panel) -> Request:
+    choice = panel.choice()
+    assert choice is not None
+    return choice.request
+
+
+def test_run_emits_what_was_chosen_and_leaves_the_rest_to_the_preset(panel: Panel, qtbot: Any) -> None:
     panel.image_combo.setCurrentIndex(0)
-    panel.seed_box.setValue(5)
+    panel.options.advanced.seed_box.setValue(5)
     with qtbot.waitSignal(panel.run_clicked) as signal:
         panel.run_button.click()
-    assert signal.args == [Choice("a", "heart-phantom", "watch", 5)]
+    choice: Choice = signal.args[0]
+    assert choice.image == "a"
+    assert choice.request.to_json() == Request(model="heart-phantom", preset="watch", seed=5).to_json()
+
+
+def test_every_advanced_choice_reaches_the_request(panel: Panel) -> None:
+    advanced = panel.options.advanced
+    panel.options.presets.choose("fast")
+    panel.options.device_combo.setCurrentIndex(panel.options.device_combo.findData("cpu"))
+    panel.options.precision_combo.setCurrentIndex(panel.options.precision_combo.findData("fp32"))
+    advanced.noise_slider.setValue(70)
+    advanced.sampler_combo.setCurrentIndex(advanced.sampler_combo.findData("ddpm"))
+    advanced.steps_box.setValue(12)
+    advanced.samples_box.setValue(3)
+    advanced.force_box.setChecked(True)
+    wanted = Request(
+        model="heart-phantom",
+        preset="fast",
+        guidance_noise=0.7,
+        sampler="ddpm",
+        steps=12,
+        samples=3,
+        device="cpu",
+        precision="fp32",
+        force=True,
+    )
+    assert asked(panel).to_json() == wanted.to_json()
+    advanced.guidance_combo.setCurrentIndex(advanced.guidance_combo.findData("gradient"))
+    assert asked(panel).guidance == "gradient"
+    assert not advanced.noise_slider.isEnabled()  # it would change nothing
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("card", CARDS)
+def test_a_preset_sets_what_it_decides_and_shows_it(panel: Panel, preset: Any, card: FakeCard) -> None:
+    """What the fold shows is what the engine will fill in for the options that are left out."""
+    advanced = panel.options.advanced
+    advanced.steps_box.setValue(7)
+    panel.model_combo.setCurrentIndex(panel.model_combo.findData(card.name))
+    panel.options.presets.choose("fast")
+    panel.options.presets.choose("watch")
+    panel.options.presets.choose(preset)
+    request = asked(panel)
+    assert (request.steps, request.sampler, request.guidance_noise) == (None, None, None)
+    filled = request.resolved(card.guidance_noise)
+    assert advanced.steps_box.value() == filled.steps
+    assert advanced.sampler_combo.currentData() == filled.sampler
+    assert advanced.noise_slider.value() == pytest.approx(100 * (filled.guidance_noise or 0))
+
+
+def test_the_time_is_announced_once_the_pace_is_known(panel: Panel) -> None:
+    options = panel.options
+    options.presets.choose("published")
+    assert "announced once" in options.preset_text.text()
+    options.set_pace(("heart-phantom", "auto", "auto", "image"), 0.5)
+    assert "about 2 min here" in options.preset_text.text()  # 300 x 0.5 s
+    options.advanced.samples_box.setValue(4)
+    assert "about 10 min here" in options.preset_text.text()
+    panel.model_combo.setCurrentIndex(1)
+    assert "announced once" in options.preset_text.text()  # another model, another pace
+
+
+def test_what_auto_chose_is_said(panel: Panel) -> None:
+    options = panel.options
+    assert "auto is settled when a run begins" in options.device_text.text()
+    options.set_chosen("auto", "auto", "cuda:0, bf16")
+    assert options.device_text.text() == "auto chose cuda:0, bf16"
+    for combo, value in ((options.device_combo, "cpu"), (options.precision_combo, "fp32")):
+        combo.setCurrentIndex(combo.findData(value))
+    assert options.device_text.text() == ""
 
 
 def test_nothing_can_be_changed_or_started_twice_while_running(panel: Panel) -> None:
-    panel.set_images(["a"])
     panel.set_running(True)
-    boxes = (panel.image_combo, panel.model_combo, panel.preset_combo, panel.seed_box, panel.run_button)
+    boxes = (panel.image_combo, panel.model_combo, panel.options, panel.run_button)
     assert not any(box.isEnabled() for box in boxes)
     assert panel.stop_button.isEnabled()
     panel.stop_button.click()
     assert not panel.stop_button.isEnabled()
+    assert not panel.pause_button.isEnabled()
     panel.set_running(False)
     assert all(box.isEnabled() for box in boxes)
+    assert not panel.pause_button.isEnabled()
+
+
+def test_pause_becomes_resume_when_the_run_says_that_it_holds(panel: Panel) -> None:
+    clicks: list[bool] = []
+    panel.pause_clicked.connect(clicks.append)
+    panel.set_running(True)
+    panel.pause_button.click()
+    assert not panel.pause_button.isEnabled()
+    panel.set_paused(True)
+    assert panel.pause_button.isEnabled()
+    assert panel.pause_button.text() == "Resume"
+    panel.pause_button.click()
+    panel.set_paused(False)
+    assert panel.pause_button.text() == "Pause"
+    assert clicks == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -48,6 +141,7 @@ def test_nothing_can_be_changed_or_started_twice_while_running(panel: Panel) -> 
         ((12, 40, 0.7, 4.2), "step 12 of 40 · noise 0.70 · 4 s left"),
         ((39, 40, 0.02, 0.4), "step 39 of 40 · noise 0.02 · under 1 s left"),
         ((2, 300, 0.99, 189.0), "step 2 of 300 · noise 0.99 · 3 min left"),
+        ((2, 300, 0.99, 9000.0), "step 2 of 300 · noise 0.99 · 2.5 h left"),
         ((40, 40, 0.0, 0.0), "step 40 of 40 · noise 0.00"),
     ],
 )
@@ -58,6 +152,7 @@ def test_progress_is_said_in_steps_noise_and_seconds(panel: Panel, arguments: An
 
 
 def test_the_text_of_every_model_has_the_height_it_needs(panel: Panel, qtbot: Any) -> None:
+    panel.resize(380, 700)  # five structures take two lines, two take one
     heights = []
     for index in (0, 1, 0):
         panel.model_combo.setCurrentIndex(index)
@@ -65,12 +160,30 @@ def test_the_text_of_every_model_has_the_height_it_needs(panel: Panel, qtbot: An
         label = panel.model_text
         heights.append(label.height())
         assert label.height() == label.heightForWidth(label.width())
-        assert label.geometry().bottom() < panel.preset_combo.geometry().top()
+        assert label.geometry().bottom() < panel.options.geometry().top()
     assert heights[0] == heights[2] > heights[1]  # five structures take more lines than two, and give them back
 
 
+def test_a_models_facts_are_shown_until_the_first_run_and_on_a_click(panel: Panel) -> None:
+    assert "left&nbsp;ventricle" in panel.model_text.text()
+    for fact in ("CT and MR", "32 × 32 × 32 mm", "Apache-2.0", "Trained on phantoms"):
+        assert fact in panel.about_text.text()
+    assert panel.about_text.isVisible()
+    assert "not for clinical use" in panel.about.heading.text()
+    panel.set_running(True)
+    assert not panel.about_text.isVisible()
+    panel.about.heading.click()
+    assert panel.about_text.isVisible()
+
+
+def test_the_form_fits_a_narrow_dock(panel: Panel) -> None:
+    panel.options.fold.open()
+    assert panel.minimumSizeHint().width() <= 280
+
+
 def test_words_of_a_card_are_not_read_as_markup(qtbot: Any) -> None:
-    card = FakeCard("m", "M", CARDS[0].scheme, ("noise < 0.5 & <b>rho</b> > 0",))
+    card = replace(CARDS[0], limits=("noise < 0.5 & <b>rho</b> > 0",), licence="<i>free</i>")
     panel = Panel((card,))
     qtbot.addWidget(panel)
-    assert "Noise &lt; 0.5 &amp; &lt;b&gt;" in panel.model_text.text()
+    assert "Noise &lt; 0.5 &amp; &lt;b&gt;" in panel.about_text.text()
+    assert "&lt;i&gt;free" in panel.about_text.text()

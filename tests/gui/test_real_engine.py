@@ -9,8 +9,9 @@ import pytest
 
 from diffatlas import session
 from diffatlas.request import Request
-from napari_diffatlas._layers import LIVE_IMAGE, LIVE_LABELS, read_layer
+from napari_diffatlas._layers import read_layer
 from napari_diffatlas._sample_data import heart_ct
+from napari_diffatlas._scene import LIVE_IMAGE, LIVE_LABELS
 from napari_diffatlas._widget import DiffAtlasWidget
 
 MODEL = "heart-phantom"
@@ -34,8 +35,8 @@ def test_a_phantom_heart_is_segmented_live(make_napari_viewer: Any, qtbot: Any) 
     viewer.window.add_dock_widget(widget, name="DiffAtlas")
     panel = widget.panel
     panel.model_combo.setCurrentIndex(panel.model_combo.findData(MODEL))
-    panel.preset_combo.setCurrentIndex(panel.preset_combo.findData("fast"))
-    panel.seed_box.setValue(3)
+    panel.options.presets.choose("fast")
+    panel.options.advanced.seed_box.setValue(3)
     panel.run_button.click()
     qtbot.waitUntil(lambda: not widget.running, timeout=500_000)
     assert panel.status.text().startswith("Done in "), panel.status.text()

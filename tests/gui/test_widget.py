@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.layers import Image, Labels
+from napari.utils import progress
 
 from diffatlas.errors import BadInput
 from diffatlas.volume import MMWHS, Volume
-from napari_diffatlas._layers import LIVE_IMAGE, LIVE_LABELS, volume_to_layer
-from napari_diffatlas._panel import ERROR_COLORS
+from napari_diffatlas._layers import volume_to_layer
+from napari_diffatlas._parts import ERROR_COLORS
+from napari_diffatlas._scene import LIVE_IMAGE, LIVE_LABELS
 from napari_diffatlas._widget import EMPTY_HINT, DiffAtlasWidget
 from tests.fakes import FakeBackend, model_grid
 from tests.gui.conftest import LongBackend
@@ -29,11 +31,11 @@ def add(viewer: Any, volume: Volume) -> Any:
 
 
 def wait_for_end(qtbot: Any, widget: DiffAtlasWidget) -> None:
-    qtbot.waitUntil(lambda: not widget.running, timeout=20_000)
+    qtbot.waitUntil(lambda: not widget.running, timeout=90_000)
 
 
 def wait_for_steps(qtbot: Any, viewer: Any, widget: DiffAtlasWidget, steps: int = 2) -> None:
-    qtbot.waitUntil(lambda: LIVE_LABELS in viewer.layers and widget.panel.progress.value() >= steps, timeout=20_000)
+    qtbot.waitUntil(lambda: LIVE_LABELS in viewer.layers and widget.panel.progress.value() >= steps, timeout=90_000)
 
 
 def labels_at(layer: Any, world_mm: Any) -> int:
@@ -50,7 +52,7 @@ def test_a_run_streams_and_leaves_labels_on_the_voxels_of_the_image(
     before = image.data.copy()
     backend = LongBackend()
     widget = open_widget(viewer, backend)
-    widget.panel.seed_box.setValue(4)
+    widget.panel.options.advanced.seed_box.setValue(4)
     widget.panel.run_button.click()
     assert not widget.panel.run_button.isEnabled()
     assert widget.panel.stop_button.isEnabled()
@@ -58,11 +60,16 @@ def test_a_run_streams_and_leaves_labels_on_the_voxels_of_the_image(
     live = viewer.layers[LIVE_LABELS]
     shown = live.data.copy()
     assert widget.panel.progress_text.text().startswith("step ")
-    qtbot.waitUntil(lambda: not np.array_equal(live.data, shown), timeout=20_000)
+    qtbot.waitUntil(lambda: not np.array_equal(live.data, shown), timeout=90_000)
     backend.finish.set()
     wait_for_end(qtbot, widget)
 
-    assert [layer.name for layer in viewer.layers] == ["case 7", LIVE_IMAGE, "case 7 labels, seed 4"]
+    assert [layer.name for layer in viewer.layers] == [
+        "case 7",
+        LIVE_IMAGE,
+        LIVE_LABELS,
+        "case 7 labels, seed 4",
+    ]
     labels = viewer.layers["case 7 labels, seed 4"]
     assert backend.volumes[0] is not None
     truth = backend.labels_at(backend.volumes[0].grid, 1.0, seed=4)
@@ -73,6 +80,7 @@ def test_a_run_streams_and_leaves_labels_on_the_voxels_of_the_image(
     assert labels.axis_labels == ("x", "y", "z")
     assert labels.metadata["diffatlas"]["provenance"]["request"]["seed"] == 4
     assert not viewer.layers[LIVE_IMAGE].visible
+    assert not viewer.layers[LIVE_LABELS].visible
     assert np.array_equal(image.data, before)
     assert widget.panel.status.text().startswith("Done in ")
     assert widget.panel.run_button.isEnabled()
@@ -87,12 +95,12 @@ def test_what_the_engine_is_asked_for(
     backend = FakeBackend()
     widget = open_widget(viewer, backend)
     panel = widget.panel
-    assert panel.preset_combo.currentText() == "Watch"
+    assert panel.options.presets.chosen == "watch"
     panel.model_combo.setCurrentIndex(panel.model_combo.findText("Hippocampus (MRI)"))
     assert "posterior" in panel.model_text.text()
-    assert "Cropped T1 MRI at 1 mm." in panel.model_text.text()
-    panel.preset_combo.setCurrentIndex(panel.preset_combo.findText("As published"))
-    panel.seed_box.setValue(11)
+    assert "Cropped T1 MRI at 1 mm." in panel.about_text.text()
+    panel.options.presets.choose("published")
+    panel.options.advanced.seed_box.setValue(11)
     panel.run_button.click()
     wait_for_end(qtbot, widget)
     (request,) = backend.requests
@@ -218,7 +226,7 @@ def test_layers_deleted_during_the_run(
     viewer.layers.remove("case 7")
     viewer.layers.remove(LIVE_LABELS)
     step = widget.panel.progress.value()
-    qtbot.waitUntil(lambda: widget.panel.progress.value() > step, timeout=20_000)
+    qtbot.waitUntil(lambda: widget.panel.progress.value() > step, timeout=90_000)
     backend.finish.set()
     wait_for_end(qtbot, widget)
     assert [layer.name for layer in viewer.layers] == [LIVE_IMAGE, "case 7 labels, seed 0"]
@@ -233,11 +241,11 @@ def test_results_pile_up_and_live_layers_do_not(
     add(viewer, volume)
     widget = open_widget(viewer, FakeBackend())
     for seed in (0, 1):
-        widget.panel.seed_box.setValue(seed)
+        widget.panel.options.advanced.seed_box.setValue(seed)
         widget.panel.run_button.click()
         wait_for_end(qtbot, widget)
     names = sorted(layer.name for layer in viewer.layers)
-    assert names == [LIVE_IMAGE, "case 7", "case 7 labels, seed 0", "case 7 labels, seed 1"]
+    assert names == [LIVE_IMAGE, LIVE_LABELS, "case 7", "case 7 labels, seed 0", "case 7 labels, seed 1"]
     first, second = (viewer.layers[f"case 7 labels, seed {seed}"].data for seed in (0, 1))
     assert not np.array_equal(first, second)
 
@@ -308,7 +316,7 @@ def test_closing_the_dock_stops_the_run(
     widget.panel.run_button.click()
     wait_for_steps(qtbot, viewer, widget)
     viewer.window.remove_dock_widget(widget)
-    qtbot.waitUntil(lambda: backend.open_runs == 0, timeout=20_000)
+    qtbot.waitUntil(lambda: backend.open_runs == 0, timeout=90_000)
     add(viewer, volume)  # the orphan no longer listens
     assert widget.panel.image_combo.count() == 1
 
@@ -324,7 +332,7 @@ def test_closing_the_viewer_stops_the_run(
     wait_for_steps(qtbot, viewer, widget)
     del widget
     viewer.close()
-    qtbot.waitUntil(lambda: backend.open_runs == 0, timeout=20_000)
+    qtbot.waitUntil(lambda: backend.open_runs == 0, timeout=90_000)
 
 
 def test_only_images_and_labels_are_made(
@@ -336,8 +344,104 @@ def test_only_images_and_labels_are_made(
     widget.panel.run_button.click()
     wait_for_end(qtbot, widget)
     assert isinstance(viewer.layers[1], Image)
-    labels = viewer.layers[2]
+    assert isinstance(viewer.layers[2], Labels)
+    labels = viewer.layers[3]
     assert isinstance(labels, Labels)
     assert set(np.unique(labels.data)) <= {0, *MMWHS.ids}
     centre = np.array(labels.data_to_world(np.array(labels.data.shape) // 2))
     assert "left ventricle" in labels.get_status(centre, world=True)["coordinates"]
+
+
+def test_pause_holds_the_run_and_resume_lets_it_go_on(
+    make_napari_viewer_proxy: Any, qtbot: Any, open_widget: Open, volume: Volume
+) -> None:
+    viewer = make_napari_viewer_proxy()
+    add(viewer, volume)
+    backend = LongBackend()
+    widget = open_widget(viewer, backend)
+    panel = widget.panel
+    panel.run_button.click()
+    wait_for_steps(qtbot, viewer, widget)
+    assert [bar.total for bar in progress._all_instances] == [backend.total]  # napari's own activity bar
+    panel.pause_button.click()
+    qtbot.waitUntil(lambda: panel.pause_button.text() == "Resume", timeout=90_000)
+    made = panel.progress.value()  # the step it holds at is the one that is shown
+    assert panel.status.text() == f"Paused after {made} steps."
+    assert widget.running
+    panel.pause_button.click()
+    qtbot.waitUntil(lambda: panel.progress.value() > made, timeout=90_000)
+    assert panel.pause_button.text() == "Pause"
+    panel.pause_button.click()
+    qtbot.waitUntil(lambda: panel.pause_button.text() == "Resume", timeout=90_000)
+    made = backend.frames_made
+    panel.stop_button.click()
+    wait_for_end(qtbot, widget)
+    assert (backend.frames_made, backend.open_runs) == (made, 0)
+    assert not list(progress._all_instances)
+
+
+def test_after_a_run_the_time_of_others_and_what_auto_chose_are_known(
+    make_napari_viewer_proxy: Any, qtbot: Any, open_widget: Open, volume: Volume
+) -> None:
+    viewer = make_napari_viewer_proxy()
+    add(viewer, volume)
+    widget = open_widget(viewer, FakeBackend())
+    options = widget.panel.options
+    options.presets.choose("published")
+    assert "announced once" in options.preset_text.text()
+    widget.panel.run_button.click()
+    wait_for_end(qtbot, widget)
+    assert "Takes about " in options.preset_text.text()
+    assert options.device_text.text() == "auto chose cpu, fp32"
+
+
+def test_scrubbing_shows_the_steps_again_and_the_result_at_the_end(
+    make_napari_viewer_proxy: Any, qtbot: Any, open_widget: Open, volume: Volume
+) -> None:
+    viewer = make_napari_viewer_proxy()
+    add(viewer, volume)
+    backend = FakeBackend()
+    widget = open_widget(viewer, backend)
+    widget.panel.options.advanced.steps_box.setValue(6)
+    assert not widget.scrubber.isVisible()
+    widget.panel.run_button.click()
+    wait_for_end(qtbot, widget)
+    live, result = viewer.layers[LIVE_LABELS], viewer.layers["case 7 labels, seed 0"]
+    assert (live.visible, result.visible) == (False, True)
+    grid = model_grid(volume)
+    for index in (2, 0, 4):
+        widget.scrubber.slider.setValue(index)
+        assert (live.visible, result.visible) == (True, False)
+        assert viewer.layers[LIVE_IMAGE].visible
+        wanted = backend.labels_at(grid, (index + 1) / 6).to_ids()
+        assert np.array_equal(live.data, wanted)
+        assert widget.scrubber.text.text().startswith(f"Step {index + 1} of 6")
+    plot = widget.scrubber.plot
+    plot.clicked.emit(plot.index_at(plot.x_of(1)))  # a click in the plot moves the slider and the layers
+    assert widget.scrubber.slider.value() == 1
+    assert np.array_equal(live.data, backend.labels_at(grid, 2 / 6).to_ids())
+    widget.scrubber.newest_button.click()
+    assert (live.visible, result.visible) == (False, True)
+    assert np.array_equal(live.data, backend.labels_at(grid, 1.0).to_ids())
+
+
+def test_looking_back_during_a_run_stays_there_while_the_run_goes_on(
+    make_napari_viewer_proxy: Any, qtbot: Any, open_widget: Open, volume: Volume
+) -> None:
+    viewer = make_napari_viewer_proxy()
+    add(viewer, volume)
+    backend = LongBackend()
+    widget = open_widget(viewer, backend)
+    widget.panel.run_button.click()
+    wait_for_steps(qtbot, viewer, widget, steps=4)
+    widget.scrubber.slider.setValue(0)
+    live = viewer.layers[LIVE_LABELS]
+    first = live.data.copy()
+    step = widget.panel.progress.value()
+    qtbot.waitUntil(lambda: widget.panel.progress.value() > step + 3, timeout=90_000)
+    assert np.array_equal(live.data, first)
+    assert widget.scrubber.slider.value() == 0
+    backend.finish.set()
+    wait_for_end(qtbot, widget)
+    assert widget.scrubber.index is None  # the result is what was waited for
+    assert viewer.layers["case 7 labels, seed 0"].visible

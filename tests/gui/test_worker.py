@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from diffatlas.request import Request
 from diffatlas.session import Backend
 from diffatlas.volume import Volume
 from napari_diffatlas import _worker
-from napari_diffatlas._worker import Done, Failed, Run, Step, Stopped
+from napari_diffatlas._worker import Done, Failed, Paused, Resumed, Run, Step, Stopped
 from tests.fakes import DEFAULT_STEPS, FakeBackend
 
 
@@ -136,3 +137,64 @@ def test_a_stream_without_a_result_is_a_failure(volume: Volume) -> None:
     backend: Backend = Silent()
     updates: list[Any] = play(Run(lambda: backend, lambda: volume, Request()))
     assert [type(u) for u in updates] == [Step, Failed]
+
+
+def test_pause_holds_within_a_step_and_shows_the_step_it_holds_at(volume: Volume) -> None:
+    backend = FakeBackend()
+    run = start(backend, volume, steps=10, interval_s=1e9)  # so slow that only the pause makes it show a step
+    updates = run.updates()
+    assert isinstance(next(updates), Step)
+    made = backend.frames_made
+    run.pause()
+    held: Any = next(updates)
+    assert (type(held), held.frame.index) == (Step, made)
+    assert next(updates) == Paused(made + 1)
+    assert backend.frames_made == made + 1
+    run.resume()
+    assert next(updates) == Resumed()
+    *_, done = updates
+    assert isinstance(done, Done)
+    assert backend.frames_made == 10
+
+
+def test_stop_ends_a_run_that_holds_without_another_step(volume: Volume) -> None:
+    backend = FakeBackend()
+    run = start(backend, volume, steps=10)
+    run.pause()
+    updates = run.updates()
+    assert isinstance(next(updates), Step)
+    assert next(updates) == Paused(1)
+    run.stop()
+    assert list(updates) == [Stopped(1)]
+    assert (backend.frames_made, backend.open_runs) == (1, 0)
+
+
+def test_a_pause_counts_neither_as_pace_nor_as_time_of_the_run(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock of our own: every step takes 1 s, and 100 s pass while the run holds."""
+    now = [0.0]
+
+    def frames(volume: Any, request: Any) -> Any:
+        for frame in FakeBackend().stream(volume, request):
+            now[0] += 1
+            metrics = replace(frame.metrics, seconds=now[0])
+            result = frame.result and replace(frame.result, metrics=(metrics,))
+            yield replace(frame, metrics=metrics, result=result)
+
+    monkeypatch.setattr(_worker, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    backend: Any = SimpleNamespace(stream=frames)
+    run = Run(lambda: backend, lambda: volume, Request(steps=4), 0.0)
+    updates = run.updates()
+    next(updates)
+    run.shown()
+    run.pause()
+    held: Any = next(updates)
+    assert held.pace_s == 1.0
+    assert isinstance(next(updates), Paused)
+    now[0] += 100  # the generator reads the clock before this and after it
+    run.resume()
+    rest: list[Any] = []
+    for update in updates:
+        run.shown()
+        rest.append(update)
+    assert [u.pace_s for u in rest if isinstance(u, Step)] == pytest.approx([1.0, 1.0])
+    assert rest[-1].seconds == pytest.approx(4.0)

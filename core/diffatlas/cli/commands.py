@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from diffatlas.cli import files, launch, run
+from diffatlas.cli import files, launch, models, run
 from diffatlas.cli.errors import Commands
+from diffatlas.cli.prepare import prepare
 
 app = typer.Typer(
     cls=Commands,
@@ -29,6 +30,9 @@ app.command("phantom")(files.phantom)
 app.command("compare")(files.compare)
 app.command("models")(files.models)
 app.command("info")(files.info)
+app.command("convert")(models.convert)
+app.command("pull")(models.pull)
+app.command("prepare")(prepare)
 app.command("train")(launch.train)
 app.command("demo")(launch.demo)
 app.command("app")(launch.web)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from diffatlas.data import SCHEMES, Centre, Layout, named_scheme
 from diffatlas.errors import BadInput
 from diffatlas.space import ModelSpace, Window
+from diffatlas.volume import LabelScheme
 
 
 class _Strict(BaseModel):
@@ -21,6 +23,9 @@ class WindowConfig(_Strict):
     kind: Literal["range", "percentile"]
     low: float
     high: float
+
+
+Byte = Annotated[int, Field(ge=0, le=255)]
 
 
 class SpaceConfig(_Strict):
@@ -34,27 +39,56 @@ class SpaceConfig(_Strict):
         return ModelSpace(self.shape, self.spacing_mm, self.sdf_clip_mm, windows)
 
 
-class DataConfig(_Strict):
-    """``source`` "folder": images/NAME.nii.gz and labels/NAME.nii.gz under ``path``, names listed in ``split`` (JSON)
-    as "train".
+class StructureConfig(_Strict):
+    """One structure to learn: its name, the id that results carry, and a display colour (r, g, b), 0 to 255."""
 
-    ``source`` "phantom": ``cases`` digital hearts from ``seed`` on, each in every one of ``modalities``.
-    ``shares``: how often each modality is drawn (all alike where absent). ``margin``:
-    extra voxels a side that augmentation may move into view. ``holdout``: the last training cases, kept from training
-    to choose settings by.
+    name: str = Field(min_length=1)
+    id: int = Field(ge=1, le=65_535)
+    color: tuple[Byte, Byte, Byte] | None = None
+
+
+class DataConfig(_Strict):
+    """Where the cases come from, and what of them is learnt.
+
+    ``source``: "folder" (images/NAME.nii.gz and labels/NAME.nii.gz under ``path``, or ``path`` is a CSV table),
+    "mmwhs", "totalsegmentator", "diffatlas" (the authors' preprocessed data), "decathlon": `diffatlas.data` says what
+    each looks like; "phantom": ``cases`` digital hearts from ``seed`` on, each in every one of ``modalities``.
+
+    ``scheme`` (a name) or ``structures`` (one's own): what is learnt, matched by name with what the source has.
+    ``labels``: structure to id in the files, for sources that do not name their ids (else the ids of ``structures``).
+    ``splits``: which of the source's splits; ``split``: the JSON file that lists them in a folder. ``modalities``:
+    which ones to take (None: all; in a folder, the one that all images have). ``channel``: which volume of 4-D
+    images. ``centre``: where the field of view is put, at the volume's middle, at that of the structures, or ("auto")
+    there only where the volume is larger or the view would miss some. ``complete``: only cases with every structure.
+
+    ``shares``: how often each appearance of a digital heart is drawn (all alike where absent). ``margin``: extra
+    voxels a side that augmentation may move into view. ``holdout``: the last training cases, kept from training to
+    choose settings by.
     """
 
-    source: Literal["folder", "phantom"]
+    source: Layout
     path: Path | None = None
     split: str = "split.json"
+    splits: tuple[str, ...] = Field(("train",), min_length=1)
     cases: int = 0
     seed: int = 0
-    modalities: tuple[Literal["ct", "mr", "random"], ...] = ("mr",)
+    modalities: tuple[Literal["ct", "mr", "random"], ...] | None = None
     shares: tuple[float, ...] | None = None
-    scheme: Literal["mmwhs", "hippocampus"]
-    margin: int = 4
+    scheme: Literal["mmwhs", "hippocampus"] | None = None
+    structures: tuple[StructureConfig, ...] | None = None
+    labels: dict[str, int] | None = None
+    channel: int | None = Field(None, ge=0)
+    centre: Centre = "auto"
+    complete: bool = False
+    margin: int = Field(4, ge=0)
     holdout: int = 16
     cache: Path
+
+    def build_scheme(self) -> LabelScheme | None:
+        """The structures that the configuration names, or None where it leaves them to the source."""
+        if self.structures is not None:
+            return named_scheme("own", [(s.name, s.id, s.color) for s in self.structures])
+        return None if self.scheme is None else SCHEMES[self.scheme]
 
 
 class AugmentConfig(_Strict):
@@ -128,6 +162,20 @@ class TrainConfig(_Strict):
     save_every: int = 200
     run_folder: Path
     export: Path
+
+    @model_validator(mode="after")
+    def _names_its_structures(self) -> Self:
+        if (self.data.scheme is None) == (self.data.structures is None):
+            raise ValueError("data: give either scheme or structures")
+        self.data.build_scheme()  # clashing names and ids show here
+        return self
+
+    @property
+    def scheme(self) -> LabelScheme:
+        """The structures that are learnt."""
+        scheme = self.data.build_scheme()
+        assert scheme is not None  # validated above
+        return LabelScheme(self.name, scheme.structures) if self.data.structures else scheme
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:

@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 
 from diffatlas.checkpoint import WEIGHTS_FILE, ModelCard, file_sha256, read_card, write_card
 from diffatlas.errors import BadInput
-from diffatlas.train.prepared import SCHEMES
 
 if TYPE_CHECKING:
     from diffatlas.train.config import TrainConfig
@@ -40,7 +39,7 @@ def export(run: Run) -> Path:
             name=config.name,
             title=config.title,
             summary=config.summary,
-            scheme=SCHEMES[config.data.scheme],
+            scheme=config.scheme,
             modalities=modalities,
             space=config.space.build(),
             schedule="cosine",

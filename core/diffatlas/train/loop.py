@@ -25,11 +25,11 @@ from diffatlas.schedule import cosine
 from diffatlas.train.augment import appearance, geometry
 from diffatlas.train.config import TrainConfig
 from diffatlas.train.objective import loss
-from diffatlas.train.prepared import REACH, SCHEMES, Prepared, load_or_prepare
+from diffatlas.train.prepared import REACH, Prepared, load_or_prepare
 
 
 def build_network(config: TrainConfig) -> AtlasUNet:
-    return AtlasUNet(len(SCHEMES[config.data.scheme]), **config.network.model_dump())
+    return AtlasUNet(len(config.scheme), **config.network.model_dump())
 
 
 def batch_of(data: Prepared, config: TrainConfig, generator: torch.Generator) -> Tensor:
@@ -134,6 +134,8 @@ def train(config: TrainConfig, minutes: float | None = None) -> Path:
         torch.set_num_threads(config.threads)
     data = load_or_prepare(config.data, config.space.build())
     kept = len(data) - config.data.holdout
+    if kept < 1:
+        raise BadInput(f"data.holdout: keeps {config.data.holdout} of {len(data)} cases from training; none is left")
     data = data.subset(list(range(kept)))
     run = Run(config)
     resumed = run.resume()

@@ -1,0 +1,45 @@
+"""From a configuration to the cases it means."""
+
+from __future__ import annotations
+
+from diffatlas.data import Collection, Plan, check_annotated, scan, scan_phantom, scheme_of
+from diffatlas.errors import BadInput
+from diffatlas.space import ModelSpace
+from diffatlas.train.config import DataConfig
+from diffatlas.volume import Modality
+
+
+def collection_of(config: DataConfig, space: ModelSpace) -> tuple[Collection, Plan]:
+    """The cases that ``config`` selects, and what is to be done with each; nothing but listings is read.
+
+    Raises `BadInput` where there is no such source, no case of the wanted split or modality, or a structure that the
+    source does not annotate.
+    """
+    if config.source == "phantom":
+        collection = scan_phantom(config.cases, config.seed, config.modalities or ("mr",))
+    else:
+        if config.path is None:
+            raise BadInput(f"data.path: the source '{config.source}' needs the folder of its files")
+        if not config.path.exists():
+            raise BadInput(f"{config.path}: no such folder; see the model card for where its data can be had")
+        if config.modalities and "random" in config.modalities:
+            raise BadInput("data.modalities: only digital hearts have random contrast; name ct or mr")
+        collection = scan(
+            config.path,
+            config.source,
+            labels=config.labels,
+            modality=_modality(config, space) if config.source == "folder" else "unknown",
+            channel=config.channel,
+            split=config.split,
+        ).select(config.splits, None if config.source == "folder" else config.modalities)
+    scheme = config.build_scheme() or scheme_of(collection)
+    check_annotated(collection, scheme)
+    return collection, Plan(space, scheme, config.margin, config.centre, config.complete)
+
+
+def _modality(config: DataConfig, space: ModelSpace) -> Modality:
+    """What the images of a folder are: told, or the only modality that the space has a window for, or to be guessed."""
+    told: tuple[str, ...] = config.modalities or tuple(m for m in space.windows if m != "unknown")
+    if len(told) != 1:
+        return "unknown"
+    return "ct" if told[0] == "ct" else "mr"

@@ -1,0 +1,309 @@
+"""What DiffAtlas draws in a viewer: the only module that touches one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from napari.layers import Image
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from diffatlas.errors import BadInput
+from diffatlas.grid import Grid, reorient
+from diffatlas.session import Result
+from diffatlas.volume import LabelMap, LabelScheme
+from napari_diffatlas._layers import AXES, KEY, Source, label_style, read_layer
+from napari_diffatlas._recording import Picture
+
+LIVE_IMAGE = "DiffAtlas image"
+LIVE_LABELS = "DiffAtlas labels"
+LIVE_CONFIDENCE = "DiffAtlas confidence"
+MAX_RESULTS = 10
+# Where the samples agree there is nothing to see: doubt shines through.
+CONFIDENCE_STYLE = {"contrast_limits": (0, 1), "colormap": "hot_r", "blending": "additive"}
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A result and its layer, which may have been edited since."""
+
+    name: str
+    result: Result
+    model: str
+    source: Source
+    layer: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Edited:
+    """The labels in sight, on the grid of the image they belong to, and the voxels that the user changed."""
+
+    labels: LabelMap
+    changed: NDArray[np.bool_]
+    source: Source
+    model: str
+
+
+class Scene:
+    """What DiffAtlas shows in one viewer: two live layers while it runs, a labels layer when it is done.
+
+    The live layers stay, hidden, so that the steps of the run can be shown again in them.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        self._viewer = viewer
+        self._live: dict[str, Any] = {}
+        self._picture: Picture | None = None
+        self._source: Source | None = None
+        self._model = self._title = ""
+        self._chosen: int | None = None
+        self.results: list[Made] = []
+        self._callbacks: list[Callable[[Any], None]] = []
+
+    # -- what the form needs to know ---------------------------------------------------------------------------------
+    def image_names(self) -> list[str]:
+        """Names of the image layers a run can start from, bottom to top; our own live image is not one."""
+        images = [layer for layer in self._viewer.layers if isinstance(layer, Image)]
+        return [str(layer.name) for layer in images if not layer.metadata.get(KEY, {}).get("live")]
+
+    def source(self, name: str) -> Source:
+        """The image layer of that name, checked."""
+        if name not in self._viewer.layers:
+            raise BadInput("choose an image; the layer is gone")
+        return read_layer(self._viewer.layers[name])
+
+    @property
+    def is_dark(self) -> bool:
+        """Whether the viewer's theme draws light words on a dark ground."""
+        from napari.utils.theme import get_theme
+
+        return sum(get_theme(self._viewer.theme).background.as_rgb_tuple()[:3]) < 3 * 128
+
+    def connect(self, on_layers: Callable[[Any], None], on_theme: Callable[[Any], None]) -> None:
+        """Call back when layers come, go or are renamed, and when the theme changes. napari holds methods weakly."""
+        events = self._viewer.layers.events
+        for event in (events.inserted, events.removed, events.renamed):
+            event.connect(on_layers)
+        self._viewer.events.theme.connect(on_theme)
+        self._callbacks = [on_layers, on_theme]
+
+    def disconnect(self) -> None:
+        events = self._viewer.layers.events
+        for callback in self._callbacks:
+            for event in (events.inserted, events.removed, events.renamed, self._viewer.events.theme):
+                with contextlib.suppress(ValueError):  # each callback was connected to some of them
+                    event.disconnect(callback)
+        self._callbacks = []
+
+    def face_patient(self) -> None:
+        """Turn an untouched viewer to axial slices in the radiological convention (anterior up, right on the left).
+
+        Only where every layer is a volume with our x, y, z axes and nobody has turned the viewer before: napari's own
+        default would show x, y, z volumes as sagittal slices lying on their side.
+        """
+        viewer = self._viewer
+        ours = [tuple(layer.axis_labels) == AXES for layer in viewer.layers]
+        default = ("towards", "down", "right")
+        if not ours or not all(ours) or viewer.dims.order != (0, 1, 2) or viewer.dims.ndisplay != 2:
+            return
+        camera = getattr(viewer, "scene", viewer).camera  # moved in napari 0.9
+        if tuple(str(side) for side in camera.orientation) != default:
+            return
+        viewer.dims.order = (2, 1, 0)
+        camera.orientation = ("away", "up", "left")  # keeps x, y, z right-handed in 3-D
+        viewer.reset_view()
+        self._centre_slices(np.mean(viewer.layers.extent.world, axis=0))
+
+    # -- a run -------------------------------------------------------------------------------------------------------
+    def begin(self, source: Source, model: str, title: str) -> None:
+        """Clear the live layers of the run before and hide its result; ``title`` names the result to come."""
+        for layer in self._live.values():
+            if layer in self._viewer.layers:
+                self._viewer.layers.remove(layer)
+        for made in self.results:
+            made.layer.visible = False
+        self._live, self._picture, self._chosen = {}, None, None
+        self._source, self._model, self._title = source, model, title
+
+    def show(self, picture: Picture) -> None:
+        """Draw a step: at first as two new layers, then in place. A live layer the user deletes stays away."""
+        if self._source is None:
+            return
+        self._picture = picture
+        placement = self._source.placement
+        orientation = Grid(picture.grid.shape, placement.world_affine(picture.grid)).to_canonical()
+        # Copies: the layers are written to in place at every step, and what the engine gave is not theirs.
+        image = reorient(picture.image, orientation).astype(np.float32, copy=True)
+        labels = reorient(LabelMap(picture.labels, picture.grid, picture.scheme).to_ids(), orientation)
+        shown: dict[str, NDArray[Any]] = {LIVE_IMAGE: image, LIVE_LABELS: labels}
+        if picture.confidence is not None:
+            shown[LIVE_CONFIDENCE] = reorient(picture.confidence, orientation).astype(np.float32, copy=True)
+        if not self._live:
+            self._add_live(shown, picture.grid.reoriented(orientation), picture.scheme)
+            return
+        for name, data in shown.items():
+            layer = self._live.get(name)
+            if layer is not None and layer in self._viewer.layers:
+                layer.data[...] = data
+                layer.refresh(extent=False, thumbnail=False, highlight=False)
+
+    def finish(self, result: Result) -> None:
+        """Leave the labels on the source's own voxels, the live layers hidden."""
+        if self._source is None:
+            raise RuntimeError("finish without begin")
+        source, labels = self._source, result.labels
+        state = label_style(labels.scheme) | source.placement.layer_arguments(source.grid)
+        state["metadata"] = {
+            KEY: {
+                "origin": source.origin,
+                "scheme": labels.scheme,
+                "provenance": result.provenance,
+                "notes": result.notes,
+            }
+        }
+        layer = self._viewer.add_labels(labels.to_ids(), name=f"{source.name} {self._title}", **state)
+        if result.confidence is not None:
+            place = source.placement.layer_arguments(source.grid)
+            name = f"{source.name} confidence, {self._title}"
+            own = {"metadata": {KEY: {"origin": source.origin, "live": True}}}
+            seen = result.confidence
+            if self._picture is not None:  # where the model did not look there is neither doubt nor its absence
+                field = np.ones(self._picture.grid.shape, dtype=np.uint8)
+                seen = np.where(_nearest(field, self._picture.grid, source.grid) > 0, seen, np.float32(np.nan))
+            self._viewer.add_image(seen, name=name, visible=False, **CONFIDENCE_STYLE, **own, **place)
+        self.results.append(Made(str(layer.name), result, self._model, source, layer))
+        del self.results[:-MAX_RESULTS]  # the layers of older ones stay, only Undo forgets them
+        self._refresh_thumbnails()
+        _arm_brush(layer, labels.scheme)
+        self.choose(len(self.results) - 1)
+
+    def finish_painting(self, result: Result) -> None:
+        """Leave the generated image where the model saw it."""
+        if self._source is None:
+            raise RuntimeError("finish without begin")
+        source = self._source
+        for volume in result.images:
+            orientation = Grid(volume.grid.shape, source.placement.world_affine(volume.grid)).to_canonical()
+            place = source.placement.layer_arguments(volume.grid.reoriented(orientation))
+            data = reorient(volume.data, orientation)
+            name = f"{source.name} {self._title}"
+            self._viewer.add_image(data, name=name, contrast_limits=(-1, 1), colormap="gray", **place)
+        self._refresh_thumbnails()
+        for layer in self._live.values():
+            layer.visible = False
+
+    def show_result(self, shown: bool = True) -> None:
+        """The chosen result in sight and the live layers hidden, or (``shown`` False) the other way round."""
+        if self._chosen is None:
+            return
+        self.results[self._chosen].layer.visible = shown
+        for name in (LIVE_IMAGE, LIVE_LABELS):
+            if name in self._live:
+                self._live[name].visible = not shown
+
+    # -- results and edits -------------------------------------------------------------------------------------------
+    @property
+    def has_steps(self) -> bool:
+        """Whether a step of the run is drawn."""
+        return self._picture is not None
+
+    @property
+    def chosen(self) -> int | None:
+        """Which of `results` is in sight; None while or after a run that left none."""
+        return self._chosen
+
+    def choose(self, index: int) -> None:
+        """Show this result alone; a layer that the user deleted comes back."""
+        self._chosen = index
+        for position, made in enumerate(self.results):
+            if position == index and made.layer not in self._viewer.layers:
+                self._viewer.add_layer(made.layer)
+            made.layer.visible = position == index
+        for layer in self._live.values():
+            layer.visible = False
+        self._viewer.layers.selection.active = self.results[index].layer  # the brush works on the active layer
+
+    def undo(self) -> str:
+        """Take back the edit of the result in sight, or return to the one before; says what was done."""
+        if not self.results:
+            return "There is nothing to undo."
+        if self._chosen is None:
+            self.choose(len(self.results) - 1)
+            return f"Back to {self.results[-1].name}."
+        made = self.results[self._chosen]
+        ids = made.result.labels.to_ids()
+        if not np.array_equal(made.layer.data, ids):
+            made.layer.data[...] = ids
+            made.layer.refresh()
+            return "Your edit is undone: the labels are as the engine made them."
+        if self._chosen == 0:
+            return "There is no earlier result."
+        self.choose(self._chosen - 1)
+        return f"Back to {self.results[self._chosen].name}."
+
+    def edited(self, live: bool) -> Edited:
+        """The labels to go on from: those of the step in sight (``live``), else those of the chosen result."""
+        if not live and self._chosen is not None:
+            made = self.results[self._chosen]
+            labels = LabelMap.from_ids(np.asarray(made.layer.data), made.result.labels.grid, made.result.labels.scheme)
+            return Edited(labels, labels.data != made.result.labels.data, made.source, made.model)
+        layer, picture, source = self._live.get(LIVE_LABELS), self._picture, self._source
+        if layer is None or picture is None or source is None:
+            raise BadInput("there are no labels yet to go on from; run first")
+        orientation = Grid(picture.grid.shape, source.placement.world_affine(picture.grid)).to_canonical()
+        grid = picture.grid.reoriented(orientation)
+        labels = LabelMap.from_ids(np.asarray(layer.data), grid, picture.scheme)
+        changed = labels.data != reorient(picture.labels, orientation)
+        onto = source.grid
+        native = LabelMap(_nearest(labels.data, grid, onto), onto, picture.scheme)
+        return Edited(native, _nearest(changed.astype(np.uint8), grid, onto) > 0, source, self._model)
+
+    def arm_live_brush(self) -> None:
+        """Make the live labels the active layer, so that the brush is at hand while a run holds."""
+        layer = self._live.get(LIVE_LABELS)
+        if layer is not None and layer in self._viewer.layers and self._picture is not None:
+            _arm_brush(layer, self._picture.scheme)
+            self._viewer.layers.selection.active = layer
+
+    def _refresh_thumbnails(self) -> None:
+        for layer in self._live.values():
+            layer.refresh(extent=False, data_displayed=False)  # left out while it ran
+
+    def _add_live(self, shown: dict[str, NDArray[Any]], grid: Grid, scheme: LabelScheme) -> None:
+        source = cast(Source, self._source)
+        place = source.placement.layer_arguments(grid)
+        own = place | {"metadata": {KEY: {"scheme": scheme, "live": True}}}
+        # The image half lives in the model's window, -1 to 1: limits of its own would make the contrast flicker.
+        picture = {"name": LIVE_IMAGE, "contrast_limits": (-1, 1), "colormap": "gray"} | own
+        self._live = {
+            LIVE_IMAGE: self._viewer.add_image(shown[LIVE_IMAGE], **picture),
+            LIVE_LABELS: self._viewer.add_labels(shown[LIVE_LABELS], name=LIVE_LABELS, **(label_style(scheme) | own)),
+        }
+        if LIVE_CONFIDENCE in shown:
+            map_ = {"name": LIVE_CONFIDENCE, **CONFIDENCE_STYLE} | own
+            self._live[LIVE_CONFIDENCE] = self._viewer.add_image(shown[LIVE_CONFIDENCE], visible=False, **map_)
+        box = self._live[LIVE_IMAGE].extent.world
+        point = np.asarray(self._viewer.dims.point)[-3:]
+        if np.any((point < box[0]) | (point > box[1])):
+            self._centre_slices(box.mean(axis=0))
+
+    def _centre_slices(self, world: Sequence[float] | NDArray[np.float64]) -> None:
+        axes = range(self._viewer.dims.ndim - len(world), self._viewer.dims.ndim)
+        self._viewer.dims.set_point(tuple(axes), tuple(float(w) for w in world))
+
+
+def _arm_brush(layer: Any, scheme: LabelScheme) -> None:
+    layer.selected_label = scheme.ids[0]  # what the brush paints: a structure, not napari's label 1
+
+
+def _nearest(data: NDArray[np.uint8], grid: Grid, onto: Grid) -> NDArray[np.uint8]:
+    """``data`` on ``grid`` at the voxels of ``onto``, the nearest value; 0 outside."""
+    matrix = np.linalg.inv(grid.affine) @ onto.affine
+    out = ndimage.affine_transform(
+        data, matrix[:3, :3], matrix[:3, 3], onto.shape, order=0, mode="grid-constant", cval=0
+    )
+    return np.asarray(out, dtype=np.uint8)
