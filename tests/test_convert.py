@@ -248,3 +248,10 @@ def test_a_folder_that_cannot_be_made(checkpoint: Path, tmp_path: Path) -> None:
         convert(checkpoint, tmp_path / "file" / "deeper", OPTIONS)
     convert(checkpoint, tmp_path / "new" / "folders", OPTIONS)
     assert load_model(tmp_path / "new" / "folders").card.levels == published_files.LEVELS
+
+
+def test_a_file_of_something_else_gets_no_advice_on_loading_it_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "notes.pt").write_text("not a checkpoint")
+    with pytest.raises(BadInput, match=r"^notes\.pt: refused: not a checkpoint of plain tensors$"):
+        convert(tmp_path / "notes.pt", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -33,6 +33,7 @@ ORDER = (
     "request",
     "frame",
     "checkpoint",
+    "authors_file",
     "convert",
     "hub",
     "local",

@@ -1,13 +1,8 @@
 """The authors' checkpoints (.pt) to folders of this program (safetensors and a card), without running what they hold.
 
-A .pt file is a pickle, which can ask for any function to be called while it is read. It is opened with PyTorch's
-restricted reader, which builds tensors and plain containers and nothing else; a file that asks for more is refused.
-Then every tensor is checked against the published architecture, whose sizes follow from the tensors' shapes, before one
-is used.
-
-Known layouts: ``{'step', 'model', 'ema', 'scaler', 'optimizer'}`` as the authors' trainer writes it, and a bare state
-dict. Names may begin with any run of `WRAPPERS` ("denoise_fn.module." in the authors' files); buffers of the noise
-schedule stand beside them.
+The file is read by `diffatlas.authors_file`. Then every tensor is checked against the published architecture, whose
+sizes follow from the tensors' shapes, before one is used. Names may begin with any run of `WRAPPERS`
+("denoise_fn.module." in the authors' files); buffers of the noise schedule stand beside them.
 """
 
 from __future__ import annotations
@@ -16,13 +11,12 @@ import os
 import re
 import shutil
 import tempfile
-import warnings
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from diffatlas.authors_file import Weights, first_line, printable, read_state
 from diffatlas.checkpoint import MAX_LEVELS, WEIGHTS_FILE, ModelCard, file_sha256, write_card
 from diffatlas.errors import BadInput
 from diffatlas.space import ModelSpace, Window
@@ -30,8 +24,6 @@ from diffatlas.volume import MMWHS, LabelScheme, Structure
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Weights = Literal["model", "ema"]
 
 WRAPPERS = ("denoise_fn", "module", "model", "ema_model", "_orig_mod")
 BUFFERS = frozenset(
@@ -114,95 +106,6 @@ def convert(checkpoint: Path, folder: Path, options: Options | None = None, orig
     return card
 
 
-# -- reading -------------------------------------------------------------------------------------------------------
-
-
-def read_state(path: Path, weights: Weights) -> tuple[dict[str, Tensor], int | None]:
-    """The tensors of ``path`` by name, from its "model" or "ema" part, and the training step where it is noted."""
-    content = _read(path)
-    if not isinstance(content, Mapping):
-        raise BadInput(f"{path.name}: holds a {type(content).__name__}, not the tensors of a network")
-    parts = {key: content[key] for key in ("model", "ema") if isinstance(content.get(key), Mapping)}
-    step = content.get("step")
-    if not parts:
-        if weights == "ema":
-            raise BadInput(
-                f"{path.name}: is a bare state dict, without averaged weights; convert it with --weights model"
-            )
-        parts = {"model": content}
-    if not parts.get(weights):
-        what = "averaged weights (EMA)" if weights == "ema" else "part 'model'"
-        other = next((key for key in parts if key != weights), None)
-        hint = f"; convert it with --weights {other}" if other else ""
-        raise BadInput(f"{path.name}: holds no {what}{hint}")
-    return _tensors(parts[weights], path.name), step if isinstance(step, int) else None
-
-
-def _read(path: Path) -> Any:
-    import pickle
-
-    import torch
-
-    if not path.is_file():
-        raise BadInput(f"{path}: " + ("is a folder, not a checkpoint file" if path.is_dir() else "no such file"))
-    if path.stat().st_size == 0:
-        raise BadInput(f"{path.name}: is empty")
-    if tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < (2, 10):
-        raise BadInput(f"PyTorch {torch.__version__} cannot read checkpoints safely; install 2.10 or newer")
-    packed = zipfile.is_zipfile(path)
-    if packed:
-        _check_archive(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=packed)
-    except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if wanted:
-            raise BadInput(
-                f"{path.name}: refused: it asks for {wanted[1]} to be called while it is read; a checkpoint holds "
-                f"tensors and nothing else"
-            ) from error
-        raise BadInput(f"{path.name}: refused: not a checkpoint of plain tensors ({_first_line(error)})") from error
-    except MemoryError as error:
-        raise BadInput(f"{path.name}: asks for more memory than there is") from error
-    except Exception as error:  # whatever a broken or hostile file provokes in the reader
-        raise BadInput(f"{path.name}: not a PyTorch checkpoint, or damaged ({_first_line(error)})") from error
-
-
-def _check_archive(path: Path) -> None:
-    """PyTorch stores its archives uncompressed; one that would inflate is not of its making."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise BadInput(f"{path.name}: refused: a compressed archive, which PyTorch does not write")
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise BadInput(f"{path.name}: not a PyTorch checkpoint, or damaged ({_first_line(error)})") from error
-
-
-def _shown(key: object) -> str:
-    """A name out of a file as a message shows it: short, and nothing a terminal would obey."""
-    return "".join(c if c.isprintable() else "?" for c in str(key)[:160])
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return _shown((text.splitlines()[0] if text else type(error).__name__)[:160])
-
-
-def _tensors(part: Mapping[Any, Any], file: str) -> dict[str, Tensor]:
-    import torch
-
-    for key, value in part.items():
-        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
-            raise BadInput(
-                f"{file}: '{_shown(key)}' is a {type(value).__name__}, not a tensor: not the weights of a network"
-            )
-    if not part:
-        raise BadInput(f"{file}: holds no tensors")
-    return dict(part)
-
-
 # -- what the tensors say ------------------------------------------------------------------------------------------
 
 
@@ -220,7 +123,7 @@ def _without_schedule(state: dict[str, Tensor], file: str) -> tuple[int | None, 
     pattern = re.compile(rf"((?:(?:{'|'.join(WRAPPERS)})\.)*){re.escape(anchor)}")
     prefixes = sorted({match[1] for key in state if (match := pattern.fullmatch(key))})
     if not prefixes:
-        first = _shown(next(iter(state)))
+        first = printable(next(iter(state)))
         raise BadInput(f"{file}: tensor '{anchor}' is missing (there is '{first}'): not the published architecture")
     if len(prefixes) > 1:
         raise BadInput(f"{file}: holds more than one network ('{prefixes[0]}{anchor}' and '{prefixes[1]}{anchor}')")
@@ -234,7 +137,7 @@ def _without_schedule(state: dict[str, Tensor], file: str) -> tuple[int | None, 
         elif key.startswith(prefix):
             network[key.removeprefix(prefix)] = value
         else:
-            raise BadInput(f"{file}: tensor '{_shown(key)}' does not belong to the published architecture")
+            raise BadInput(f"{file}: tensor '{printable(key)}' does not belong to the published architecture")
     return _levels(buffers, file), _Named(network, prefix)
 
 
@@ -309,12 +212,12 @@ def _checked(state: _Named, sizes: dict[str, Any], file: str) -> dict[str, Tenso
         with torch.device("meta"):  # shapes only: a file cannot make us allocate what it claims
             wanted = PublishedUNet(**sizes).state_dict()
     except (ValueError, RuntimeError, OverflowError) as error:
-        raise BadInput(f"{file}: not the published architecture ({_first_line(error)})") from error
+        raise BadInput(f"{file}: not the published architecture ({first_line(error)})") from error
     if missing := [key for key in wanted if key not in state.tensors]:
         raise BadInput(f"{file}: tensor '{state.prefix}{missing[0]}' is missing: not the published architecture")
     if extra := [key for key in state.tensors if key not in wanted]:
         raise BadInput(
-            f"{file}: tensor '{state.prefix}{_shown(extra[0])}' does not belong to the published architecture"
+            f"{file}: tensor '{state.prefix}{printable(extra[0])}' does not belong to the published architecture"
         )
     out = {}
     for key, like in wanted.items():
