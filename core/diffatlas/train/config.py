@@ -132,8 +132,13 @@ class ObjectiveConfig(_Strict):
 
 
 class TrainConfig(_Strict):
-    """``start_from``: the folder of a model of the same architecture whose weights a new run begins with."""
+    """``task``: what is learnt (`diffatlas.train.task`), with ``task_options`` of its own.
 
+    ``start_from``: the folder of a model of the same architecture whose weights a new run begins with.
+    """
+
+    task: str = "atlas"
+    task_options: dict[str, Any] = {}
     name: str
     title: str
     summary: str

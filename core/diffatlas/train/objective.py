@@ -26,6 +26,7 @@ from torch import Tensor
 from diffatlas.denoise import Denoiser, Network, per_channel
 from diffatlas.schedule import cosine, trailing
 from diffatlas.train.config import ObjectiveConfig
+from diffatlas.train.draws import Draws
 
 MODES = ("one_step", "recycled", "conditional", "shared", "paint")
 
@@ -75,26 +76,31 @@ def soft_dice_loss(sdf: Tensor, target: Tensor, width: float) -> Tensor:
     return 1 - torch.where(present, dice, 1.0).mean(1)
 
 
-def loss(
+def losses(
     network: Network,
     denoiser: Denoiser,
     x0: Tensor,
     config: ObjectiveConfig,
-    generator: torch.Generator,
+    draws: Draws,
     edge: float = 0.1,
-) -> tuple[Tensor, dict[str, float]]:
-    """Mean loss of a batch ``x0`` [B, 1 + K, X, Y, Z] and its parts; ``edge``: soft width of a border, clip units."""
-    levels = draw_levels(len(x0), config, generator)
-    noise = torch.randn(x0.shape, generator=generator)
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of each of the samples ``x0`` [B, 1 + K, X, Y, Z], [B], and by way of noising (`MODES`), NaN for the others.
+
+    ``draws``: their random numbers; ``edge``: soft width of a border, clip units.
+    """
+    whole = draw_levels(draws.size, config, draws.batch("levels"))
+    levels = Levels(*(draws.rows(level) for level in (whole.mode, whole.rho, whole.image, whole.mask)))
+    noise = draws.normal("noise", tuple(x0.shape[1:]))
     start = x0
     own = torch.nonzero(levels.mode == 1)[:, 0]
     if len(own):
         t, rho = levels.mask[own], levels.rho[own]
-        jump = torch.rand(len(own), generator=generator)
+        some = draws.select(own)
+        jump = some.uniform("jump")
         # Half of the answers come from pure noise, the way every walk begins; half from a level a little above.
-        earlier = torch.where(jump < 0.5, torch.ones(len(own)), t + (1 - t) * (2 * jump - 1))
+        earlier = torch.where(jump < 0.5, torch.ones_like(t), t + (1 - t) * (2 * jump - 1))
         with torch.no_grad():
-            fresh = torch.randn(x0[own].shape, generator=generator)
+            fresh = some.normal("fresh", tuple(x0.shape[1:]))
             answer = denoiser(noised(x0[own], fresh, rho * earlier, earlier), rho * earlier, earlier)
         start = x0.clone()
         start[own, 1:] = answer[:, 1:]
@@ -110,11 +116,8 @@ def loss(
     mask_loss = mask_loss * (levels.mode != 4)
     image_loss = image_loss * (levels.image > 0) * config.image_weight
     dice = soft_dice_loss(mask, target, edge) * (levels.mode <= 2) * (levels.image < 0.7) * config.dice_weight
-    total = (mask_loss + image_loss + dice).mean()
-    parts = {"loss": float(total.detach())}
+    parts = {}
     for index, mode in enumerate(MODES):
-        chosen = levels.mode == index
-        if chosen.any():
-            which = image_loss if mode == "paint" else mask_loss
-            parts[mode] = float(which[chosen].detach().mean())
-    return total, parts
+        which = image_loss if mode == "paint" else mask_loss
+        parts[mode] = torch.where(levels.mode == index, which.detach(), torch.nan)
+    return mask_loss + image_loss + dice, parts
