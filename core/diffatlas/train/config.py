@@ -61,6 +61,8 @@ class DataConfig(_Strict):
     images. ``centre``: where the field of view is put, at the volume's middle, at that of the structures, or ("auto")
     there only where the volume is larger or the view would miss some. ``complete``: only cases with every structure.
 
+    ``only``: the names of the cases to take of those prepared (None: all), in this order.
+
     ``shares``: how often each appearance of a digital heart is drawn (all alike where absent). ``margin``: extra
     voxels a side that augmentation may move into view. ``holdout``: the last training cases, kept from training to
     choose settings by.
@@ -80,6 +82,7 @@ class DataConfig(_Strict):
     channel: int | None = Field(None, ge=0)
     centre: Centre = "auto"
     complete: bool = False
+    only: tuple[str, ...] | None = Field(None, min_length=1)
     margin: int = Field(4, ge=0)
     holdout: int = 16
     cache: Path

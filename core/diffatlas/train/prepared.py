@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -55,9 +56,17 @@ def load_or_prepare(config: DataConfig, space: ModelSpace) -> Prepared:
         with safe_open(config.cache, "pt") as file:
             meta = file.metadata() or {}
             _check(config, space, meta)
-            return Prepared(file.get_tensor("image"), file.get_tensor("sdf"), tuple(json.loads(meta["names"])))
+            found = Prepared(file.get_tensor("image"), file.get_tensor("sdf"), tuple(json.loads(meta["names"])))
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise BadInput(f"{config.cache}: not a prepared file ({error}); delete it to prepare again") from error
+    return found if config.only is None else _only(found, config.only, config.cache)
+
+
+def _only(data: Prepared, names: tuple[str, ...], cache: Path) -> Prepared:
+    place = {name: i for i, name in enumerate(data.names)}
+    if missing := [name for name in names if name not in place]:
+        raise BadInput(f"data.only: {cache} holds no case {', '.join(missing[:3])}")
+    return data.subset([place[name] for name in names])
 
 
 def _prepare(config: DataConfig, space: ModelSpace, workers: int = 2) -> None:

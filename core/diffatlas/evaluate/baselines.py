@@ -1,0 +1,159 @@
+"""What the atlas is measured against, trained in the same loop on the same augmented cases.
+
+"segmenter": the atlas's own network as a plain segmenter, one pass from the clean image to signed distances, so that
+what the generative training costs or gives can be read off alone. "unet": MONAI's DynUNet (the network of nnU-Net) with
+Dice + cross-entropy and, if wanted, deep supervision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffatlas.errors import BadInput
+from diffatlas.nn.unet import AtlasUNet, channels_last
+from diffatlas.train.config import TrainConfig
+from diffatlas.train.draws import Draws
+from diffatlas.train.objective import soft_dice_loss
+from diffatlas.train.task import Task, register_task
+
+
+class SegmenterTask(Task):
+    """`AtlasUNet` on the image alone: the mask channels are zero, the levels those of one step from noise."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        if config.task_options:
+            raise BadInput("task_options: the segmenter has none")
+        self.objective = config.objective
+        self.structures = len(config.scheme)
+        self.edge = 0.75 * min(config.space.spacing_mm) / config.space.sdf_clip_mm
+
+    def build(self, config: TrainConfig) -> nn.Module:
+        return channels_last(AtlasUNet(self.structures, **config.network.model_dump()))
+
+    def losses(self, forward: Callable[..., Tensor], x0: Tensor, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        """Squared and some absolute error of the distances and soft Dice: the atlas's own weights of the three."""
+        found, target = self._distances(forward, x0[:, :1]), x0[:, 1:]
+        error = found - target
+        distance = error.square().flatten(1).mean(1) + self.objective.mask_l1 * error.abs().flatten(1).mean(1)
+        dice = soft_dice_loss(found, target, self.edge)
+        return distance + self.objective.dice_weight * dice, {"distance": distance.detach(), "dice": dice.detach()}
+
+    def answer(self, network: nn.Module, image: Tensor) -> Tensor:
+        return self._distances(network, image)
+
+    def _distances(self, network: Callable[..., Tensor], image: Tensor) -> Tensor:
+        levels = image.new_zeros(len(image))
+        x = F.pad(image, (0, 0, 0, 0, 0, 0, 0, self.structures))
+        return network(x, levels, levels + 1)[:, 1:]
+
+
+class UNetOptions(BaseModel):
+    """``filters``: channels of each level, fine to coarse; every level halves the grid. ``deep_supervision``: how many
+    coarser outputs are trained too, each with half the weight of the one above. ``residual``: residual blocks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    filters: tuple[int, ...] = Field((16, 32, 64, 128), min_length=3)
+    deep_supervision: int = Field(1, ge=0)
+    residual: bool = False
+
+
+class UNetTask(Task):
+    """MONAI's DynUNet on the image, softmax over background and structures."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        try:
+            self.options = UNetOptions.model_validate(config.task_options)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise BadInput(f"task_options.{'.'.join(str(p) for p in first['loc'])}: {first['msg']}") from error
+        self.structures = len(config.scheme)
+
+    def build(self, config: TrainConfig) -> nn.Module:
+        try:
+            from monai.networks.nets import DynUNet
+        except ImportError as error:
+            raise BadInput("the U-Net baseline needs monai: pip install 'napari-diffatlas[train]'") from error
+        options = self.options
+        levels = len(options.filters)
+        network: nn.Module = DynUNet(
+            spatial_dims=3,
+            in_channels=1,
+            out_channels=1 + self.structures,
+            kernel_size=[3] * levels,
+            strides=[1] + [2] * (levels - 1),
+            upsample_kernel_size=[2] * (levels - 1),
+            filters=list(options.filters),
+            norm_name=("INSTANCE", {"affine": True}),
+            deep_supervision=options.deep_supervision > 0,
+            deep_supr_num=max(options.deep_supervision, 1),
+            res_block=options.residual,
+        )
+        return channels_last(network)
+
+    def losses(self, forward: Callable[..., Tensor], x0: Tensor, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        """Soft Dice of the structures and cross-entropy, evenly, over the outputs of all supervised resolutions."""
+        out = forward(_columns(x0[:, :1]))
+        heads = out.unbind(1) if self.options.deep_supervision else (out,)
+        classes = classes_of(x0[:, 1:])
+        dice, entropy = x0.new_zeros(len(x0)), x0.new_zeros(len(x0))
+        total = sum(0.5**i for i in range(len(heads)))
+        for i, logits in enumerate(heads):
+            weight = 0.5**i / total
+            dice = dice + weight * soft_dice_of_classes(logits.float(), classes)
+            entropy = entropy + weight * F.cross_entropy(logits.float(), classes, reduction="none").flatten(1).mean(1)
+        return dice + entropy, {"dice": dice.detach(), "cross_entropy": entropy.detach()}
+
+    def answer(self, network: nn.Module, image: Tensor) -> Tensor:
+        """By how much the logits of a structure fall short of the best other class: negative where it wins."""
+        logits = network(_columns(image)).float()
+        margins = []
+        for k in range(1, logits.shape[1]):
+            others = torch.cat([logits[:, :k], logits[:, k + 1 :]], dim=1)
+            margins.append(others.amax(dim=1) - logits[:, k])
+        return torch.stack(margins, dim=1)
+
+
+def _columns(image: Tensor) -> Tensor:
+    return image.contiguous(memory_format=torch.channels_last_3d)
+
+
+def classes_of(sdf: Tensor) -> Tensor:
+    """Signed distances [B, K, ...] to class indices [B, ...], 0 outside all; the deepest structure wins."""
+    depth, index = sdf.min(dim=1)
+    return torch.where(depth < 0, index + 1, 0)
+
+
+def soft_dice_of_classes(logits: Tensor, classes: Tensor) -> Tensor:
+    """1 - mean soft Dice of the structures (not the background), [B]; logits [B, 1 + K, ...], classes [B, ...]."""
+    p = logits.softmax(dim=1)[:, 1:].flatten(2)
+    q = F.one_hot(classes, logits.shape[1]).movedim(-1, 1)[:, 1:].flatten(2).to(p.dtype)
+    dice = (2 * (p * q).sum(2) + 1) / (p.sum(2) + q.sum(2) + 1)
+    return 1 - dice.mean(1)
+
+
+def forward_and_backward_flop(task: Task, config: TrainConfig, updates: int = 4) -> float:
+    """Floating-point operations of one update, forward and backward, as torch counts convolutions and products.
+
+    The mean of ``updates``, because an atlas's updates differ in how much of the batch is recycled.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    network = task.build(config)
+    shape = (config.batch, 1 + len(config.scheme), *config.space.shape)
+    counter = FlopCounterMode(display=False)
+    with counter:
+        for update in range(updates):
+            draws = Draws(config.seed, update, config.batch, tuple(range(config.batch)))
+            total, _ = task.losses(network, torch.zeros(shape), draws)
+            total.mean().backward()  # type: ignore[no-untyped-call]
+    return float(counter.get_total_flops()) / updates
+
+
+register_task("segmenter", SegmenterTask)
+register_task("unet", UNetTask)

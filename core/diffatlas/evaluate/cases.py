@@ -1,0 +1,62 @@
+"""Test cases on their own voxels: volume and reference of every case that a configuration's ``data`` names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from diffatlas.data import Case, Drawn, read_labels
+from diffatlas.errors import BadInput
+from diffatlas.io import read_volume
+from diffatlas.phantom import phantom
+from diffatlas.train.config import TrainConfig
+from diffatlas.train.sources import collection_of
+from diffatlas.volume import LabelMap, Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A case by name; ``read`` opens it."""
+
+    name: str
+    read: Callable[[], tuple[Volume, LabelMap]]
+
+
+
+def subjects(config: TrainConfig) -> list[Subject]:
+    """The cases that ``config.data`` names, in its order; no image is opened. `BadInput` where there are none."""
+    collection, _ = collection_of(config.data, config.space.build())
+    if collection.refused:
+        first = collection.refused[0]
+        raise BadInput(f"test case {first.id}: {first.reason}")
+    cases = [test for case in collection.cases for test in _of(case, config)]
+    if config.data.only is not None:
+        place = {case.name: case for case in cases}
+        if missing := [name for name in config.data.only if name not in place]:
+            raise BadInput(f"data.only: no test case {', '.join(missing[:3])}")
+        cases = [place[name] for name in config.data.only]
+    if not cases:
+        raise BadInput("there is no test case")
+    return cases
+
+
+def _of(case: Case, config: TrainConfig) -> Iterator[Subject]:
+    if isinstance(case.image, Drawn):
+        for modality in case.image.modalities:
+            if modality == "random":
+                raise BadInput("test.modalities: only digital hearts of ct or mr can be tested")
+            seed = case.image.seed
+            yield Subject(f"{modality}-{seed}", lambda s=seed, m=modality: phantom(s, m))  # type: ignore[misc]
+    else:
+        yield Subject(case.id, lambda: _read(case, config))
+
+
+def _read(case: Case, config: TrainConfig) -> tuple[Volume, LabelMap]:
+    assert not isinstance(case.image, Drawn)
+    volume = read_volume(case.image, volume_index=case.channel)
+    if volume.modality == "unknown" and case.modality != "unknown":
+        volume = replace(volume, modality=case.modality)
+    labels, _ = read_labels(case.labels, config.scheme)
+    if not volume.grid.same_as(labels.grid, 0.5 * min(volume.grid.spacing_mm)):
+        raise BadInput(f"test case {case.id}: image and labels do not lie on the same voxels")
+    return volume, LabelMap(labels.data, volume.grid, labels.scheme)

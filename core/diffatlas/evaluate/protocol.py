@@ -1,0 +1,181 @@
+"""What an experiment is told: a validated YAML file.
+
+A protocol has *settings* (which cases are trained on, which are tested), *methods* (what is trained on them) and, for
+each method, *runs* (how it is asked). Every method of a setting sees the same cases, augmentation and amount of
+arithmetic.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from diffatlas.errors import BadInput
+from diffatlas.request import Request
+from diffatlas.train.config import TrainConfig, load_config
+
+Kind = Literal["same-domain", "cross-modality", "varying-domain", "zero-shot", "few-shot"]
+Name = Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ,.+()=_-]*$")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunConfig(_Strict):
+    """One way of asking a trained method. ``request``: fields of `diffatlas.request.Request` (atlases only); ``x``: the
+    value it has on the axis of a figure, where the runs of a method are a sweep; ``cases``: only the first so many test
+    cases, for slow ones; ``weights``: the moving average, or the network as the last update left it."""
+
+    name: str = Name
+    request: dict[str, Any] = {}
+    x: float | None = None
+    cases: int | None = Field(None, ge=1)
+    weights: Literal["ema", "raw"] = "ema"
+
+    @model_validator(mode="after")
+    def _is_a_request(self) -> Self:
+        if clash := {"task", "model", "roi", "edit"} & set(self.request):
+            raise ValueError(f"request: {', '.join(sorted(clash))} is set by the protocol")
+        self.build("auto")
+        return self
+
+    def build(self, model: str) -> Request:
+        """The request for the model in folder ``model``."""
+        try:
+            return Request.from_json({"force": True, **self.request, "model": model})
+        except BadInput as error:
+            raise ValueError(str(error)) from error
+
+
+class MethodConfig(_Strict):
+    """``task``: what is trained ("atlas", "published", "segmenter", "unet"). ``set``: training settings of this method,
+    ``key.sub: value``. ``model``: a finished model to be scored as it is instead of training one."""
+
+    name: str = Name
+    task: str = "atlas"
+    set: dict[str, Any] = {}
+    model: str | None = None
+    runs: tuple[RunConfig, ...] = (RunConfig(name="fast"),)
+
+    @model_validator(mode="after")
+    def _runs_differ(self) -> Self:
+        _distinct("runs", [run.name for run in self.runs])
+        return self
+
+
+class SettingConfig(_Strict):
+    """``train`` and ``test``: changes to the ``data`` of the training configuration. ``shots``: how many training cases,
+    where settings are a series of few-shot ones. ``methods``: only these of the protocol's methods (None: all)."""
+
+    name: str = Name
+    kind: Kind
+    train: dict[str, Any] = {}
+    test: dict[str, Any] = {}
+    shots: int | None = Field(None, ge=1)
+    methods: tuple[str, ...] | None = None
+
+
+class Protocol(_Strict):
+    """``train``: the training configuration that every run begins with, ``set`` changes it for all. ``budget_tflop``:
+    arithmetic of each training, floating-point operations of the forward and backward passes / 1e12; None takes the
+    configuration's ``steps``. ``compare_to``: the method (or "method, run") that others are paired with.
+    ``tolerance_mm``: of the surface Dice. ``seeds``: training seeds; every one is a training of its own, and cases of
+    several are averaged per case before intervals are taken."""
+
+    name: str = Name
+    title: str
+    notes: str = ""
+    train: Path
+    set: dict[str, Any] = {}
+    budget_tflop: float | None = Field(None, gt=0)
+    tolerance_mm: float = Field(2.0, ge=0)
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    compare_to: str
+    methods: tuple[MethodConfig, ...] = Field(min_length=1)
+    settings: tuple[SettingConfig, ...] = Field(min_length=1)
+    output: Path
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        names = [m.name for m in self.methods]
+        _distinct("methods", names)
+        _distinct("settings", [s.name for s in self.settings])
+        for setting in self.settings:
+            if unknown := set(setting.methods or ()) - set(names):
+                raise ValueError(f"settings: '{setting.name}' names methods that are not there: {sorted(unknown)}")
+        rows = {f"{m.name}, {r.name}" for m in self.methods for r in m.runs} | set(names)
+        if self.compare_to not in rows:
+            raise ValueError(f"compare_to: '{self.compare_to}' is none of the methods; there are: {sorted(rows)}")
+        return self
+
+    def methods_of(self, setting: SettingConfig) -> tuple[MethodConfig, ...]:
+        """The methods that ``setting`` compares, in the protocol's order."""
+        return tuple(m for m in self.methods if setting.methods is None or m.name in setting.methods)
+
+    def folder(self, setting: SettingConfig, method: MethodConfig, seed: int) -> Path:
+        """Where one training and its scores are kept."""
+        return self.output / slug(setting.name) / slug(method.name) / f"seed-{seed}"
+
+    def training(self, setting: SettingConfig, method: MethodConfig, seed: int) -> TrainConfig:
+        """The training configuration of one method in one setting."""
+        folder = self.folder(setting, method, seed)
+        changes = {
+            **self.set,
+            **{f"data.{key}": value for key, value in setting.train.items()},
+            **method.set,
+            "task": method.task,
+            "seed": seed,
+            "run_folder": str(folder / "run"),
+            "export": str(folder / "model"),
+        }
+        return load_config(self.train, [f"{key}={_flow(value)}" for key, value in changes.items()])
+
+    def testing(self, setting: SettingConfig) -> TrainConfig:
+        """The configuration whose ``data`` names the test cases of a setting."""
+        changes = {**self.set, **{f"data.{key}": value for key, value in setting.test.items()}}
+        return load_config(self.train, [f"{key}={_flow(value)}" for key, value in changes.items()])
+
+
+def _flow(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).strip().removesuffix("\n...").strip()
+
+
+def _distinct(what: str, names: list[str]) -> None:
+    slugs = [slug(n) for n in names]
+    if len(set(slugs)) < len(slugs):
+        raise ValueError(f"{what}: two have the same name")
+
+
+def slug(name: str) -> str:
+    """``name`` as a file name."""
+    return "-".join("".join(c.lower() if c.isalnum() or c in "._" else " " for c in name).split())
+
+
+def load_protocol(path: Path) -> Protocol:
+    """Read a YAML file; relative paths are taken from its own folder. `BadInput` where it is not a protocol."""
+    try:
+        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadInput(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadInput(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from error
+    if not isinstance(data, dict):
+        raise BadInput(f"{path}: a protocol is a mapping of names to values")
+    try:
+        protocol = Protocol.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BadInput(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from error
+    here = path.resolve().parent
+    moved = {key: p if p.is_absolute() else (here / p).resolve() for key in ("train", "output") if (p := getattr(protocol, key))}
+    protocol = protocol.model_copy(update=moved)
+    for setting in protocol.settings:  # whatever is wrong in any of them is said before the first is trained
+        for method in protocol.methods_of(setting):
+            protocol.training(setting, method, protocol.seeds[0])
+        protocol.testing(setting)
+    return protocol

@@ -1,0 +1,365 @@
+"""Trains and scores what a protocol names. What is done is kept, and never done twice.
+
+One training is one folder: ``run/`` (its checkpoint: a training that was stopped goes on), ``model/`` (an atlas's
+weights) and a file of scores for each way of asking, one line a case. A file of scores belongs to the weights and the
+request that are named in its first line; where those change it is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import nn
+
+from diffatlas.checkpoint import load_model
+from diffatlas.errors import BadInput
+from diffatlas.evaluate.baselines import forward_and_backward_flop
+from diffatlas.evaluate.cases import Subject, subjects
+from diffatlas.evaluate.protocol import MethodConfig, Protocol, RunConfig, SettingConfig, slug
+from diffatlas.io import atomic_path
+from diffatlas.metrics import compare
+from diffatlas.session import segment
+from diffatlas.space import ModelSpace, Resampler, image_to_model
+from diffatlas.train.config import TrainConfig
+from diffatlas.train.export import export
+from diffatlas.train.loop import train
+from diffatlas.train.state import Run
+from diffatlas.train.task import Task, task_of
+from diffatlas.volume import LabelMap, LabelScheme, Volume
+
+BINS = 10
+Say = Callable[[str], None]
+# From a volume to its labels and, where several samples were drawn, how many of them agree (float32, 0 to 1).
+Asked = Callable[[Volume], tuple[LabelMap, NDArray[np.float32] | None]]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One case: ``structures`` maps a name to {"dice", "surface_dice", "hd95_mm"} (None where undefined), ``seconds``
+    the time of the answer. ``calibration``: for each of ten ranges of confidence, how many voxels it was given to and
+    how many of those were right, among voxels that prediction, reference or a single sample took for a structure; None
+    with one sample."""
+
+    setting: str
+    method: str
+    run: str
+    seed: int
+    case: str
+    structures: dict[str, dict[str, float | None]]
+    seconds: float
+    calibration: list[list[int]] | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one training took: updates, arithmetic (TFLOP), seconds, parameters, cases; of a finished model only the
+    parameters are known."""
+
+    setting: str
+    method: str
+    seed: int
+    parameters: int
+    updates: int | None = None
+    tflop: float | None = None
+    seconds: float | None = None
+    cases: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """Everything a protocol has so far, and what it still lacks (one line each)."""
+
+    protocol: Protocol
+    scores: list[Score]
+    trainings: list[Training]
+    lacking: list[str]
+
+
+def carry_out(protocol: Protocol, minutes: float | None = None, say: Say = print, only_read: bool = False) -> Finished:
+    """Do what is not yet done, up to ``minutes`` (None: all of it), and return everything there is.
+
+    ``only_read``: do nothing. Time is looked at before every training and every case; a training is told what is left
+    and stops in time.
+    """
+    end = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    scores: list[Score] = []
+    trainings: list[Training] = []
+    lacking: list[str] = []
+    for setting in protocol.settings:
+        cases = subjects(protocol.testing(setting))
+        for method in protocol.methods_of(setting):
+            for seed in protocol.seeds if method.model is None else protocol.seeds[:1]:
+                what = f"{setting.name} / {method.name} / seed {seed}"
+                one = _One(protocol, setting, method, seed)
+                if not only_read and not one.trained and time.monotonic() < end:
+                    one.train(end, lambda text, what=what: say(f"{what}: {text}"))
+                if not one.trained:
+                    lacking.append(f"{what}: not trained to the end")
+                    continue
+                trainings.append(one.training())
+                for run in method.runs:
+                    wanted = cases[: run.cases]
+                    found = one.scores(run)
+                    todo = [c for c in wanted if c.name not in found]
+                    if todo and not only_read and time.monotonic() < end:
+                        for score in one.score(run, todo, end):
+                            found[score.case] = score
+                            say(f"{what} / {run.name} / {score.case}: Dice {_mean(score):.3f}, {score.seconds:.1f} s")
+                    scores += [found[c.name] for c in wanted if c.name in found]
+                    if missing := sum(c.name not in found for c in wanted):
+                        lacking.append(f"{what} / {run.name}: {missing} of {len(wanted)} cases not scored")
+    return Finished(protocol, scores, trainings, lacking)
+
+
+class _One:
+    """One method trained in one setting from one seed."""
+
+    def __init__(self, protocol: Protocol, setting: SettingConfig, method: MethodConfig, seed: int) -> None:
+        self.protocol, self.setting, self.method, self.seed = protocol, setting, method, seed
+        self.folder = protocol.folder(setting, method, seed)
+        self.config = protocol.training(setting, method, seed)
+        self.task: Task = task_of(self.config)
+
+    @property
+    def _record(self) -> Path:
+        return self.folder / "training.json"
+
+    @property
+    def _fingerprint(self) -> str:
+        """Of everything that decides what is learnt; where files lie and how often they are saved does not."""
+        plain = self.config.model_dump(mode="json", exclude={"run_folder", "export", "threads", "save_every"})
+        plain["budget_tflop"] = self.protocol.budget_tflop
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def trained(self) -> bool:
+        if self.method.model is not None:
+            return True
+        record = _json_of(self._record)
+        if record is not None and record["configuration"] != self._fingerprint:
+            raise BadInput(
+                f"{self.folder}: trained with other settings than the protocol has now; "
+                f"delete the folder to train again, or give the method another name"
+            )
+        return record is not None
+
+    def train(self, end: float, say: Say) -> None:
+        """Train to the end, or until ``end`` (time.monotonic) comes; then it goes on from there the next time."""
+        started = _json_of(self.folder / "started.json")
+        if started is not None and started["configuration"] != self._fingerprint:
+            raise BadInput(f"{self.folder}: begun with other settings than the protocol has now; delete the folder")
+        per_update = forward_and_backward_flop(self.task, self.config)
+        budget = self.protocol.budget_tflop
+        steps = self.config.steps if budget is None else max(1, round(budget * 1e12 / per_update))
+        config = self.config.model_copy(update={"steps": steps})
+        _write(self.folder / "started.json", {"configuration": self._fingerprint})
+        say(f"training, {steps} updates of {per_update / 1e12:.3f} TFLOP")
+        minutes = None if end == math.inf else max((end - time.monotonic()) / 60, 0.0)
+        train(config, minutes=minutes)
+        run = _resumed(config)
+        if run.step < steps:
+            say(f"stopped after {run.step} of {steps} updates")
+            return
+        save_weights(run.averaged, self.folder / "ema.safetensors")
+        save_weights(run.network, self.folder / "raw.safetensors")
+        if self._is_atlas:
+            export(run, self.folder / "model-raw", weights="raw")
+        _write(
+            self._record,
+            {
+                "configuration": self._fingerprint,
+                "updates": steps,
+                "tflop": round(steps * per_update / 1e12, 2),
+                "seconds": round(run.seconds, 1),
+                "parameters": sum(p.numel() for p in run.network.parameters()),
+                "cases": None if config.data.only is None else len(config.data.only),
+            },
+        )
+
+    def training(self) -> Training:
+        if self.method.model is not None:
+            network = load_model(self.method.model).network
+            return Training(
+                self.setting.name, self.method.name, self.seed, sum(p.numel() for p in network.parameters())
+            )
+        record = _json_of(self._record)
+        assert record is not None
+        record.pop("configuration")
+        return Training(self.setting.name, self.method.name, self.seed, **record)
+
+    @property
+    def _is_atlas(self) -> bool:
+        return self.task.card(self.config) is not None
+
+    # -- scores ----------------------------------------------------------------------------------------------------
+
+    def _scores_file(self, run: RunConfig) -> Path:
+        return self.folder / f"scores-{slug(run.name)}.jsonl"
+
+    def _heading(self, run: RunConfig) -> dict[str, Any]:
+        """What scores of a run depend on: the weights and the request."""
+        if self.method.model is not None:
+            weights = load_model(self.method.model).card.sha256
+        else:
+            weights = _sha256(self.folder / f"{run.weights}.safetensors")
+        return {"weights": weights, "request": run.request, "tolerance_mm": self.protocol.tolerance_mm}
+
+    def scores(self, run: RunConfig) -> dict[str, Score]:
+        """What is kept of a run, by case; nothing where it was made with other weights or another request."""
+        path = self._scores_file(run)
+        if not path.is_file():
+            return {}
+        lines = path.read_text(encoding="utf-8").splitlines()
+        values = []
+        for line in lines:
+            try:
+                values.append(json.loads(line))
+            except json.JSONDecodeError:
+                break  # cut short in the middle of a line: what follows was not written
+        if not values or values[0] != self._heading(run):
+            return {}
+        return {
+            value["case"]: Score(self.setting.name, self.method.name, run.name, self.seed, **value)
+            for value in values[1:]
+        }
+
+    def score(self, run: RunConfig, cases: list[Subject], end: float) -> Iterator[Score]:
+        """Score ``cases`` and keep each as soon as it is known."""
+        kept = list(self.scores(run).values())
+        path = self._scores_file(run)
+        with atomic_path(path) as part:  # drops a torn last line, and scores of other weights
+            lines = [self._heading(run), *(_line(score) for score in kept)]
+            part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        ask = self._asked(run)
+        for case in cases:
+            if time.monotonic() >= end:
+                return
+            volume, truth = case.read()
+            begin = time.perf_counter()
+            labels, confidence = ask(volume)
+            seconds = time.perf_counter() - begin
+            rows = compare(labels, truth, self.protocol.tolerance_mm).to_json()["structures"]
+            structures = {r["name"]: {k: r[k] for k in ("dice", "surface_dice", "hd95_mm")} for r in rows}
+            score = Score(
+                self.setting.name,
+                self.method.name,
+                run.name,
+                self.seed,
+                case.name,
+                structures,
+                round(seconds, 3),
+                None if confidence is None else calibration(labels.data, truth.data, confidence),
+            )
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(_line(score)) + "\n")
+            yield score
+
+    def _asked(self, run: RunConfig) -> Asked:
+        if self.method.model is not None or self._is_atlas:
+            folder = self.method.model or str(self.folder / ("model" if run.weights == "ema" else "model-raw"))
+            request = run.build(folder)
+
+            def through_the_engine(volume: Volume) -> tuple[LabelMap, NDArray[np.float32] | None]:
+                result = segment(volume, request)
+                return result.labels, result.confidence
+
+            return through_the_engine
+        if run.request:
+            raise BadInput(f"method {self.method.name}: '{self.method.task}' is no atlas and takes no request")
+        network = self.task.build(self.config)
+        load_weights(network, self.folder / f"{run.weights}.safetensors")
+        space, scheme, task = self.config.space.build(), self.config.scheme, self.task
+
+        def in_one_pass(volume: Volume) -> tuple[LabelMap, NDArray[np.float32] | None]:
+            return answer(task, network.eval(), volume, space, scheme), None
+
+        return in_one_pass
+
+
+@torch.no_grad()
+def answer(task: Task, network: nn.Module, volume: Volume, space: ModelSpace, scheme: LabelScheme) -> LabelMap:
+    """Labels on the voxels of ``volume``, placed, resampled and brought back as the engine does for an atlas.
+
+    The field of view is at the middle of the volume.
+    """
+    grid = space.place(volume.grid)
+    image, _ = image_to_model(volume, grid, space.window_for(volume.modality), space.fill)
+    inside = task.answer(network, torch.from_numpy(image)[None, None])[0]
+    return Resampler(volume.grid, grid).labels(inside.float().numpy(), scheme)
+
+
+def calibration(
+    found: NDArray[np.uint8], truth: NDArray[np.uint8], confidence: NDArray[np.float32]
+) -> list[list[int]]:
+    """[given, right] for each of ten ranges of ``confidence`` [X, Y, Z], among the voxels that are not agreed
+    background."""
+    counted = (found > 0) | (truth > 0) | (confidence < 1)
+    place = np.minimum((confidence[counted] * BINS).astype(int), BINS - 1)
+    right = (found == truth)[counted]
+    given = np.bincount(place, minlength=BINS)
+    return [[int(g), int(r)] for g, r in zip(given, np.bincount(place, right, BINS), strict=True)]
+
+
+def _resumed(config: TrainConfig) -> Run:
+    run = Run(config)
+    run.resume()
+    return run
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """The weights of a network, float32, in the place of what was there."""
+    with atomic_path(path) as part:
+        save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, part)
+        part.chmod(0o644)
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    from safetensors.torch import load_file
+
+    network.load_state_dict(load_file(path))
+
+
+def _mean(score: Score) -> float:
+    values = [row["dice"] for row in score.structures.values() if row["dice"] is not None]
+    return float(np.mean(values)) if values else math.nan
+
+
+def _line(score: Score) -> dict[str, Any]:
+    return {
+        "case": score.case,
+        "structures": score.structures,
+        "seconds": score.seconds,
+        "calibration": score.calibration,
+    }
+
+
+def _sha256(path: Path) -> str:
+    from diffatlas.checkpoint import file_sha256
+
+    return file_sha256(path)
+
+
+def _json_of(path: Path) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: not readable ({error}); delete it to do its part again") from error
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as part:
+        part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
