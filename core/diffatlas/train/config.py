@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from diffatlas.data import SCHEMES, Centre, Layout, named_scheme
 from diffatlas.errors import BadInput
-from diffatlas.space import ModelSpace, Window
+from diffatlas.space import FILL, ModelSpace, Window
 from diffatlas.volume import LabelScheme
 
 
@@ -33,10 +33,11 @@ class SpaceConfig(_Strict):
     spacing_mm: tuple[float, float, float]
     sdf_clip_mm: float = Field(gt=0)
     windows: dict[Literal["ct", "mr", "unknown"], WindowConfig]
+    fill: float = Field(FILL, ge=-1, le=1)
 
     def build(self) -> ModelSpace:
         windows: dict[str, Window] = {k: Window(w.kind, w.low, w.high) for k, w in self.windows.items()}
-        return ModelSpace(self.shape, self.spacing_mm, self.sdf_clip_mm, windows)
+        return ModelSpace(self.shape, self.spacing_mm, self.sdf_clip_mm, windows, self.fill)
 
 
 class StructureConfig(_Strict):
@@ -135,9 +136,17 @@ class ObjectiveConfig(_Strict):
 
 
 class TrainConfig(_Strict):
-    """``task``: what is learnt (`diffatlas.train.task`), with ``task_options`` of its own.
+    """What to learn, from what, for how long, where; times are in updates, each over a global batch of ``batch``.
 
-    ``start_from``: the folder of a model of the same architecture whose weights a new run begins with.
+    ``task``: what is learnt (`diffatlas.train.task`), with ``task_options`` of its own. ``start_from``: the folder of
+    a model whose weights a new run begins with.
+
+    ``batch``: samples of an update, over all processes; each takes its share in ``accumulate`` parts. The learning
+    rate warms up over ``warmup`` updates, stays, and falls to zero over the last ``decay`` of ``steps`` in the shape
+    ``decay_shape``. ``ema``: of the moving average that is exported. ``clip_norm``: of the gradient, 0 for none.
+
+    ``accelerator``, ``devices`` (of a node, a number or "auto") and ``nodes``: where, unless ``torchrun`` or ``srun``
+    say how many. ``precision``: "auto" takes bf16 where the hardware has it. ``threads``: of the CPU.
     """
 
     task: str = "atlas"
@@ -156,18 +165,25 @@ class TrainConfig(_Strict):
     objective: ObjectiveConfig = ObjectiveConfig()
     start_from: Path | None = None
     seed: int = 0
-    steps: int = 4000
-    batch: int = 8
-    learning_rate: float = 8e-4
-    warmup: int = 100
+    steps: int = Field(4000, ge=1)
+    batch: int = Field(8, ge=1)
+    learning_rate: float = Field(8e-4, gt=0)
+    warmup: int = Field(100, ge=0)
     decay: float = Field(0.4, ge=0, le=1)
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    ema: float = 0.998
+    decay_shape: Literal["linear", "cosine"] = "linear"
+    weight_decay: float = Field(0.01, ge=0)
+    clip_norm: float = Field(1.0, ge=0)
+    ema: float = Field(0.998, ge=0, lt=1)
     guidance_noise: float = Field(0.0, ge=0, le=1)
-    threads: int | None = None
+    threads: int | None = Field(None, ge=1)
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    nodes: int = Field(1, ge=1)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    save_every: int = 200
+    accumulate: int = Field(1, ge=1)
+    log_every: int = Field(20, ge=1)
+    save_every: int = Field(200, ge=1)
+    validate_every: int = Field(200, ge=0)
     run_folder: Path
     export: Path
 

@@ -14,7 +14,7 @@ from diffatlas.errors import BadInput
 
 if TYPE_CHECKING:
     from diffatlas.train.config import TrainConfig
-    from diffatlas.train.loop import Run
+    from diffatlas.train.state import Run
 
 
 def export(run: Run) -> Path:
@@ -24,7 +24,7 @@ def export(run: Run) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / WEIGHTS_FILE
     part = path.with_suffix(".part")
-    save_file({k: v.to(torch.float16).contiguous() for k, v in run.averaged().state_dict().items()}, part)
+    save_file({k: v.to(torch.float16).contiguous() for k, v in run.averaged.state_dict().items()}, part)
     part.chmod(0o644)  # safetensors writes 0600, which a system-wide installation could not read
     part.replace(path)
     sha256 = file_sha256(path)
@@ -42,10 +42,7 @@ def export(run: Run) -> Path:
             scheme=config.scheme,
             modalities=modalities,
             space=config.space.build(),
-            schedule="cosine",
-            prediction={"image": "x0", "mask": "x0"},
-            atlas_walk="mask-first",
-            architecture={"kind": "atlas-unet", **config.network.model_dump(mode="json")},
+            **(run.task.card(config) or {}),
             guidance_noise=config.guidance_noise,
             data=config.data_note,
             licence=config.licence,

@@ -1,202 +1,176 @@
-"""The training loop: resumable, time-boxed, exponential moving average, one generator for every random draw.
+"""The training loop: any number of devices, resumable to the bit, time-boxed.
 
-The learning rate warms up, stays, and decays over the last part of the run, so that a run can be lengthened or cut
-short before the decay without starting over.
+An update is a function of its number: the cases, their augmentation and their noise are drawn for the whole global batch, and
+each process takes its share of it, in as many parts as it is told. The loss is the mean over the global batch however it is shared.
 """
 
 from __future__ import annotations
 
-import csv
-import os
+import math
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from diffatlas.checkpoint import load_model
-from diffatlas.denoise import as_denoiser
 from diffatlas.errors import BadInput
-from diffatlas.local import pick_precision
-from diffatlas.nn.unet import AtlasUNet, channels_last
-from diffatlas.schedule import cosine
 from diffatlas.train.augment import appearance, geometry
 from diffatlas.train.config import TrainConfig
-from diffatlas.train.objective import loss
+from diffatlas.train.devices import share, start
+from diffatlas.train.draws import Draws, torch_generator
 from diffatlas.train.prepared import REACH, Prepared, load_or_prepare
+from diffatlas.train.state import Run
 
 
-def build_network(config: TrainConfig) -> AtlasUNet:
-    return AtlasUNet(len(config.scheme), **config.network.model_dump())
-
-
-def batch_of(data: Prepared, config: TrainConfig, generator: torch.Generator) -> Tensor:
-    """A random augmented batch x0 [B, 1 + K, X, Y, Z]."""
-    picks = torch.randint(len(data), (config.batch,), generator=generator)
-    shares = torch.tensor(config.data.shares or (1.0,) * data.image.shape[1])
-    looks = torch.multinomial(shares, config.batch, replacement=True, generator=generator)
-    image = data.image[picks, looks][:, None].float() / 127.5 - 1
-    sdf = data.sdf[picks].float() * (REACH / 127)
-    space = config.space
-    image, sdf = geometry(image, sdf, space.shape, space.spacing_mm, config.augment, generator)
-    return torch.cat([appearance(image, config.augment, generator), sdf.clamp(-1, 1)], dim=1)
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to stop and did so between two updates; the text says how it goes on."""
 
 
 def rate(step: int, config: TrainConfig) -> float:
-    """Learning rate at ``step``: linear warm-up, plateau, then linear to zero over the last ``decay`` of the steps."""
+    """Learning rate at ``step``: linear warm-up, plateau, then to zero over the last ``decay`` of the steps."""
     decay_from = config.steps * (1 - config.decay)
-    tail = 1.0 if step < decay_from else max(config.steps - step, 0) / max(config.steps - decay_from, 1)
-    return config.learning_rate * min(1.0, (step + 1) / config.warmup) * tail
+    left = 1.0 if step < decay_from else max(config.steps - step, 0) / max(config.steps - decay_from, 1)
+    tail = left if config.decay_shape == "linear" else (1 - math.cos(math.pi * left)) / 2
+    return config.learning_rate * min(1.0, (step + 1) / max(config.warmup, 1)) * tail
 
 
-class Run:
-    """Everything that changes during training, and its checkpoint."""
-
-    def __init__(self, config: TrainConfig) -> None:
-        self.config = config
-        torch.manual_seed(config.seed)
-        self.network = channels_last(build_network(config))
-        if config.start_from is not None:
-            self.network.load_state_dict(_weights_of(config))
-        self.average = {k: v.clone() for k, v in self.network.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
-        )
-        self.generator = torch.Generator().manual_seed(config.seed)
-        self.step = 0
-        self.seconds = 0.0
-
-    @property
-    def file(self) -> Path:
-        return self.config.run_folder / "last.safetensors"
-
-    def save(self) -> None:
-        """Write the checkpoint beside the last one, flush it to disk, then put it in its place."""
-        tensors: dict[str, Tensor] = {"generator": self.generator.get_state()}
-        tensors |= {f"network.{k}": v.contiguous() for k, v in self.network.state_dict().items()}
-        tensors |= {f"average.{k}": v.contiguous() for k, v in self.average.items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{k}": v.contiguous() for k, v in state.items()}
-        self.config.run_folder.mkdir(parents=True, exist_ok=True)
-        part = self.file.with_suffix(".part")
-        save_file(tensors, part, {"step": str(self.step), "seconds": str(self.seconds)})
-        with part.open("rb") as handle:
-            os.fsync(handle.fileno())
-        part.replace(self.file)
-
-    def resume(self) -> bool:
-        """Continue from the checkpoint, if there is one."""
-        if not self.file.is_file():
-            return False
-        from safetensors import safe_open
-
-        tensors = load_file(self.file)
-        with safe_open(self.file, "pt") as handle:
-            meta = handle.metadata()
-        self.generator.set_state(tensors["generator"])
-        self.network.load_state_dict(_part(tensors, "network."))
-        self.average = _part(tensors, "average.")
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in _part(tensors, "optimizer.").items():
-            index, name = key.split(".", 1)
-            state.setdefault(int(index), {})[name] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
-        return True
-
-    def averaged(self) -> AtlasUNet:
-        """A network with the moving average of the weights, in evaluation mode."""
-        network = build_network(self.config)
-        network.load_state_dict(self.average)
-        return channels_last(network).eval()
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, cases: int) -> tuple[int, ...]:
+    return tuple(torch.randperm(cases, generator=torch_generator(seed, "order", epoch)).tolist())
 
 
-def _weights_of(config: TrainConfig) -> dict[str, Tensor]:
-    """The weights of the model in ``config.start_from``; `BadInput` if they are another network's."""
-    model = load_model(str(config.start_from))
-    wanted = {k: v.shape for k, v in build_network(config).state_dict().items()}
-    state = model.network.state_dict()
-    if {k: v.shape for k, v in state.items()} != wanted:
-        raise BadInput(f"{config.start_from}: a model of another architecture; a run cannot start from it")
-    return state
+def cases_of(draws: Draws, cases: int) -> list[int]:
+    """Which case each sample shows: all of them in random order, then again in another one."""
+    places = [draws.update * draws.size + i for i in draws.indices]
+    return [_order(draws.seed, place // cases, cases)[place % cases] for place in places]
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+def batch_of(data: Prepared, config: TrainConfig, draws: Draws) -> Tensor:
+    """Random augmented pairs x0 [B, 1 + K, X, Y, Z] for ``draws``, on their device."""
+    picks = cases_of(draws, len(data))
+    shares = torch.tensor(config.data.shares or (1.0,) * data.image.shape[1], dtype=torch.float64)
+    if len(shares) != data.image.shape[1]:
+        raise BadInput(f"data.shares: {len(shares)} numbers for {data.image.shape[1]} appearances of each case")
+    edges = torch.cumsum(shares / shares.sum(), 0)
+    looks = torch.searchsorted(edges, draws.uniform("look").cpu().double(), right=True).clamp(max=len(shares) - 1)
+    image = data.image[picks, looks][:, None].to(draws.device).float() / 127.5 - 1
+    sdf = data.sdf[picks].to(draws.device).float() * (REACH / 127)
+    space = config.space
+    image, sdf = geometry(image, sdf, space.shape, space.spacing_mm, config.augment, draws, space.fill)
+    return torch.cat([appearance(image, config.augment, draws), sdf.clamp(-1, 1)], dim=1)
+
+
+def advance(run: Run, data: Prepared) -> None:
+    """One update over a global batch; what it lost goes into ``run.meter``."""
+    config, fabric = run.config, run.fabric
+    begin = time.monotonic()
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate(run.step, config)
+    run.network.train()
+    for part in range(config.accumulate):
+        indices = share(config.batch, fabric.global_rank, fabric.world_size, part, config.accumulate)
+        draws = Draws(config.seed, run.step, config.batch, indices, fabric.device)
+        # For dropout alone; all else is drawn from ``draws``.
+        torch.manual_seed(hash((config.seed, run.step, indices)) & 0xFFFFFFFF)
+        x0 = batch_of(data, config, draws)
+        with fabric.no_backward_sync(run.forward, enabled=part < config.accumulate - 1):
+            loss, parts = run.task.losses(run.forward, x0, draws)
+            # Processes are averaged, so each brings its sum times their number: together, the mean over the batch.
+            fabric.backward(loss.sum() * (fabric.world_size / config.batch))
+        run.meter.add({"loss": loss.detach(), **parts})
+    if config.clip_norm > 0:
+        fabric.clip_gradients(run.forward, run.stepper, max_norm=config.clip_norm, error_if_nonfinite=False)
+    run.stepper.step()
+    run.stepper.zero_grad(set_to_none=True)
+    run.step += 1
+    run.average()
+    run.seconds += time.monotonic() - begin
 
 
 def train(config: TrainConfig, minutes: float | None = None) -> Path:
-    """Run (or resume) a training and export the weights folder; returns it."""
+    """Run (or resume) a training and export the weights folder; returns it.
+
+    ``minutes``: stop in time for everything to be written after this long (preparing the cases not counted). A first
+    SIGINT or SIGTERM ends the run after the update, with a checkpoint, as `Interrupted`.
+    """
+    from diffatlas.train.export import export
+
     if config.threads:
         torch.set_num_threads(config.threads)
-    data = load_or_prepare(config.data, config.space.build())
+    fabric = start(config)
+    with fabric.rank_zero_first():
+        data = load_or_prepare(config.data, config.space.build())
     kept = len(data) - config.data.holdout
     if kept < 1:
         raise BadInput(f"data.holdout: keeps {config.data.holdout} of {len(data)} cases from training; none is left")
-    data = data.subset(list(range(kept)))
-    run = Run(config)
+    run = Run(config, fabric)
     resumed = run.resume()
-    print(
-        f"{config.name}: {kept} cases, {config.steps} steps{f', resumed at {run.step}' if resumed else ''}", flush=True
-    )
-    begin = time.monotonic()
-    while run.step < config.steps and not (minutes and time.monotonic() - begin > minutes * 60):
-        parts = advance(run, data)
-        if run.step % 20 == 0:
-            _log(run, parts)
+    _say(run, f"{config.name}: {kept} cases, {config.steps} updates{f', resumed at {run.step}' if resumed else ''}")
+    with _signals() as asked:
+        _walk(run, data.subset(list(range(kept))), minutes, asked)
+    run.save()
+    if run.fabric.is_global_zero:
+        export(run)
+    fabric.barrier()
+    return config.export
+
+
+def _walk(run: Run, data: Prepared, minutes: float | None, asked: threading.Event) -> None:
+    config = run.config
+    deadline = None if minutes is None else time.monotonic() + minutes * 60
+    while run.step < config.steps:
+        stop = _agree(run, asked.is_set(), deadline is not None and time.monotonic() > deadline)
+        if stop == "asked":
+            run.save()
+            raise Interrupted(f"stopped at update {run.step} of {config.steps}; the same command goes on from there")
+        if stop == "late":
+            break
+        advance(run, data)
+        if run.step % config.log_every == 0:
+            run.meter.gather()
+            _say(run, f"{run.step} " + " ".join(f"{k} {v:.4f}" for k, v in run.meter.means().items()))
+            run.meter.reset()
         if run.step % config.save_every == 0:
             run.save()
-    run.save()
-    from diffatlas.train.export import export
-
-    return export(run)
 
 
-def advance(run: Run, data: Prepared) -> dict[str, float]:
-    """One optimiser step; returns the parts of the loss."""
-    config, network = run.config, run.network
-    start = time.monotonic()
-    lr = rate(run.step, config)
-    for group in run.optimizer.param_groups:
-        group["lr"] = lr
-    x0 = batch_of(data, config, run.generator)
-    use_bf16 = pick_precision(config.precision, torch.device("cpu")) == torch.bfloat16
-
-    def forward(x: Tensor, t_image: Tensor, t_mask: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16):
-            return network(x, t_image, t_mask)  # type: ignore[no-any-return]
-
-    network.train()
-    edge = 0.75 * min(config.space.spacing_mm) / config.space.sdf_clip_mm
-    total, parts = loss(forward, as_denoiser(forward, cosine, "x0", "x0"), x0, config.objective, run.generator, edge)
-    total.backward()  # type: ignore[no-untyped-call]
-    parts["norm"] = float(nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm))
-    run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
-    run.step += 1
-    decay = min(config.ema, (1 + run.step) / (10 + run.step))
-    with torch.no_grad():
-        for key, value in network.state_dict().items():
-            run.average[key].lerp_(value, 1 - decay)
-    run.seconds += time.monotonic() - start
-    return parts
+def _agree(run: Run, asked: bool, late: bool) -> str:
+    """Why all processes stop here, "" if none has a reason to: they must not part."""
+    fabric = run.fabric
+    if fabric.world_size > 1:
+        flags = torch.tensor([float(asked), float(late)], device=fabric.device)
+        asked, late = (fabric.all_reduce(flags, reduce_op="sum") > 0).tolist()
+    return "asked" if asked else "late" if late else ""
 
 
-def _log(run: Run, parts: dict[str, Any]) -> None:
-    row = {"step": run.step, "seconds": round(run.seconds, 1), "rate": rate(run.step, run.config)}
-    row |= {
-        k: round(float(parts.get(k, float("nan"))), 5)
-        for k in ("loss", "one_step", "recycled", "conditional", "shared", "paint", "norm")
-    }
-    path = run.config.run_folder / "log.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.is_file()
-    with path.open("a", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, row)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-    print(" ".join(f"{k} {v}" for k, v in row.items()), flush=True)
+@contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """Set while SIGINT or SIGTERM ask for an end; a second one ends at once, as it would have without this."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say(run: Run, text: str) -> None:
+    if run.fabric.is_global_zero:
+        print(text, flush=True)

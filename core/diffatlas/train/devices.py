@@ -1,0 +1,83 @@
+"""Where a run runs: one device, or several processes that share every batch.
+
+Processes come from ``torchrun`` or SLURM's ``srun``, whose environment says how many there are, or, for
+several devices of one machine, are started here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from diffatlas.errors import BadInput
+from diffatlas.local import pick_device, pick_precision
+
+if TYPE_CHECKING:
+    import torch
+    from lightning_fabric import Fabric
+
+    from diffatlas.train.config import TrainConfig
+
+
+def launched(environment: Mapping[str, str]) -> tuple[int, int] | None:
+    """Devices a node and nodes, as ``torchrun`` or ``srun`` set them; None where neither started this process."""
+    if "TORCHELASTIC_RUN_ID" in environment:
+        local = int(environment["LOCAL_WORLD_SIZE"])
+        return local, int(environment["WORLD_SIZE"]) // local
+    # Only a step of srun has these: in the batch script itself SLURM_NTASKS is set too, but there is one process.
+    if "SLURM_STEP_NUM_TASKS" in environment and environment.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        nodes = int(environment.get("SLURM_STEP_NUM_NODES", "1"))
+        return int(environment["SLURM_STEP_NUM_TASKS"]) // nodes, nodes
+    return None
+
+
+def start(config: TrainConfig) -> Fabric:
+    """The devices of ``config``, with their processes running; `BadInput` where this machine does not have them."""
+    if find_spec("lightning_fabric") is None:
+        raise BadInput("training needs lightning-fabric: pip install 'napari-diffatlas[train]'")
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment
+    from lightning_fabric.strategies import DDPStrategy
+
+    device = pick_device(config.accelerator)
+    precision = "bf16-mixed" if _bf16(config.precision, device) else "32-true"
+    there = launched(os.environ)
+    devices, nodes = there or (config.devices, config.nodes)
+    several = devices == "auto" or nodes > 1 or int(devices) > 1
+    # Samples are drawn per process: a forward pass that only some need (recycled masks) must not wait for the others.
+    strategy = DDPStrategy(broadcast_buffers=False) if several else "auto"
+    try:
+        fabric = Fabric(
+            accelerator=device.type,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=strategy,
+            precision=precision,  # type: ignore[arg-type]
+            # What a batch script inherits from SLURM does not make it one of several tasks.
+            plugins=None if there else LightningEnvironment(),
+        )
+    except (ValueError, RuntimeError) as error:
+        raise BadInput(f"devices: {' '.join(str(error).split())}") from error
+    fabric.launch()
+    if config.batch < fabric.world_size * config.accumulate:
+        raise BadInput(
+            f"batch: {config.batch} samples cannot be shared by {fabric.world_size} processes in {config.accumulate} "
+            f"parts each; raise batch or lower accumulate"
+        )
+    return fabric
+
+
+def share(batch: int, rank: int, world: int, part: int, parts: int) -> tuple[int, ...]:
+    """Places in a global batch that process ``rank`` of ``world`` takes in ``part`` of ``parts``; sizes differ by 1.
+
+    Strided, because the ways of noising run in order through the batch and do not all cost the same.
+    """
+    return tuple(range(batch))[rank + world * part :: world * parts]
+
+
+def _bf16(name: str, device: torch.device) -> bool:
+    import torch
+
+    return pick_precision(name, device) == torch.bfloat16

@@ -1,0 +1,56 @@
+"""The weights a run begins with, where it does not begin with random ones."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from diffatlas.checkpoint import load_model
+from diffatlas.data import canonical
+from diffatlas.errors import BadInput
+from diffatlas.train.config import TrainConfig
+
+# What belongs to single channels (image, then structures): the tensor of a network, and on which axis they lie.
+CHANNELS = {
+    "stem.weight": 1,
+    "head.weight": 0,
+    "head.bias": 0,
+    "init_conv.weight": 1,
+    "final_conv.1.weight": 0,
+    "final_conv.1.bias": 0,
+}
+
+
+def starting_weights(config: TrainConfig, network: nn.Module) -> dict[str, Tensor]:
+    """The weights of the model in ``config.start_from`` for ``network``; `BadInput` if they are another network's.
+
+    Where the model knows other structures, or in another order, what belongs to a structure (a slice of the first and
+    of the last convolution) goes by its name, and a structure that is new keeps the values ``network`` has.
+    """
+    model = load_model(str(config.start_from))
+    before, now = (["", *(canonical(n) for n in scheme.names)] for scheme in (model.card.scheme, config.scheme))
+    wanted, given = network.state_dict(), model.network.state_dict()
+    try:
+        if extra := given.keys() - wanted.keys():
+            raise ValueError(f"'{min(extra)}' has no place in it")
+        return {key: _fitted(key, given[key], value, before, now) for key, value in wanted.items()}
+    except (KeyError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise BadInput(
+            f"{config.start_from}: a model of another architecture; a run cannot start from it ({reason})"
+        ) from error
+
+
+def _fitted(key: str, given: Tensor, wanted: Tensor, before: list[str], now: list[str]) -> Tensor:
+    axis = CHANNELS.get(key)
+    there = f"'{key}' is {list(given.shape)} there and {list(wanted.shape)} here"
+    if axis is None or before == now:
+        if given.shape != wanted.shape:
+            raise ValueError(there)
+        return given
+    old, new = given.unflatten(axis, (len(before), -1)), wanted.clone().unflatten(axis, (len(now), -1))
+    if old.select(axis, 0).shape != new.select(axis, 0).shape:
+        raise ValueError(there)
+    for place, name in enumerate(now):
+        if name in before:
+            new.select(axis, place).copy_(old.select(axis, before.index(name)))
+    return new.flatten(axis, axis + 1)
