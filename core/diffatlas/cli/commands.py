@@ -10,6 +10,7 @@ import typer
 
 from diffatlas.cli import files, launch, models, run
 from diffatlas.cli.errors import Commands
+from diffatlas.cli.evaluate import evaluate
 from diffatlas.cli.prepare import prepare
 
 app = typer.Typer(
@@ -34,6 +35,7 @@ app.command("convert")(models.convert)
 app.command("pull")(models.pull)
 app.command("prepare")(prepare)
 app.command("train")(launch.train)
+app.command("evaluate")(evaluate)
 app.command("demo")(launch.demo)
 app.command("app")(launch.web)
 app.command("napari")(launch.napari)

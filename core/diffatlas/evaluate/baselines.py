@@ -94,6 +94,9 @@ class UNetTask(Task):
             deep_supr_num=max(options.deep_supervision, 1),
             res_block=options.residual,
         )
+        # It holds most of its parts under two names; averaged by name, they would be averaged twice.
+        for name in ("input_block", "downsamples", "bottleneck", "upsamples", "deep_supervision_heads"):
+            network._modules.pop(name, None)
         return channels_last(network)
 
     def losses(self, forward: Callable[..., Tensor], x0: Tensor, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:

@@ -22,7 +22,6 @@ class Subject:
     read: Callable[[], tuple[Volume, LabelMap]]
 
 
-
 def subjects(config: TrainConfig) -> list[Subject]:
     """The cases that ``config.data`` names, in its order; no image is opened. `BadInput` where there are none."""
     collection, _ = collection_of(config.data, config.space.build())

@@ -7,6 +7,8 @@ arithmetic.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,6 +20,8 @@ from diffatlas.request import Request
 from diffatlas.train.config import TrainConfig, load_config
 
 Kind = Literal["same-domain", "cross-modality", "varying-domain", "zero-shot", "few-shot"]
+# Settings of a training that do not change its weights.
+NOT_LEARNT = {"threads", "save_every", "title", "summary", "licence", "intended_use", "data_note", "limits"}
 Name = Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ,.+()=_-]*$")
 
 
@@ -84,7 +88,7 @@ class Protocol(_Strict):
     arithmetic of each training, floating-point operations of the forward and backward passes / 1e12; None takes the
     configuration's ``steps``. ``compare_to``: the method (or "method, run") that others are paired with.
     ``tolerance_mm``: of the surface Dice. ``seeds``: training seeds; every one is a training of its own, and cases of
-    several are averaged per case before intervals are taken."""
+    several are averaged per case before intervals are taken. ``axis``: what ``x`` of the runs is, for the figure."""
 
     name: str = Name
     title: str
@@ -95,6 +99,7 @@ class Protocol(_Strict):
     tolerance_mm: float = Field(2.0, ge=0)
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     compare_to: str
+    axis: str = "x"
     methods: tuple[MethodConfig, ...] = Field(min_length=1)
     settings: tuple[SettingConfig, ...] = Field(min_length=1)
     output: Path
@@ -116,23 +121,30 @@ class Protocol(_Strict):
         """The methods that ``setting`` compares, in the protocol's order."""
         return tuple(m for m in self.methods if setting.methods is None or m.name in setting.methods)
 
-    def folder(self, setting: SettingConfig, method: MethodConfig, seed: int) -> Path:
-        """Where one training and its scores are kept."""
-        return self.output / slug(setting.name) / slug(method.name) / f"seed-{seed}"
-
     def training(self, setting: SettingConfig, method: MethodConfig, seed: int) -> TrainConfig:
-        """The training configuration of one method in one setting."""
-        folder = self.folder(setting, method, seed)
+        """The training configuration of one method in one setting.
+
+        Its folder is named after everything that decides what is learnt: settings that differ only in their test cases
+        share a training, and a training with other settings is another one.
+        """
         changes = {
             **self.set,
             **{f"data.{key}": value for key, value in setting.train.items()},
             **method.set,
             "task": method.task,
             "seed": seed,
-            "run_folder": str(folder / "run"),
-            "export": str(folder / "model"),
         }
-        return load_config(self.train, [f"{key}={_flow(value)}" for key, value in changes.items()])
+        config = load_config(self.train, [f"{key}={_flow(value)}" for key, value in changes.items()])
+        folder = self.output / "trainings" / f"{slug(method.name)}-seed-{seed}-{self._fingerprint(config)}"
+        return config.model_copy(update={"run_folder": folder / "run", "export": folder / "model"})
+
+    def _fingerprint(self, config: TrainConfig) -> str:
+        """Where files lie, and what is written on the way, decides nothing."""
+        plain = config.model_dump(mode="json", exclude={"run_folder", "export", *NOT_LEARNT})
+        for key in ("cache", "path"):
+            plain["data"].pop(key)
+        plain["budget_tflop"] = self.budget_tflop
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:10]
 
     def testing(self, setting: SettingConfig) -> TrainConfig:
         """The configuration whose ``data`` names the test cases of a setting."""
@@ -172,7 +184,11 @@ def load_protocol(path: Path) -> Protocol:
         where = ".".join(str(part) for part in first["loc"])
         raise BadInput(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from error
     here = path.resolve().parent
-    moved = {key: p if p.is_absolute() else (here / p).resolve() for key in ("train", "output") if (p := getattr(protocol, key))}
+    moved = {
+        key: p if p.is_absolute() else (here / p).resolve()
+        for key in ("train", "output")
+        if (p := getattr(protocol, key))
+    }
     protocol = protocol.model_copy(update=moved)
     for setting in protocol.settings:  # whatever is wrong in any of them is said before the first is trained
         for method in protocol.methods_of(setting):

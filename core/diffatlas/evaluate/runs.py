@@ -1,13 +1,12 @@
 """Trains and scores what a protocol names. What is done is kept, and never done twice.
 
-One training is one folder: ``run/`` (its checkpoint: a training that was stopped goes on), ``model/`` (an atlas's
-weights) and a file of scores for each way of asking, one line a case. A file of scores belongs to the weights and the
+One training is one folder: ``run/`` (its checkpoint: a training that was stopped goes on) and ``model/`` (an atlas's
+weights). Each way of asking, in each setting, has a file of scores, one line a case. A file of scores belongs to the weights and the
 request that are named in its first line; where those change it is made again.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
@@ -127,8 +126,8 @@ class _One:
 
     def __init__(self, protocol: Protocol, setting: SettingConfig, method: MethodConfig, seed: int) -> None:
         self.protocol, self.setting, self.method, self.seed = protocol, setting, method, seed
-        self.folder = protocol.folder(setting, method, seed)
         self.config = protocol.training(setting, method, seed)
+        self.folder = self.config.run_folder.parent
         self.task: Task = task_of(self.config)
 
     @property
@@ -136,34 +135,15 @@ class _One:
         return self.folder / "training.json"
 
     @property
-    def _fingerprint(self) -> str:
-        """Of everything that decides what is learnt; where files lie and how often they are saved does not."""
-        plain = self.config.model_dump(mode="json", exclude={"run_folder", "export", "threads", "save_every"})
-        plain["budget_tflop"] = self.protocol.budget_tflop
-        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
-
-    @property
     def trained(self) -> bool:
-        if self.method.model is not None:
-            return True
-        record = _json_of(self._record)
-        if record is not None and record["configuration"] != self._fingerprint:
-            raise BadInput(
-                f"{self.folder}: trained with other settings than the protocol has now; "
-                f"delete the folder to train again, or give the method another name"
-            )
-        return record is not None
+        return self.method.model is not None or self._record.is_file()
 
     def train(self, end: float, say: Say) -> None:
         """Train to the end, or until ``end`` (time.monotonic) comes; then it goes on from there the next time."""
-        started = _json_of(self.folder / "started.json")
-        if started is not None and started["configuration"] != self._fingerprint:
-            raise BadInput(f"{self.folder}: begun with other settings than the protocol has now; delete the folder")
         per_update = forward_and_backward_flop(self.task, self.config)
         budget = self.protocol.budget_tflop
         steps = self.config.steps if budget is None else max(1, round(budget * 1e12 / per_update))
         config = self.config.model_copy(update={"steps": steps})
-        _write(self.folder / "started.json", {"configuration": self._fingerprint})
         say(f"training, {steps} updates of {per_update / 1e12:.3f} TFLOP")
         minutes = None if end == math.inf else max((end - time.monotonic()) / 60, 0.0)
         train(config, minutes=minutes)
@@ -178,7 +158,6 @@ class _One:
         _write(
             self._record,
             {
-                "configuration": self._fingerprint,
                 "updates": steps,
                 "tflop": round(steps * per_update / 1e12, 2),
                 "seconds": round(run.seconds, 1),
@@ -195,7 +174,6 @@ class _One:
             )
         record = _json_of(self._record)
         assert record is not None
-        record.pop("configuration")
         return Training(self.setting.name, self.method.name, self.seed, **record)
 
     @property
@@ -205,7 +183,8 @@ class _One:
     # -- scores ----------------------------------------------------------------------------------------------------
 
     def _scores_file(self, run: RunConfig) -> Path:
-        return self.folder / f"scores-{slug(run.name)}.jsonl"
+        name = f"{slug(self.method.name)}-seed-{self.seed}-{slug(run.name)}.jsonl"
+        return self.protocol.output / "scores" / slug(self.setting.name) / name
 
     def _heading(self, run: RunConfig) -> dict[str, Any]:
         """What scores of a run depend on: the weights and the request."""
@@ -299,9 +278,7 @@ def answer(task: Task, network: nn.Module, volume: Volume, space: ModelSpace, sc
     return Resampler(volume.grid, grid).labels(inside.float().numpy(), scheme)
 
 
-def calibration(
-    found: NDArray[np.uint8], truth: NDArray[np.uint8], confidence: NDArray[np.float32]
-) -> list[list[int]]:
+def calibration(found: NDArray[np.uint8], truth: NDArray[np.uint8], confidence: NDArray[np.float32]) -> list[list[int]]:
     """[given, right] for each of ten ranges of ``confidence`` [X, Y, Z], among the voxels that are not agreed
     background."""
     counted = (found > 0) | (truth > 0) | (confidence < 1)

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,6 @@ from diffatlas.evaluate.runs import Finished, Score
 from diffatlas.io import atomic_path
 
 MEASURES = ("dice", "surface_dice", "hd95_mm")
-HEADS = {"dice": "Dice", "surface_dice": "NSD", "hd95_mm": "HD95 mm"}
-DIGITS = {"dice": 3, "surface_dice": 3, "hd95_mm": 2}
 RESAMPLES = 10_000
 
 
@@ -79,9 +77,7 @@ def rows_of(finished: Finished) -> list[Row]:
                 if not scores:
                     continue
                 names = list(scores[0].structures)
-                measures = {
-                    name: {m: interval(_by_case(scores, m, name).values()) for m in MEASURES} for name in names
-                }
+                measures = {name: {m: interval(_by_case(scores, m, name).values()) for m in MEASURES} for name in names}
                 measures["mean"] = {m: interval(_by_case(scores, m).values()) for m in MEASURES}
                 rows.append(
                     Row(
@@ -99,9 +95,7 @@ def rows_of(finished: Finished) -> list[Row]:
     return rows
 
 
-def _reference(
-    name: str, setting: str, grouped: dict[tuple[str, str, str], list[Score]]
-) -> list[Score] | None:
+def _reference(name: str, setting: str, grouped: dict[tuple[str, str, str], list[Score]]) -> list[Score] | None:
     for (where, method, run), scores in grouped.items():
         if where == setting and name in (method, f"{method}, {run}"):
             return scores
@@ -271,10 +265,9 @@ def draw(finished: Finished, rows: list[Row], path: Path) -> bool:
     swept = [r for r in rows if r.x is not None]
     shots = [r for r in rows if r.shots is not None]
     if swept:
-        label = "setting, method"
         for (setting, method), group in _groups(swept, lambda r: (r.setting, r.method)):
             _curve(axes, [(float(r.x or 0), r) for r in group], f"{setting}, {method}")
-        axes.set_xlabel(_common(swept))
+        axes.set_xlabel(finished.protocol.axis)
     elif len(shots) == len(rows) and len({r.shots for r in rows}) > 1:
         for (method, run), group in _groups(rows, lambda r: (r.method, r.run)):
             many = sum(r.method == method for r in rows) > len(group)
@@ -285,11 +278,44 @@ def draw(finished: Finished, rows: list[Row], path: Path) -> bool:
         axes.set_xlabel("training cases")
     else:
         _dots(axes, rows)
-    del label if swept else None
+    if axes.get_legend() is None:
+        axes.legend(fontsize=8, frameon=False)
     axes.set_title(finished.protocol.title, fontsize=11, loc="left")
     with atomic_path(path) as part:
         canvas.savefig(part, dpi=130, format="png")
     return True
+
+
+def _groups(rows: list[Row], key: Callable[[Row], tuple[str, str]]) -> list[tuple[tuple[str, str], list[Row]]]:
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return list(found.items())
+
+
+def _curve(axes: Any, points: list[tuple[float, Row]], label: str) -> None:
+    axes.set_ylabel("mean Dice, 95 % interval")
+    axes.grid(alpha=0.3)
+    points = sorted(points, key=lambda p: p[0])
+    dice = [row.measures["mean"]["dice"] for _, row in points]
+    x = [at for at, _ in points]
+    (line,) = axes.plot(x, [f.mean for f in dice], marker="o", markersize=4, label=label)
+    axes.fill_between(x, [f.low for f in dice], [f.high for f in dice], color=line.get_color(), alpha=0.15, lw=0)
+
+
+def _dots(axes: Any, rows: list[Row]) -> None:
+    """Settings one above the other, a dot with its interval for every method and run."""
+    methods = list(dict.fromkeys((r.method, r.run) for r in rows))
+    settings = list(dict.fromkeys(r.setting for r in rows))
+    for index, (method, run) in enumerate(methods):
+        mine = [r for r in rows if (r.method, r.run) == (method, run)]
+        dice = [r.measures["mean"]["dice"] for r in mine]
+        heights = [-settings.index(r.setting) - 0.6 * (index + 0.5) / len(methods) + 0.3 for r in mine]
+        reach = [[f.mean - f.low for f in dice], [f.high - f.mean for f in dice]]
+        axes.errorbar([f.mean for f in dice], heights, xerr=reach, fmt="o", markersize=4, label=f"{method}, {run}")
+    axes.set_yticks([-i for i in range(len(settings))], settings)
+    axes.set_xlabel("mean Dice, 95 % interval")
+    axes.grid(axis="x", alpha=0.3)
 
 
 def write(finished: Finished, folder: Path, machine: dict[str, Any] | None = None) -> list[Path]:

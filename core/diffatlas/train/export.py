@@ -17,14 +17,18 @@ if TYPE_CHECKING:
     from diffatlas.train.state import Run
 
 
-def export(run: Run) -> Path:
+def export(run: Run, folder: Path | None = None, weights: str = "ema") -> Path:
     """Write the averaged weights (half precision) and the card; measured figures of an older card are dropped."""
     config = run.config
-    folder = config.export
+    folder = folder or config.export
+    told = run.task.card(config)
+    if told is None:
+        return folder
+    network = run.averaged if weights == "ema" else run.network
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / WEIGHTS_FILE
     part = path.with_suffix(".part")
-    save_file({k: v.to(torch.float16).contiguous() for k, v in run.averaged.state_dict().items()}, part)
+    save_file({k: v.to(torch.float16).contiguous() for k, v in network.state_dict().items()}, part)
     part.chmod(0o644)  # safetensors writes 0600, which a system-wide installation could not read
     part.replace(path)
     sha256 = file_sha256(path)
@@ -42,7 +46,7 @@ def export(run: Run) -> Path:
             scheme=config.scheme,
             modalities=modalities,
             space=config.space.build(),
-            **(run.task.card(config) or {}),
+            **told,
             guidance_noise=config.guidance_noise,
             data=config.data_note,
             licence=config.licence,
