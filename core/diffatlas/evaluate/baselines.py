@@ -76,7 +76,7 @@ class UNetTask(Task):
 
     def build(self, config: TrainConfig) -> nn.Module:
         try:
-            from monai.networks.nets import DynUNet
+            from monai.networks.nets.dynunet import DynUNet
         except ImportError as error:
             raise BadInput("the U-Net baseline needs monai: pip install 'napari-diffatlas[train]'") from error
         options = self.options

@@ -16,8 +16,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from diffatlas.errors import BadInput
+from diffatlas.evaluate import baselines as _baselines  # noqa: F401  (registers their tasks)
 from diffatlas.request import Request
 from diffatlas.train.config import TrainConfig, load_config
+from diffatlas.train.task import task_of
 
 Kind = Literal["same-domain", "cross-modality", "varying-domain", "zero-shot", "few-shot"]
 # Settings of a training that do not change its weights.
@@ -37,7 +39,7 @@ class RunConfig(_Strict):
     name: str = Name
     request: dict[str, Any] = {}
     x: float | None = None
-    cases: int | None = Field(None, ge=1)
+    cases: int | None = Field(default=None, ge=1)
     weights: Literal["ema", "raw"] = "ema"
 
     @model_validator(mode="after")
@@ -72,14 +74,14 @@ class MethodConfig(_Strict):
 
 
 class SettingConfig(_Strict):
-    """``train`` and ``test``: changes to the ``data`` of the training configuration. ``shots``: how many training cases,
-    where settings are a series of few-shot ones. ``methods``: only these of the protocol's methods (None: all)."""
+    """``train`` and ``test``: changes to the ``data`` of the training configuration. ``shots``: the number of training
+    cases, where settings are a few-shot series. ``methods``: only these of the protocol's methods (None: all)."""
 
     name: str = Name
     kind: Kind
     train: dict[str, Any] = {}
     test: dict[str, Any] = {}
-    shots: int | None = Field(None, ge=1)
+    shots: int | None = Field(default=None, ge=1)
     methods: tuple[str, ...] | None = None
 
 
@@ -192,6 +194,6 @@ def load_protocol(path: Path) -> Protocol:
     protocol = protocol.model_copy(update=moved)
     for setting in protocol.settings:  # whatever is wrong in any of them is said before the first is trained
         for method in protocol.methods_of(setting):
-            protocol.training(setting, method, protocol.seeds[0])
+            task_of(protocol.training(setting, method, protocol.seeds[0]))
         protocol.testing(setting)
     return protocol

@@ -1,8 +1,8 @@
 """Trains and scores what a protocol names. What is done is kept, and never done twice.
 
 One training is one folder: ``run/`` (its checkpoint: a training that was stopped goes on) and ``model/`` (an atlas's
-weights). Each way of asking, in each setting, has a file of scores, one line a case. A file of scores belongs to the weights and the
-request that are named in its first line; where those change it is made again.
+weights). Each way of asking, in each setting, has a file of scores, one line a case. A file of scores belongs to the
+weights and the request that are named in its first line; where those change it is made again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def carry_out(protocol: Protocol, minutes: float | None = None, say: Say = print
                 what = f"{setting.name} / {method.name} / seed {seed}"
                 one = _One(protocol, setting, method, seed)
                 if not only_read and not one.trained and time.monotonic() < end:
-                    one.train(end, lambda text, what=what: say(f"{what}: {text}"))
+                    one.train(end, partial(_prefixed, say, what))
                 if not one.trained:
                     lacking.append(f"{what}: not trained to the end")
                     continue
@@ -119,6 +120,10 @@ def carry_out(protocol: Protocol, minutes: float | None = None, say: Say = print
                     if missing := sum(c.name not in found for c in wanted):
                         lacking.append(f"{what} / {run.name}: {missing} of {len(wanted)} cases not scored")
     return Finished(protocol, scores, trainings, lacking)
+
+
+def _prefixed(say: Say, what: str, text: str) -> None:
+    say(f"{what}: {text}")
 
 
 class _One:
@@ -217,6 +222,7 @@ class _One:
         """Score ``cases`` and keep each as soon as it is known."""
         kept = list(self.scores(run).values())
         path = self._scores_file(run)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as part:  # drops a torn last line, and scores of other weights
             lines = [self._heading(run), *(_line(score) for score in kept)]
             part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
