@@ -1,7 +1,8 @@
 """The training loop: any number of devices, resumable to the bit, time-boxed.
 
-An update is a function of its number: the cases, their augmentation and their noise are drawn for the whole global batch, and
-each process takes its share of it, in as many parts as it is told. The loss is the mean over the global batch however it is shared.
+An update is a function of its number: the cases, their augmentation and their noise are drawn for the whole global
+batch, and each process takes its share of it, in as many parts as it is told. The loss is the mean over the global
+batch however it is shared.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor
 from diffatlas.errors import BadInput
 from diffatlas.train.augment import appearance, geometry
 from diffatlas.train.config import TrainConfig
-from diffatlas.train.devices import share, start
+from diffatlas.train.devices import share, start, summed
 from diffatlas.train.draws import Draws, torch_generator
 from diffatlas.train.prepared import REACH, Prepared, load_or_prepare
 from diffatlas.train.state import Run
@@ -83,14 +84,23 @@ def advance(run: Run, data: Prepared) -> None:
             loss, parts = run.task.losses(run.forward, x0, draws)
             # Processes are averaged, so each brings its sum times their number: together, the mean over the batch.
             fabric.backward(loss.sum() * (fabric.world_size / config.batch))
-        run.meter.add({"loss": loss.detach(), **parts})
-    if config.clip_norm > 0:
-        fabric.clip_gradients(run.forward, run.stepper, max_norm=config.clip_norm, error_if_nonfinite=False)
+        run.meter.add({"loss": _told(loss), **parts, "norm": torch.full_like(loss, torch.nan).detach()})
+    norm = fabric.clip_gradients(
+        run.forward, run.stepper, max_norm=config.clip_norm or math.inf, error_if_nonfinite=False
+    )
+    run.meter.add(
+        {name: _told(norm[None]) if name == "norm" else norm.new_full((1,), torch.nan) for name in run.meter.names}
+    )
     run.stepper.step()
     run.stepper.zero_grad(set_to_none=True)
     run.step += 1
     run.average()
     run.seconds += time.monotonic() - begin
+
+
+def _told(values: Tensor) -> Tensor:
+    """Detached, with NaN as infinity: to the meter NaN means that there is none."""
+    return values.detach().nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
 def train(config: TrainConfig, minutes: float | None = None) -> Path:
@@ -111,12 +121,15 @@ def train(config: TrainConfig, minutes: float | None = None) -> Path:
         raise BadInput(f"data.holdout: keeps {config.data.holdout} of {len(data)} cases from training; none is left")
     run = Run(config, fabric)
     resumed = run.resume()
+    if fabric.is_global_zero:
+        run.open_folder()
     _say(run, f"{config.name}: {kept} cases, {config.steps} updates{f', resumed at {run.step}' if resumed else ''}")
     with _signals() as asked:
         _walk(run, data.subset(list(range(kept))), minutes, asked)
     run.save()
     if run.fabric.is_global_zero:
         export(run)
+        print(f"model: {config.export}", flush=True)
     fabric.barrier()
     return config.export
 
@@ -142,10 +155,9 @@ def _walk(run: Run, data: Prepared, minutes: float | None, asked: threading.Even
 
 def _agree(run: Run, asked: bool, late: bool) -> str:
     """Why all processes stop here, "" if none has a reason to: they must not part."""
-    fabric = run.fabric
-    if fabric.world_size > 1:
-        flags = torch.tensor([float(asked), float(late)], device=fabric.device)
-        asked, late = (fabric.all_reduce(flags, reduce_op="sum") > 0).tolist()
+    if run.fabric.world_size > 1:
+        flags = torch.tensor([float(asked), float(late)], device=run.fabric.device)
+        asked, late = (summed(run.fabric, flags) > 0).tolist()
     return "asked" if asked else "late" if late else ""
 
 
@@ -160,7 +172,7 @@ def _signals() -> Iterator[threading.Event]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         asked.set()
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     for number in before:
         signal.signal(number, ask)
