@@ -84,13 +84,12 @@ def advance(run: Run, data: Prepared) -> None:
             loss, parts = run.task.losses(run.forward, x0, draws)
             # Processes are averaged, so each brings its sum times their number: together, the mean over the batch.
             fabric.backward(loss.sum() * (fabric.world_size / config.batch))
-        run.meter.add({"loss": _told(loss), **parts, "norm": torch.full_like(loss, torch.nan).detach()})
+        run.meter.add({"loss": _told(loss), **parts, "norm": torch.full_like(loss.detach(), torch.nan)})
     norm = fabric.clip_gradients(
         run.forward, run.stepper, max_norm=config.clip_norm or math.inf, error_if_nonfinite=False
     )
-    run.meter.add(
-        {name: _told(norm[None]) if name == "norm" else norm.new_full((1,), torch.nan) for name in run.meter.names}
-    )
+    assert norm is not None
+    run.meter.add({name: _told(norm[None]) * (1 if name == "norm" else torch.nan) for name in run.meter.names})
     run.stepper.step()
     run.stepper.zero_grad(set_to_none=True)
     run.step += 1
