@@ -208,6 +208,7 @@ class TrainConfig(_Strict):
     log_every: int = Field(20, ge=1)
     save_every: int = Field(200, ge=1)
     validate_every: int = Field(200, ge=0)
+    pictures: bool = True
     run_folder: Path
     export: Path
 

@@ -10,11 +10,10 @@ import copy
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
-from lightning_fabric import Fabric
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -25,6 +24,9 @@ from diffatlas.train.config import TrainConfig
 from diffatlas.train.devices import start, summed
 from diffatlas.train.start import settled, starting_weights
 from diffatlas.train.task import task_of
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 LAST = "last.safetensors"
 CONFIG = "train.yaml"
