@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from diffatlas.errors import BadInput
-from diffatlas.io import write_label_map, write_volume
 from diffatlas.request import Request
 from diffatlas.schedule import trailing
 from diffatlas.session import load_model, segment
@@ -23,8 +21,9 @@ from diffatlas.train.loop import advance, rate
 from diffatlas.train.objective import MODES, draw_levels, losses, soft_dice_loss
 from diffatlas.train.prepared import load_or_prepare, phantom_case, with_margin
 from diffatlas.train.state import Run
-from diffatlas.volume import HIPPOCAMPUS, LabelMap, Volume
+from diffatlas.volume import Volume
 from tests.test_space import ball_grid, two_balls
+from tests.training import balls
 
 STILL = AugmentConfig(
     rotate_degrees=0, scale=0, shift_mm=0, elastic_mm=0, gamma=0, brightness=0, bias=0, noise=0, blur=0
@@ -33,55 +32,7 @@ STILL = AugmentConfig(
 
 @pytest.fixture
 def config_file(tmp_path: Path) -> Path:
-    """Six cases of two balls in noise, and a configuration for them."""
-    data = tmp_path / "data"
-    (data / "images").mkdir(parents=True)
-    (data / "labels").mkdir()
-    rng = np.random.default_rng(0)
-    names = [f"case{i}" for i in range(6)]
-    for name in names:
-        grid = ball_grid((44, 40, 40), (1.0, 1.0, 1.0))
-        labels = two_balls(grid)
-        image = np.array([20.0, 120.0, 200.0])[labels.data] + rng.normal(size=grid.shape) * 10
-        write_volume(Volume(image.clip(0).astype(np.float32), grid, "mr"), data / "images" / f"{name}.nii.gz")
-        write_label_map(LabelMap(labels.data, grid, HIPPOCAMPUS), data / "labels" / f"{name}.nii.gz")
-    (data / "split.json").write_text('{"train": ' + str(names).replace("'", '"') + "}")
-    config = {
-        "name": "balls",
-        "title": "Balls",
-        "summary": "two balls",
-        "licence": "none",
-        "intended_use": "tests",
-        "data_note": "drawn",
-        "limits": ["balls only"],
-        "space": {
-            "shape": [24, 24, 24],
-            "spacing_mm": [2, 2, 2],
-            "sdf_clip_mm": 8,
-            "windows": {"mr": {"kind": "percentile", "low": 0.5, "high": 99.5}},
-        },
-        "data": {
-            "source": "folder",
-            "path": "data",
-            "scheme": "hippocampus",
-            "margin": 2,
-            "holdout": 1,
-            "cache": "cache.safetensors",
-        },
-        "network": {"widths": [16, 32], "embedding": 32},
-        "steps": 6,
-        "batch": 4,
-        "warmup": 2,
-        "save_every": 3,
-        "learning_rate": 2e-3,
-        "precision": "fp32",
-        "ema": 0.9,
-        "run_folder": "run",
-        "export": "model",
-    }
-    path = tmp_path / "train.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
+    return balls(tmp_path)
 
 
 def some_draws(count: int, update: int = 0) -> Draws:
@@ -181,7 +132,7 @@ def test_a_run_starts_from_a_model(config_file: Path) -> None:
     said = load_model(again.config.export).card.training["started_from"]
     assert said == f"{model.card.name} {model.card.sha256[:12]} (steps 6, batch 4, seed 0)"
     with pytest.raises(BadInput, match="another architecture"):
-        Run(load_config(config_file, [f"start_from={folder}", "network.widths=[16, 16]"]))
+        Run(load_config(config_file, [f"start_from={folder}", "run_folder=third", "network.widths=[16, 16]"]))
 
 
 def test_the_loss_falls(config_file: Path) -> None:

@@ -28,7 +28,7 @@ class Commands(TyperGroup):
         except BadInput as error:
             raise _exit(str(error), BAD_INPUT) from error
         except KeyboardInterrupt as stop:
-            raise _exit("stopped; nothing was written", STOPPED) from stop
+            raise _exit(str(stop) or "stopped; nothing was written", STOPPED) from stop
         except BrokenPipeError:
             raise  # typer ends quietly when the reader of a pipe has gone
         except OSError as error:

@@ -33,8 +33,7 @@ def train(
         raise BadInput(f"{config}: no such file; give the YAML file of a training run")
     from diffatlas import train as training
 
-    folder = training.run(config, overrides or (), minutes)
-    typer.echo(f"model: {folder}")
+    training.run(config, overrides or (), minutes)
 
 
 def demo(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from diffatlas.data import SCHEMES, Centre, Layout, named_scheme
 from diffatlas.errors import BadInput
@@ -109,12 +109,39 @@ class AugmentConfig(_Strict):
 
 
 class NetworkConfig(_Strict):
+    """Ours (`diffatlas.nn.unet.AtlasUNet`)."""
+
+    kind: Literal["atlas-unet"] = "atlas-unet"
     widths: tuple[int, ...] = (64, 128, 160)
     blocks: int = 1
     patch: int = 2
     embedding: int = 256
     attention: bool = True
     dropout: float = 0.0
+
+
+class PublishedNetworkConfig(_Strict):
+    """The published one (`diffatlas.nn.reference.PublishedUNet`); 36 million parameters as it stands here."""
+
+    kind: Literal["published-unet"]
+    dim: int = 64
+    multipliers: tuple[int, ...] = (1, 2, 4, 8)
+    heads: int = 8
+    head_size: int = 32
+    groups: int = 8
+    condition: int = 16
+    stem: int = 7
+    buckets: int = 32
+
+
+def _kind(value: Any) -> str:
+    return str(value.get("kind", "atlas-unet") if isinstance(value, dict) else value.kind)
+
+
+AnyNetwork = Annotated[
+    Annotated[NetworkConfig, Tag("atlas-unet")] | Annotated[PublishedNetworkConfig, Tag("published-unet")],
+    Discriminator(_kind),
+]
 
 
 class ObjectiveConfig(_Strict):
@@ -161,7 +188,7 @@ class TrainConfig(_Strict):
     space: SpaceConfig
     data: DataConfig
     augment: AugmentConfig = AugmentConfig()
-    network: NetworkConfig = NetworkConfig()
+    network: AnyNetwork = NetworkConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     start_from: Path | None = None
     seed: int = 0
@@ -184,6 +211,7 @@ class TrainConfig(_Strict):
     log_every: int = Field(20, ge=1)
     save_every: int = Field(200, ge=1)
     validate_every: int = Field(200, ge=0)
+    pictures: bool = True
     run_folder: Path
     export: Path
 

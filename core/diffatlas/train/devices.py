@@ -6,16 +6,21 @@ several devices of one machine, are started here.
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
 
 from diffatlas.errors import BadInput
 from diffatlas.local import pick_device, pick_precision
 
 if TYPE_CHECKING:
-    import torch
     from lightning_fabric import Fabric
 
     from diffatlas.train.config import TrainConfig
@@ -38,8 +43,8 @@ def start(config: TrainConfig) -> Fabric:
     if find_spec("lightning_fabric") is None:
         raise BadInput("training needs lightning-fabric: pip install 'napari-diffatlas[train]'")
     from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments import LightningEnvironment
-    from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     device = pick_device(config.accelerator)
     precision = "bf16-mixed" if _bf16(config.precision, device) else "32-true"
@@ -47,7 +52,7 @@ def start(config: TrainConfig) -> Fabric:
     devices, nodes = there or (config.devices, config.nodes)
     several = devices == "auto" or nodes > 1 or int(devices) > 1
     # Samples are drawn per process: a forward pass that only some need (recycled masks) must not wait for the others.
-    strategy = DDPStrategy(broadcast_buffers=False) if several else "auto"
+    strategy = DDPStrategy(**_no_buffer_exchange()) if several else "auto"
     try:
         fabric = Fabric(
             accelerator=device.type,
@@ -60,6 +65,9 @@ def start(config: TrainConfig) -> Fabric:
         )
     except (ValueError, RuntimeError) as error:
         raise BadInput(f"devices: {' '.join(str(error).split())}") from error
+    # Its banner; and a remark on 1 x 1 x 1 convolutions, whose strides say nothing.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     fabric.launch()
     if config.batch < fabric.world_size * config.accumulate:
         raise BadInput(
@@ -67,6 +75,23 @@ def start(config: TrainConfig) -> Fabric:
             f"parts each; raise batch or lower accumulate"
         )
     return fabric
+
+
+def summed(fabric: Fabric, tensor: Tensor) -> Tensor:
+    """The sum of a tensor over all processes; all of them must ask together."""
+    if fabric.world_size == 1:
+        return tensor
+    total = fabric.all_reduce(tensor, reduce_op="sum")
+    assert isinstance(total, torch.Tensor)
+    return total
+
+
+def _no_buffer_exchange() -> dict[str, Any]:
+    from torch.nn.parallel import DistributedDataParallel
+
+    # PyTorch 2.13 renamed it.
+    known = signature(DistributedDataParallel.__init__).parameters
+    return {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
 
 
 def share(batch: int, rank: int, world: int, part: int, parts: int) -> tuple[int, ...]:
@@ -78,6 +103,4 @@ def share(batch: int, rank: int, world: int, part: int, parts: int) -> tuple[int
 
 
 def _bf16(name: str, device: torch.device) -> bool:
-    import torch
-
     return pick_precision(name, device) == torch.bfloat16

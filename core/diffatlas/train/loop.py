@@ -1,7 +1,8 @@
 """The training loop: any number of devices, resumable to the bit, time-boxed.
 
-An update is a function of its number: the cases, their augmentation and their noise are drawn for the whole global batch, and
-each process takes its share of it, in as many parts as it is told. The loss is the mean over the global batch however it is shared.
+An update is a function of its number: the cases, their augmentation and their noise are drawn for the whole global
+batch, and each process takes its share of it, in as many parts as it is told. The loss is the mean over the global
+batch however it is shared.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -22,10 +24,14 @@ from torch import Tensor
 from diffatlas.errors import BadInput
 from diffatlas.train.augment import appearance, geometry
 from diffatlas.train.config import TrainConfig
-from diffatlas.train.devices import share, start
+from diffatlas.train.devices import share, start, summed
 from diffatlas.train.draws import Draws, torch_generator
+from diffatlas.train.log import Log
 from diffatlas.train.prepared import REACH, Prepared, load_or_prepare
 from diffatlas.train.state import Run
+from diffatlas.train.validate import Held, held_out, picture, validate
+
+T = TypeVar("T")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -83,9 +89,12 @@ def advance(run: Run, data: Prepared) -> None:
             loss, parts = run.task.losses(run.forward, x0, draws)
             # Processes are averaged, so each brings its sum times their number: together, the mean over the batch.
             fabric.backward(loss.sum() * (fabric.world_size / config.batch))
-        run.meter.add({"loss": loss.detach(), **parts})
-    if config.clip_norm > 0:
-        fabric.clip_gradients(run.forward, run.stepper, max_norm=config.clip_norm, error_if_nonfinite=False)
+        run.meter.add({"loss": _told(loss), **parts, "norm": torch.full_like(loss.detach(), torch.nan)})
+    norm = fabric.clip_gradients(
+        run.forward, run.stepper, max_norm=config.clip_norm or math.inf, error_if_nonfinite=False
+    )
+    assert norm is not None
+    run.meter.add({name: _told(norm[None]) * (1 if name == "norm" else torch.nan) for name in run.meter.names})
     run.stepper.step()
     run.stepper.zero_grad(set_to_none=True)
     run.step += 1
@@ -93,11 +102,16 @@ def advance(run: Run, data: Prepared) -> None:
     run.seconds += time.monotonic() - begin
 
 
+def _told(values: Tensor) -> Tensor:
+    """Detached, with NaN as infinity: to the meter NaN means that there is none."""
+    return values.detach().nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+
 def train(config: TrainConfig, minutes: float | None = None) -> Path:
     """Run (or resume) a training and export the weights folder; returns it.
 
-    ``minutes``: stop in time for everything to be written after this long (preparing the cases not counted). A first
-    SIGINT or SIGTERM ends the run after the update, with a checkpoint, as `Interrupted`.
+    ``minutes``: the latest time at which all is done and written, from now on (preparing the cases not counted). A
+    first SIGINT or SIGTERM ends the run after the update, with a checkpoint, as `Interrupted`.
     """
     from diffatlas.train.export import export
 
@@ -106,46 +120,112 @@ def train(config: TrainConfig, minutes: float | None = None) -> Path:
     fabric = start(config)
     with fabric.rank_zero_first():
         data = load_or_prepare(config.data, config.space.build())
+    pace = Pace(minutes)
     kept = len(data) - config.data.holdout
     if kept < 1:
         raise BadInput(f"data.holdout: keeps {config.data.holdout} of {len(data)} cases from training; none is left")
+    if data.sdf.shape[1] != len(config.scheme):
+        raise BadInput(
+            f"{config.data.cache}: holds {data.sdf.shape[1]} structures, the configuration names {len(config.scheme)}"
+        )
     run = Run(config, fabric)
     resumed = run.resume()
-    _say(run, f"{config.name}: {kept} cases, {config.steps} updates{f', resumed at {run.step}' if resumed else ''}")
-    with _signals() as asked:
-        _walk(run, data.subset(list(range(kept))), minutes, asked)
-    run.save()
-    if run.fabric.is_global_zero:
-        export(run)
+    if fabric.is_global_zero:
+        run.open_folder()
+    if not resumed:  # what cannot be written shows now, and the reserve for saving is known
+        pace.measure("save", run.save)
+    with Log(config.run_folder, config.name, config.steps, run.step, fabric.is_global_zero) as log, _signals() as asked:
+        where = f"{fabric.world_size} x {fabric.device.type}" if fabric.world_size > 1 else str(fabric.device)
+        log.say(
+            f"{config.name}: {kept} cases, {config.data.holdout} held out, {config.steps} updates of {config.batch} on "
+            f"{where}" + (f", resumed at {run.step}" if resumed else "")
+        )
+        _walk(run, data.subset(list(range(kept))), held_out(data, config), log, pace, asked)
+        run.save()
+        if fabric.is_global_zero:
+            export(run)
+            log.say(f"model: {config.export}")
     fabric.barrier()
     return config.export
 
 
-def _walk(run: Run, data: Prepared, minutes: float | None, asked: threading.Event) -> None:
+class Pace:
+    """How long things take, and whether there is time for them before the deadline."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self.deadline = math.inf if minutes is None else time.monotonic() + minutes * 60
+        self.seconds = {"update": 0.0, "save": 0.0, "validation": 0.0, "picture": 0.0}
+
+    def measure(self, what: str, do: Callable[[], T]) -> T:
+        """Do it, and remember how long it took: the recent worst."""
+        begin = time.monotonic()
+        result = do()
+        self.seconds[what] = max(time.monotonic() - begin, 0.95 * self.seconds[what])
+        return result
+
+    def time_for(self, *what: str) -> bool:
+        """Whether all of ``what`` fit in before the last checkpoint and the export."""
+        needed = sum(self.seconds[w] for w in what) + 2 * self.seconds["save"] + 1
+        return time.monotonic() + 1.2 * needed < self.deadline
+
+    def left_s(self, run: Run) -> float:
+        """Seconds to the end of the run, or to the deadline."""
+        config = run.config
+        every = config.validate_every or math.inf
+        each = self.seconds["update"] + (self.seconds["validation"] + self.seconds["picture"]) / every
+        return min((config.steps - run.step) * each, max(self.deadline - time.monotonic(), 0.0))
+
+
+def _walk(run: Run, data: Prepared, held: Held, log: Log, pace: Pace, asked: threading.Event) -> None:
     config = run.config
-    deadline = None if minutes is None else time.monotonic() + minutes * 60
+    validated = run.step if run.step else -1
     while run.step < config.steps:
-        stop = _agree(run, asked.is_set(), deadline is not None and time.monotonic() > deadline)
+        # The first one is made in any case.
+        stop = _agree(run, asked.is_set(), run.step > 0 and not pace.time_for("update", "validation"))
         if stop == "asked":
             run.save()
             raise Interrupted(f"stopped at update {run.step} of {config.steps}; the same command goes on from there")
         if stop == "late":
             break
-        advance(run, data)
-        if run.step % config.log_every == 0:
-            run.meter.gather()
-            _say(run, f"{run.step} " + " ".join(f"{k} {v:.4f}" for k, v in run.meter.means().items()))
-            run.meter.reset()
+        pace.measure("update", lambda: advance(run, data))
+        validate_now = config.validate_every > 0 and run.step % config.validate_every == 0
+        if validate_now or run.step % config.log_every == 0:
+            _report(run, held, log, pace, validate_now)
+            validated = run.step if validate_now else validated
+        log.advance(run.step, pace.left_s(run))
         if run.step % config.save_every == 0:
-            run.save()
+            pace.measure("save", run.save)
+    if config.validate_every > 0 and validated != run.step:
+        _report(run, held, log, pace, True)
+
+
+def _report(run: Run, held: Held, log: Log, pace: Pace, validating: bool) -> None:
+    """A row of the log, with a validation (and its picture) where one is due and there is time for it."""
+    config = run.config
+    score = None
+    if validating and len(held):
+        score = pace.measure("validation", lambda: validate(run, held, pace.time_for))
+    run.meter.gather()
+    names = config.scheme.names
+    by_structure = score.structures if score else dict.fromkeys(names, math.nan)
+    log.row(
+        {"step": run.step, "seconds": round(run.seconds, 1), "rate": rate(run.step - 1, config)}
+        | run.meter.means()
+        | {"dice": score.mean if score else math.nan}
+        | {f"dice {name}": by_structure[name] for name in names}
+    )
+    run.meter.reset()
+    if score and config.pictures and run.fabric.is_global_zero and pace.time_for("picture"):
+        drawn = pace.measure("picture", lambda: picture(run, held))
+        if drawn is not None:
+            log.picture(run.step, drawn)
 
 
 def _agree(run: Run, asked: bool, late: bool) -> str:
     """Why all processes stop here, "" if none has a reason to: they must not part."""
-    fabric = run.fabric
-    if fabric.world_size > 1:
-        flags = torch.tensor([float(asked), float(late)], device=fabric.device)
-        asked, late = (fabric.all_reduce(flags, reduce_op="sum") > 0).tolist()
+    if run.fabric.world_size > 1:
+        flags = torch.tensor([float(asked), float(late)], device=run.fabric.device)
+        asked, late = (summed(run.fabric, flags) > 0).tolist()
     return "asked" if asked else "late" if late else ""
 
 
@@ -160,7 +240,7 @@ def _signals() -> Iterator[threading.Event]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         asked.set()
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     for number in before:
         signal.signal(number, ask)
@@ -169,8 +249,3 @@ def _signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _say(run: Run, text: str) -> None:
-    if run.fabric.is_global_zero:
-        print(text, flush=True)

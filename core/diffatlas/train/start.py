@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
-from diffatlas.checkpoint import load_model
+from diffatlas.checkpoint import ModelCard, find_model, load_model, read_card
 from diffatlas.data import canonical
 from diffatlas.errors import BadInput
-from diffatlas.train.config import TrainConfig
+from diffatlas.train.config import NetworkConfig, PublishedNetworkConfig, TrainConfig
+
+
+def settled(config: TrainConfig) -> TrainConfig:
+    """``config`` with what it leaves to the model it starts from: the network, and how a published one is called."""
+    known = config.network.kind == "atlas-unet" or config.task_options.keys() >= {"levels", "mask_range", "orientation"}
+    if config.start_from is None or ("network" in config.model_fields_set and known):
+        return config
+    card = read_card(find_model(str(config.start_from)))
+    changes: dict[str, Any] = {}
+    if "network" not in config.model_fields_set:
+        changes["network"] = _network(card)
+    if card.published:
+        told = {"levels": card.levels, "mask_range": card.mask_range, "orientation": card.orientation}
+        changes["task_options"] = {**told, **config.task_options}
+    return config.model_copy(update=changes)
+
+
+def _network(card: ModelCard) -> NetworkConfig | PublishedNetworkConfig:
+    kind = PublishedNetworkConfig if card.published else NetworkConfig
+    return kind.model_validate(card.architecture)
+
 
 # What belongs to single channels (image, then structures): the tensor of a network, and on which axis they lie.
 CHANNELS = {
@@ -47,10 +70,16 @@ def _fitted(key: str, given: Tensor, wanted: Tensor, before: list[str], now: lis
         if given.shape != wanted.shape:
             raise ValueError(there)
         return given
-    old, new = given.unflatten(axis, (len(before), -1)), wanted.clone().unflatten(axis, (len(now), -1))
+    old, new = _split(given, axis, len(before)), _split(wanted.clone(), axis, len(now))
     if old.select(axis, 0).shape != new.select(axis, 0).shape:
         raise ValueError(there)
     for place, name in enumerate(now):
         if name in before:
             new.select(axis, place).copy_(old.select(axis, before.index(name)))
-    return new.flatten(axis, axis + 1)
+    return new.reshape(wanted.shape)
+
+
+def _split(tensor: Tensor, axis: int, channels: int) -> Tensor:
+    """``axis`` as two: ``channels``, and what each of them has."""
+    shape = tensor.shape
+    return tensor.reshape(*shape[:axis], channels, shape[axis] // channels, *shape[axis + 1 :])

@@ -1,7 +1,7 @@
 """Everything that changes during training, and its checkpoint.
 
-A checkpoint holds network, moving average, optimiser, the number of updates and the sums behind the next row of the log. There is
-no generator in it: every random number is a function of the update (`diffatlas.train.draws`).
+A checkpoint holds network, moving average, optimiser, the number of updates and the sums behind the next row of the
+log. There is no generator in it: every random number is a function of the update (`diffatlas.train.draws`).
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import copy
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
+import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,10 +21,15 @@ from torch import Tensor
 from diffatlas.errors import BadInput
 from diffatlas.io import atomic_path
 from diffatlas.train.config import TrainConfig
-from diffatlas.train.start import starting_weights
+from diffatlas.train.devices import start, summed
+from diffatlas.train.start import settled, starting_weights
 from diffatlas.train.task import task_of
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 LAST = "last.safetensors"
+CONFIG = "train.yaml"
 
 
 class Run:
@@ -35,16 +40,13 @@ class Run:
     """
 
     def __init__(self, config: TrainConfig, fabric: Fabric | None = None) -> None:
-        if fabric is None:
-            from diffatlas.train.devices import start
-
-            fabric = start(config)
+        config = settled(config)
         self.config = config
-        self.fabric = fabric
+        self.fabric = fabric = fabric or start(config)
         self.task = task_of(config)
         torch.manual_seed(config.seed)
         self.network = self.task.build(config)
-        if config.start_from is not None:
+        if config.start_from is not None and not self.file.is_file():
             self.network.load_state_dict(starting_weights(config, self.network))
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False).to(fabric.device)
         trained = [p for p in self.network.parameters() if p.requires_grad]
@@ -77,9 +79,9 @@ class Run:
         as it was.
         """
         self.meter.gather()
-        if not math.isfinite(self.meter.means().get("loss", 0.0)):
+        if not self.meter.finite:
             raise BadInput(
-                f"the loss is not a finite number at update {self.step}; lower learning_rate"
+                f"loss or gradient is not a finite number at update {self.step}; lower learning_rate"
                 + (f" (the last checkpoint is kept: {self.file})" if self.file.is_file() else "")
             )
         if not self.fabric.is_global_zero:
@@ -89,10 +91,19 @@ class Run:
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
         meta = {"step": str(self.step), "seconds": str(self.seconds), "meter": json.dumps(self.meter.to_json())}
-        self.config.run_folder.mkdir(parents=True, exist_ok=True)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.file) as part:
             save_file({k: v.contiguous() for k, v in tensors.items()}, part, meta)
             part.chmod(0o644)
+
+    def open_folder(self) -> None:
+        """Make the run folder, write down what it holds, and clear what a killed process left half-written."""
+        folder = self.config.run_folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".diffatlas-*"):
+            left.unlink(missing_ok=True)
+        with atomic_path(folder / CONFIG) as part:
+            part.write_text(yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
 
     def resume(self) -> bool:
         """Continue from the checkpoint, if there is one; `BadInput` if it is of another network."""
@@ -144,7 +155,7 @@ class Meter:
         if tuple(values) != self.names:
             self.names = tuple(values)
             self.reset()
-        stacked = [torch.stack([v.isfinite().sum(), v.nan_to_num(0.0, torch.inf).sum()]) for v in values.values()]
+        stacked = [torch.stack([(~v.isnan()).sum(), v.nansum()]) for v in values.values()]
         self.fresh.append(torch.stack(stacked, dim=1).detach())
 
     def gather(self) -> None:
@@ -154,13 +165,18 @@ class Meter:
         total = torch.stack(self.fresh).cpu().double().sum(0)
         self.fresh = []
         if self.fabric.world_size > 1:
-            total = self.fabric.all_reduce(total.to(self.fabric.device), reduce_op="sum").cpu()
+            total = summed(self.fabric, total.to(self.fabric.device)).cpu()
         self.sums = self.sums + total
 
     def means(self) -> dict[str, float]:
         """Mean of each name, NaN where no sample had it; after `gather`."""
         counts, totals = self.sums
         return {name: float(t / n) if n else math.nan for name, n, t in zip(self.names, counts, totals, strict=True)}
+
+    @property
+    def finite(self) -> bool:
+        """Whether all that was taken in was; after `gather`."""
+        return bool(self.sums.isfinite().all())
 
     def to_json(self) -> dict[str, Any]:
         return {"names": list(self.names), "sums": self.sums.tolist()}
