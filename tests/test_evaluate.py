@@ -26,6 +26,7 @@ from diffatlas.train.draws import Draws
 from diffatlas.train.task import task_of
 from tests.training import balls
 
+ROOT = Path(__file__).resolve().parents[1]
 UNET = {"filters": [8, 8, 16]}
 
 
@@ -129,7 +130,9 @@ def test_a_finished_model_is_scored_as_it_is(base: Path) -> None:
     trained = carry_out(first, say=quiet)
     folder = first.training(first.settings[0], first.methods[0], 0).export
     methods = [{"name": "shipped", "model": str(folder), "runs": [{"name": "fast"}]}]
-    again = carry_out(load_protocol(protocol_file(base, methods=methods, compare_to="shipped", output="other")), say=quiet)
+    again = carry_out(
+        load_protocol(protocol_file(base, methods=methods, compare_to="shipped", output="other")), say=quiet
+    )
     ours = [s.structures for s in trained.scores if (s.method, s.run) == ("atlas", "fast")]
     assert [s.structures for s in again.scores] == ours
     assert again.trainings[0].updates is None
@@ -259,3 +262,9 @@ def test_names_of_runs_and_settings_must_differ(base: Path) -> None:
     with pytest.raises(BadInput, match="runs"):
         load_protocol(protocol_file(base, methods=[{"name": "atlas", "runs": [run, run]}]))
     assert isinstance(load_protocol(protocol_file(base)), Protocol)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "protocols").glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_protocols_in_the_box_are_protocols(path: Path) -> None:
+    protocol = load_protocol(path)
+    assert protocol.name == path.stem

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffatlas.errors import BadInput
-from diffatlas.nn.unet import AtlasUNet, channels_last
-from diffatlas.train.config import TrainConfig
+from diffatlas.nn.unet import channels_last
+from diffatlas.train.config import NetworkConfig, TrainConfig
 from diffatlas.train.draws import Draws
 from diffatlas.train.objective import soft_dice_loss
 from diffatlas.train.task import Task, register_task
+from diffatlas.train.tasks import build_network
 
 
 class SegmenterTask(Task):
@@ -33,7 +34,9 @@ class SegmenterTask(Task):
         self.edge = 0.75 * min(config.space.spacing_mm) / config.space.sdf_clip_mm
 
     def build(self, config: TrainConfig) -> nn.Module:
-        return channels_last(AtlasUNet(self.structures, **config.network.model_dump()))
+        if not isinstance(config.network, NetworkConfig):
+            raise BadInput("network.kind: the segmenter is an atlas-unet asked in one pass")
+        return build_network(config)
 
     def losses(self, forward: Callable[..., Tensor], x0: Tensor, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared and some absolute error of the distances and soft Dice: the atlas's own weights of the three."""

@@ -23,7 +23,17 @@ from diffatlas.train.task import task_of
 
 Kind = Literal["same-domain", "cross-modality", "varying-domain", "zero-shot", "few-shot"]
 # Settings of a training that do not change its weights.
-NOT_LEARNT = {"threads", "save_every", "log_every", "validate_every", "accelerator", "devices", "nodes", "accumulate", "title"}
+NOT_LEARNT = {
+    "threads",
+    "save_every",
+    "log_every",
+    "validate_every",
+    "accelerator",
+    "devices",
+    "nodes",
+    "accumulate",
+    "title",
+}
 NOT_LEARNT |= {"summary", "licence", "intended_use", "data_note", "limits"}
 Name = Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ,.+()=_-]*$")
 
