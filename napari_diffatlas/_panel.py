@@ -73,7 +73,7 @@ class Panel(QWidget):
     def __init__(self, cards: Sequence[Card], parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._cards = {card.name: card for card in cards}
-        self._running = self._paused = False
+        self._running = self._paused = self._blocked = False
 
         self.image_combo = combo_box("The volume to segment")
         self.model_combo = combo_box("The atlas that generates the image-mask pair")
@@ -150,6 +150,11 @@ class Panel(QWidget):
             self.about.open(False)  # it has been in sight until now; the run needs the room
         self._enable()
 
+    def set_blocked(self, blocked: bool) -> None:
+        """``blocked``: the engine works for another tab; Run waits for it."""
+        self._blocked = blocked
+        self._enable()
+
     def set_paused(self, paused: bool) -> None:
         self._paused = paused
         self._enable()
@@ -208,7 +213,7 @@ class Panel(QWidget):
 
     def _enable(self) -> None:
         ready = self.image_combo.currentData() is not None and self.model_combo.currentData() is not None
-        self.run_button.setEnabled(ready and not self._running)
+        self.run_button.setEnabled(ready and not self._running and not self._blocked)
         self.pause_button.setEnabled(self._running)
         self.pause_button.setText("Resume" if self._paused else "Pause")
         self.stop_button.setEnabled(self._running)

@@ -33,7 +33,7 @@ def test_a_phantom_heart_is_segmented_live(make_napari_viewer: Any, qtbot: Any) 
     viewer.layers.events.inserted.connect(lambda event: seen.append(event.value.name))
     widget = DiffAtlasWidget(viewer)  # on its own backend: the engine of this machine
     viewer.window.add_dock_widget(widget, name="DiffAtlas")
-    panel = widget.panel
+    panel = widget.segment.panel
     panel.model_combo.setCurrentIndex(panel.model_combo.findData(MODEL))
     panel.options.presets.choose("fast")
     panel.options.advanced.seed_box.setValue(3)
