@@ -32,6 +32,7 @@ ORDER = (
     "published",
     "request",
     "frame",
+    "report",
     "checkpoint",
     "authors_file",
     "convert",
