@@ -42,8 +42,8 @@ def _read_one(path: Path) -> LayerTuple:
         ids = volume.data.astype(np.uint16)
         scheme = scheme_of(ids)
         labels = LabelMap.from_ids(ids, volume.grid, scheme)
-        return label_map_to_layer(labels, volume.name, volume.header)
-    return volume_to_layer(volume)
+        return label_map_to_layer(labels, volume.name, volume.header, path.absolute())
+    return volume_to_layer(volume, path.absolute())
 
 
 def _are_ids(data: NDArray[np.float32]) -> bool:

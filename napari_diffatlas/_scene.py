@@ -76,6 +76,10 @@ class Scene:
             raise BadInput("choose an image; the layer is gone")
         return read_layer(self._viewer.layers[name])
 
+    def add_image(self, data: NDArray[Any], state: dict[str, Any]) -> Source:
+        """Add an image layer from napari's layer data and its arguments."""
+        return read_layer(self._viewer.add_image(data, **state))
+
     @property
     def is_dark(self) -> bool:
         """Whether the viewer's theme draws light words on a dark ground."""
