@@ -37,6 +37,7 @@ class RunFiles(QWidget):
             row.addWidget(yielding(button))
         self.save_button.clicked.connect(lambda: self.ask_save())
         self.replay_button.clicked.connect(lambda: self.ask_replay())
+        self.set_ready(has_result=False, idle=True)
 
     def set_ready(self, has_result: bool, idle: bool) -> None:
         self.save_button.setEnabled(has_result)
