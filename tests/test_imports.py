@@ -46,7 +46,7 @@ ORDER = (
     "cli",
 )
 FRONT_ENDS = {"diffatlas_app": ROOT / "app", "napari_diffatlas": ROOT / "napari_diffatlas"}
-FOR_FRONT_ENDS = {"session", "request", "grid", "volume", "errors", "io", "render"}
+FOR_FRONT_ENDS = {"session", "request", "grid", "volume", "errors", "io", "render", "cohort"}
 USES_TORCH = {"schedule", "denoise", "guidance", "sample", "nn", "published", "local", "train"}
 
 
