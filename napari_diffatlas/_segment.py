@@ -67,6 +67,11 @@ class SegmentTab(Tab):
         self.run_files.save_chosen.connect(self.save_run)
         self.run_files.replay_chosen.connect(self.replay_run)
 
+    def options(self) -> Request | None:
+        """What the form says of how to run, whatever the image; None where no model is installed."""
+        model = self.panel.model_combo.currentData()
+        return None if model is None else Request(model=model, **self.panel.options.choices())
+
     # -- the user ----------------------------------------------------------------------------------------------------
     def _on_run(self, choice: Choice) -> None:
         if self._runner.busy:

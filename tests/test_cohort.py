@@ -68,7 +68,7 @@ def test_every_case_leaves_labels_on_its_voxels_and_a_report_that_replays(folder
     assert ([case.name for case in cases], notes) == (["a", "b", "c"], [])
     backend = FakeBackend()
     assert states(play(cases, backend)) == dict.fromkeys("abc", DONE)
-    assert {p.name for p in out.iterdir()} == {STATUS_FILE, *(f"{n}{s}" for n in "abc" for s in (".nii.gz", ".json"))}
+    assert {p.name for p in out.iterdir()} == {STATUS_FILE, *(f"{n}{s}" for n in "abc" for s in ("_labels.nii.gz", ".json"))}
     for case, volume in zip(cases, backend.volumes, strict=True):
         assert volume is not None
         labels = read_label_map(case.labels, MMWHS)
@@ -242,11 +242,13 @@ def test_a_folder_of_dicom_slices_is_a_case(tmp_path: Path) -> None:
 
 def test_inputs_that_cannot_be_used_are_refused_before_any_work(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    taken = folder / "a_labels.nii.gz"
+    taken.write_bytes(b"")
     for inputs, output, words in (
         ([tmp_path / "gone"], tmp_path / "out", "no such file"),
         ([tmp_path / "empty"], tmp_path / "out", "no volume there"),
         ([folder], folder, "is the input folder"),
-        ([folder / "a.nii.gz"], folder, "is also an input"),
+        ([folder / "a.nii.gz", taken], folder, "is also an input"),
     ):
         with pytest.raises(BadInput, match=words):
             find_cases(inputs, output)

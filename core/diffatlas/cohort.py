@@ -94,7 +94,7 @@ def find_cases(inputs: Sequence[Path], output: Path) -> tuple[list[Case], list[s
         name = _stem(path)
         if name in cases:
             raise BadInput(f"{path} and {cases[name].path}: both would be called {name}; rename one or run it apart")
-        cases[name] = Case(name, path, output / f"{name}.nii.gz", output / f"{name}.json")
+        cases[name] = Case(name, path, output / f"{name}_labels.nii.gz", output / f"{name}.json")
     for case in cases.values():
         for written in (case.labels, case.report):
             if written.resolve() in {p.resolve() for p in paths}:

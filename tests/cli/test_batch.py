@@ -28,7 +28,7 @@ def test_a_folder_is_segmented_and_the_second_time_left_alone(
     first = cli(*arguments)
     assert first.code == 0, first.err
     assert "2 of 2 done" in first.out
-    assert files(tmp_path / "out") == {"cohort.json", "one.json", "one.nii.gz", "two.json", "two.nii.gz"}
+    assert files(tmp_path / "out") == {"cohort.json", "one.json", "one_labels.nii.gz", "two.json", "two_labels.nii.gz"}
     assert [request.seed for request in backend.requests] == [3, 3]
     again = cli(*arguments)
     assert again.code == 0
@@ -37,7 +37,7 @@ def test_a_folder_is_segmented_and_the_second_time_left_alone(
     assert cli(*arguments, "--redo").code == 0
     assert len(backend.requests) == 4
     assert cli("replay", tmp_path / "out" / "one.json", "-o", tmp_path / "again.nii.gz").code == 0
-    assert (tmp_path / "again.nii.gz").read_bytes() == (tmp_path / "out" / "one.nii.gz").read_bytes()
+    assert (tmp_path / "again.nii.gz").read_bytes() == (tmp_path / "out" / "one_labels.nii.gz").read_bytes()
 
 
 def test_a_bad_file_gives_2_and_the_others_their_labels(cli: Cli, folder: Path, tmp_path: Path) -> None:
