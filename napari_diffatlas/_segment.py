@@ -18,6 +18,7 @@ from napari_diffatlas._edit import DEFAULT_NOISE, EditPanel
 from napari_diffatlas._layers import Source
 from napari_diffatlas._panel import Card, Choice, Panel
 from napari_diffatlas._parts import Fold
+from napari_diffatlas._preferences import preferences
 from napari_diffatlas._recording import Recording
 from napari_diffatlas._run_files import Replay, RunFiles
 from napari_diffatlas._runner import Runner
@@ -67,6 +68,13 @@ class SegmentTab(Tab):
         self.run_files.save_chosen.connect(self.save_run)
         self.run_files.replay_chosen.connect(self.replay_run)
 
+    def prefer(self, model: str, device: str) -> None:
+        """Choose these at first, as far as they are there."""
+        for combo, value in ((self.panel.model_combo, model), (self.panel.options.device_combo, device)):
+            index = combo.findData(value)
+            if index >= 0:
+                combo.setCurrentIndex(index)
+
     def options(self) -> Request | None:
         """What the form says of how to run, whatever the image; None where no model is installed."""
         model = self.panel.model_combo.currentData()
@@ -93,7 +101,7 @@ class SegmentTab(Tab):
         """
         self._scene.begin(source, request.model, title)
         self._source, self._request = source, request
-        self._recording, self._recorded = Recording(), None
+        self._recording, self._recorded = Recording(preferences().recording_mb * 2**20), None
         self.scrubber.clear()
         self._running = True
         self.panel.set_running(True)

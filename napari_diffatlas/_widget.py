@@ -10,7 +10,9 @@ from qtpy.QtWidgets import QTabWidget, QVBoxLayout, QWidget
 
 from diffatlas import session
 from diffatlas.session import Backend
+from napari_diffatlas._commands import register
 from napari_diffatlas._folder import FolderTab
+from napari_diffatlas._preferences import models, preferences
 from napari_diffatlas._runner import Runner
 from napari_diffatlas._scene import Scene
 from napari_diffatlas._segment import SegmentTab
@@ -26,7 +28,8 @@ class DiffAtlasWidget(QWidget):
     def __init__(self, napari_viewer: Any, backend: Callable[[], Backend] | None = None) -> None:
         super().__init__()
         backend = backend or session.local_backend
-        cards = session.available_models()
+        wanted = preferences()
+        cards, warning = models(wanted.weights_folder)
         self._scene = Scene(napari_viewer)
         self.runner = Runner()
         self.runner.setParent(self)
@@ -44,6 +47,10 @@ class DiffAtlasWidget(QWidget):
         self._scene.connect(self._on_layers, self._on_theme)
         self._on_theme()
         self._on_layers()
+        self.segment.prefer(wanted.model, wanted.device)
+        if warning:
+            self.segment.panel.set_status(warning, error=True)
+        register()
 
     @property
     def running(self) -> bool:

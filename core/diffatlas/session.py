@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
-from diffatlas.checkpoint import Model, ModelCard, available_models, find_model, load_model, read_card
+from diffatlas.checkpoint import Model, ModelCard, available_models, find_model, load_model, read_card, use_models_folder
 from diffatlas.errors import BadInput
 from diffatlas.frame import Backend, Frame, FrameMetrics, Result
 from diffatlas.report import RecordedRun, read_run, write_report
@@ -36,6 +36,7 @@ __all__ = [
     "read_run",
     "segment",
     "stream",
+    "use_models_folder",
     "write_report",
 ]
 

@@ -282,7 +282,8 @@ def test_x_y_z_volumes_face_the_reader_and_a_turned_view_is_left_alone(
     open_widget(viewer, FakeBackend())
     add(viewer, volume)
     assert viewer.dims.order == (2, 1, 0)  # axial slices
-    assert [str(side) for side in viewer.scene.camera.orientation] == ["away", "up", "left"]
+    camera = getattr(viewer, "scene", viewer).camera  # moved in napari 0.9
+    assert [str(side) for side in camera.orientation] == ["away", "up", "left"]
     viewer.dims.order = (0, 2, 1)
     add(viewer, volume)
     assert viewer.dims.order == (0, 2, 1)
