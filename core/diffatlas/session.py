@@ -11,6 +11,7 @@ from functools import lru_cache
 from diffatlas.checkpoint import Model, ModelCard, available_models, load_model
 from diffatlas.errors import BadInput
 from diffatlas.frame import Backend, Frame, FrameMetrics, Result
+from diffatlas.locate import Look, Proposal
 from diffatlas.request import PRESETS, MaskEdit, Preset, Request
 from diffatlas.volume import LabelMap, Volume
 
@@ -20,16 +21,19 @@ __all__ = [
     "Backend",
     "Frame",
     "FrameMetrics",
+    "Look",
     "MaskEdit",
     "Model",
     "ModelCard",
     "Preset",
+    "Proposal",
     "Request",
     "Result",
     "available_models",
     "example",
     "load_model",
     "local_backend",
+    "locate",
     "segment",
     "stream",
 ]
@@ -48,6 +52,18 @@ def local_backend() -> Backend:
 def stream(volume: Volume | None, request: Request) -> Iterator[Frame]:
     """Run ``request`` on ``volume`` and yield a `Frame` a step; the last carries the `Result`. ``close()`` cancels."""
     return local_backend().stream(volume, request)
+
+
+def locate(volume: Volume, request: Request) -> Iterator[Look]:
+    """Search a large volume for what the request's model knows; the last `Look` carries the `Proposal`.
+
+    Its ``roi`` goes into `Request.roi`. ``close()`` stops the search.
+    """
+    from diffatlas.local import LocalBackend
+
+    backend = local_backend()
+    assert isinstance(backend, LocalBackend)
+    return backend.locate(volume, request)
 
 
 def segment(volume: Volume | None, request: Request) -> Result:
