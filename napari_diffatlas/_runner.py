@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 from napari.qt.threading import create_worker
 from napari.utils import progress
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined, unused-ignore]
 
-from napari_diffatlas._worker import Done, Failed, Run, Step, Stopped, Update
+from napari_diffatlas._worker import Failed, Step, Stopped
+
+
+class Job(Protocol):
+    """What a runner runs, the engine in it: iterated in a worker, the other methods called from any thread.
+
+    ``updates`` yields `Step`, and values of the job's own, and ends with one `Stopped`, `Failed` or value of a type in
+    ``endings``.
+    """
+
+    @property
+    def endings(self) -> tuple[type, ...]: ...
+    def updates(self) -> Iterator[Any]: ...
+    def stop(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def shown(self) -> None: ...
 
 
 class Runner(QObject):
-    """Starts a `Run` and hands its updates on in the GUI thread. Signal: ``busy_changed(bool)``."""
+    """Starts a `Job` and hands its updates on in the GUI thread. Signal: ``busy_changed(bool)``."""
 
     busy_changed = Signal(bool)
 
     def __init__(self) -> None:
         super().__init__()
-        self._run: Run | None = None
-        self._client: Callable[[Update], None] | None = None
+        self._run: Job | None = None
+        self._client: Callable[[Any], None] | None = None
         self._workers = 0
         self._activity: progress | None = None
         self._stop_on_destroyed: Callable[[], None] | None = None
@@ -29,8 +46,8 @@ class Runner(QObject):
         """Whether a run is on its way."""
         return self._run is not None
 
-    def start(self, run: Run, client: Callable[[Update], None]) -> None:
-        """Begin ``run``; ``client`` gets its updates, exactly one `Done`, `Stopped` or `Failed` last.
+    def start(self, run: Job, client: Callable[[Any], None]) -> None:
+        """Begin ``run``; ``client`` gets its updates, exactly one `Stopped`, `Failed` or of its ``endings`` last.
 
         A step counts as drawn when ``client`` returns. Does nothing while another run is on its way.
         """
@@ -69,7 +86,7 @@ class Runner(QObject):
             self._run.stop()
             self._end()
 
-    def _on_update(self, update: Update) -> None:
+    def _on_update(self, update: Any) -> None:
         run, client = self._run, self._client
         if run is None or client is None:
             return
@@ -79,7 +96,7 @@ class Runner(QObject):
             if isinstance(update, Step):
                 run.shown()
                 self._show_activity(update.frame.index + 1, update.frame.total)
-            elif isinstance(update, Done | Stopped | Failed):
+            elif isinstance(update, (Stopped, Failed, *run.endings)):
                 self._end()
 
     def _on_finished(self) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 from diffatlas.errors import BadInput
 from diffatlas.request import Request
@@ -72,7 +72,20 @@ class Failed:
     message: str
 
 
+U = TypeVar("U")
 Update = Step | Paused | Resumed | Done | Stopped | Failed
+
+
+def guarded(updates: Iterator[U]) -> Iterator[U | Failed]:
+    """The same updates; an exception becomes a `Failed` at their end."""
+    try:
+        yield from updates
+    except BadInput as error:
+        yield Failed(str(error))
+    except Exception as error:
+        log.error("a run of DiffAtlas failed", exc_info=True)
+        line = " ".join(str(error).split())
+        yield Failed(f"The engine failed ({type(error).__name__}: {line[:200]}). You can run again.")
 
 
 class Run:
@@ -81,6 +94,8 @@ class Run:
     ``backend`` and ``volume`` are called in the worker: the first loads torch and the weights, the second may compute a
     lazy array. ``recording`` gets every step.
     """
+
+    endings = (Done,)
 
     def __init__(
         self,
@@ -121,14 +136,7 @@ class Run:
 
     def updates(self) -> Iterator[Update]:
         """Steps, between them `Paused` and `Resumed` in pairs; then exactly one of `Done`, `Stopped`, `Failed`."""
-        try:
-            yield from self._updates()
-        except BadInput as error:
-            yield Failed(str(error))
-        except Exception as error:
-            log.error("a run of DiffAtlas failed", exc_info=True)
-            line = " ".join(str(error).split())
-            yield Failed(f"The engine failed ({type(error).__name__}: {line[:200]}). You can run again.")
+        yield from guarded(self._updates())
 
     def _updates(self) -> Iterator[Update]:
         steps = 0

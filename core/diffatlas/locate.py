@@ -4,10 +4,10 @@ The volume is brought to the model's spacing once. Then the model's field of vie
 outwards in steps of ``STRIDE`` of its edge; at each place the network answers once, with the clean image and a mask of
 pure noise. An answer has the score
 
-    fit = mean over structures k of min(v_k / e_k, e_k / v_k)  *  share of its surface that the view's border does not cut
+    fit = mean over structures k of min(v_k / e_k, e_k / v_k)  *  share of its surface that the view does not cut
 
-with v_k the volume it gives structure k and e_k the volume the training cases had on average (the model's card). An answer
-that beats all before it is followed: the view moves onto the middle of what was found, a few times, as long as
+with v_k the volume it gives structure k and e_k the volume the training cases had on average (the model's card). An
+answer that beats all before it is followed: the view moves onto the middle of what was found, a few times, as long as
 the fit grows.
 
 A network answers with an atlas-like shape wherever it looks. What is really there stays where it is when the field of
