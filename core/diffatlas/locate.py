@@ -38,7 +38,7 @@ from diffatlas.metrics import dice
 from diffatlas.space import ModelSpace, Ranges, apply_window, field_of_view, resample, world_box
 from diffatlas.volume import Volume
 
-STRIDE = 0.45  # beyond the shifts of augmentation; an answer to half a heart is enough to follow
+STRIDE = 0.55  # beyond the shifts of augmentation; an answer to half a heart is enough to follow
 SHIFT = 0.08
 MAX_LOOKS = 64
 MAX_MOVES = 4
