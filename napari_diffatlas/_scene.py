@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -18,6 +19,7 @@ from diffatlas.session import Result
 from diffatlas.volume import LabelMap, LabelScheme
 from napari_diffatlas._box import Box
 from napari_diffatlas._layers import AXES, KEY, Source, label_style, read_layer
+from napari_diffatlas._reader import read
 from napari_diffatlas._recording import Picture
 
 LIVE_IMAGE = "DiffAtlas image"
@@ -76,6 +78,15 @@ class Scene:
         if name not in self._viewer.layers:
             raise BadInput("choose an image; the layer is gone")
         return read_layer(self._viewer.layers[name])
+
+    def add_image(self, data: NDArray[Any], state: dict[str, Any]) -> Source:
+        """Add an image layer from napari's layer data and its arguments."""
+        return read_layer(self._viewer.add_image(data, **state))
+
+    def open_files(self, paths: Sequence[Path]) -> None:
+        """Open volumes and label maps as layers, by our own reader; `BadInput` where one cannot be read."""
+        for data, state, kind in read([str(path) for path in paths]):
+            (self._viewer.add_labels if kind == "labels" else self._viewer.add_image)(data, **state)
 
     @property
     def is_dark(self) -> bool:

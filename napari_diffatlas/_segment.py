@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ from diffatlas import session
 from diffatlas.errors import BadInput
 from diffatlas.request import MaskEdit, Request
 from diffatlas.session import Backend, Result
+from diffatlas.volume import Volume
 from napari_diffatlas._edit import DEFAULT_NOISE, EditPanel
 from napari_diffatlas._layers import Source
 from napari_diffatlas._panel import Card, Choice, Panel
 from napari_diffatlas._parts import Fold
 from napari_diffatlas._recording import Recording
 from napari_diffatlas._roi import RegionControl
+from napari_diffatlas._run_files import Replay, RunFiles
 from napari_diffatlas._runner import Runner
 from napari_diffatlas._scene import Scene
 from napari_diffatlas._scrubber import Scrubber
@@ -59,7 +62,8 @@ class SegmentTab(Tab):
         self.volumes = Table(("Structure", "ml", "SD, ml"))
         self.edit = EditPanel()
         self.edit_fold = Fold("Edit and continue", self.edit)
-        for part in (self.panel, self.scrubber, self.volumes, self.edit_fold):
+        self.run_files = RunFiles()
+        for part in (self.panel, self.scrubber, self.volumes, self.edit_fold, self.run_files):
             self.column.addWidget(part)
         self.column.addStretch(1)
 
@@ -74,6 +78,13 @@ class SegmentTab(Tab):
         self.edit.paint_clicked.connect(self._on_paint)
         self.edit.undo_clicked.connect(self._on_undo)
         self.edit.result_chosen.connect(self._on_result)
+        self.run_files.save_chosen.connect(self.save_run)
+        self.run_files.replay_chosen.connect(self.replay_run)
+
+    def options(self) -> Request | None:
+        """What the form says of how to run, whatever the image; None where no model is installed."""
+        model = self.panel.model_combo.currentData()
+        return None if model is None else Request(model=model, **self.panel.options.choices())
 
     # -- the user ----------------------------------------------------------------------------------------------------
     def _on_run(self, choice: Choice) -> None:
@@ -87,8 +98,12 @@ class SegmentTab(Tab):
         request = replace(choice.request, roi=self.region.roi_for(source.grid))
         self._start(source, request, f"labels, seed {request.seed}")
 
-    def _start(self, source: Source, request: Request, title: str) -> None:
-        """Run ``request`` on ``source``; ``title`` names the layer it will leave."""
+    def _start(self, source: Source, request: Request, title: str, volume: Callable[[], Volume] | None = None) -> None:
+        """Run ``request`` on ``source``; ``title`` names the layer it will leave.
+
+        The engine sees the file's own voxels, everything here the displayed ones: this is where they meet.
+        ``volume`` gives the file's voxels, called in the worker; None takes them from ``source``.
+        """
         self._scene.begin(source, request.model, title)
         self._source, self._request = source, request
         self._recording, self._recorded = Recording(), None
@@ -97,7 +112,15 @@ class SegmentTab(Tab):
         self.panel.set_running(True)
         self.panel.reset_progress(busy=True)
         self.panel.set_status("Loading the model ...")
-        self._runner.start(Run(self._backend, source.volume, request, recording=self._recording), self._on_update)
+        origin = source.origin
+        run = Run(
+            self._backend,
+            volume or source.file_volume,
+            origin.restore_request(request),
+            recording=self._recording,
+            present=origin.display_result,
+        )
+        self._runner.start(run, self._on_update)
 
     def _on_pause(self, paused: bool) -> None:
         self._runner.pause(paused)
@@ -140,6 +163,31 @@ class SegmentTab(Tab):
             self.panel.set_status("")
             self._show_results()
 
+    def save_run(self, path: Path) -> None:
+        """Write the report of the result in sight."""
+        try:
+            if self._scene.chosen is None:
+                raise BadInput("there is no result in sight to save; run first")
+            made = self._scene.results[self._scene.chosen]
+            session.write_report(made.result, path, made.source.origin.path)
+        except BadInput as error:
+            self.panel.set_status(str(error), error=True)
+            return
+        hint = "" if made.source.origin.path else " The image is not a file: save it beside the run to replay it later."
+        self.panel.set_status(f"Saved {path.name}: Replay run, or diffatlas replay, gives the same labels.{hint}")
+
+    def replay_run(self, path: Path) -> None:
+        """Run again what a report records."""
+        if self._runner.busy:
+            return
+        try:
+            replay = Replay(path, self._scene, self.panel.image_combo.currentData())
+        except BadInput as error:
+            self.panel.set_status(str(error), error=True)
+            return
+        request = replay.source.origin.display_request(replay.run.request)
+        self._start(replay.source, request, f"labels, seed {request.seed}, replayed", replay.volume)
+
     def _after_this(self, start: Callable[[], None]) -> None:
         """Start now, or once the run that is on its way has stopped."""
         if not self._runner.busy:
@@ -165,6 +213,7 @@ class SegmentTab(Tab):
         self._show_volumes()
         ready = scene.chosen is not None or scene.has_steps
         self.edit.set_ready(ready and (idle or self.panel.paused), idle)
+        self.run_files.set_ready(scene.chosen is not None, idle)
         if idle and scene.chosen != self._recorded:
             self.scrubber.clear()
         else:

@@ -10,6 +10,7 @@ from qtpy.QtWidgets import QTabWidget, QVBoxLayout, QWidget
 
 from diffatlas import session
 from diffatlas.session import Backend
+from napari_diffatlas._folder import FolderTab
 from napari_diffatlas._runner import Runner
 from napari_diffatlas._scene import Scene
 from napari_diffatlas._segment import SegmentTab
@@ -30,7 +31,8 @@ class DiffAtlasWidget(QWidget):
         self.runner = Runner()
         self.runner.setParent(self)
         self.segment = SegmentTab(self._scene, self.runner, backend, cards)
-        self.pages: tuple[Tab, ...] = (self.segment,)
+        self.folder = FolderTab(self._scene, self.runner, backend, self.segment.options)
+        self.pages: tuple[Tab, ...] = (self.segment, self.folder)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
         for page in self.pages:

@@ -92,7 +92,7 @@ class Run:
     """One run: iterate `updates` in a worker; call `stop`, `pause`, `resume` and `shown` from any thread.
 
     ``backend`` and ``volume`` are called in the worker: the first loads torch and the weights, the second may compute a
-    lazy array. ``recording`` gets every step.
+    lazy array. ``recording`` gets every step. ``present`` turns the result, in the worker, into the one that is handed on.
     """
 
     endings = (Done,)
@@ -104,11 +104,13 @@ class Run:
         request: Request,
         interval_s: float = INTERVAL_S,
         recording: Recording | None = None,
+        present: Callable[[Result], Result] = lambda result: result,
     ) -> None:
         self._backend = backend
         self._volume = volume
         self._request = request
         self._interval_s = interval_s
+        self._present = present
         self.recording = recording or Recording()
         self._stop = threading.Event()
         self._free = threading.Event()
@@ -165,7 +167,7 @@ class Run:
                         if self._stop.is_set():
                             break
         if last is not None and last.result is not None:
-            yield Done(last.result, last.metrics.seconds - self._paused_s)
+            yield Done(self._present(last.result), last.metrics.seconds - self._paused_s)
         elif self._stop.is_set():
             yield Stopped(steps)
         else:

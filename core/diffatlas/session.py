@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
-from diffatlas.checkpoint import Model, ModelCard, available_models, load_model
+from diffatlas.checkpoint import Model, ModelCard, available_models, find_model, load_model, read_card
 from diffatlas.errors import BadInput
 from diffatlas.frame import Backend, Frame, FrameMetrics, Result
 from diffatlas.locate import Look, Proposal
+from diffatlas.report import RecordedRun, read_run, write_report
 from diffatlas.request import PRESETS, MaskEdit, Preset, Request
 from diffatlas.volume import LabelMap, Volume
 
@@ -27,6 +28,7 @@ __all__ = [
     "ModelCard",
     "Preset",
     "Proposal",
+    "RecordedRun",
     "Request",
     "Result",
     "available_models",
@@ -34,8 +36,11 @@ __all__ = [
     "load_model",
     "local_backend",
     "locate",
+    "model_card",
+    "read_run",
     "segment",
     "stream",
+    "write_report",
 ]
 
 EXAMPLES = ("heart-ct", "heart-mr")
@@ -47,6 +52,11 @@ def local_backend() -> Backend:
     from diffatlas.local import LocalBackend
 
     return LocalBackend()
+
+
+def model_card(name: str) -> ModelCard:
+    """The card of a model by name or folder; its weights are not touched. `BadInput` where there is no such model."""
+    return read_card(find_model(name))
 
 
 def stream(volume: Volume | None, request: Request) -> Iterator[Frame]:
