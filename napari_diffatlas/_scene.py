@@ -1,4 +1,4 @@
-"""What DiffAtlas draws in a viewer: the only module that touches one."""
+"""What DiffAtlas draws in a viewer: with `_box` the only module that touches one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from diffatlas.errors import BadInput
 from diffatlas.grid import Grid, reorient
 from diffatlas.session import Result
 from diffatlas.volume import LabelMap, LabelScheme
+from napari_diffatlas._box import Box
 from napari_diffatlas._layers import AXES, KEY, Source, label_style, read_layer
 from napari_diffatlas._reader import read
 from napari_diffatlas._recording import Picture
@@ -93,6 +94,10 @@ class Scene:
         from napari.utils.theme import get_theme
 
         return sum(get_theme(self._viewer.theme).background.as_rgb_tuple()[:3]) < 3 * 128
+
+    def box(self, on_drawn: Callable[[], None]) -> Box:
+        """The box in this viewer; ``on_drawn`` is called when the user has drawn one."""
+        return Box(self._viewer, on_drawn)
 
     def connect(self, on_layers: Callable[[Any], None], on_theme: Callable[[Any], None]) -> None:
         """Call back when layers come, go or are renamed, and when the theme changes. napari holds methods weakly."""

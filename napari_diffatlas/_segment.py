@@ -20,10 +20,12 @@ from napari_diffatlas._panel import Card, Choice, Panel
 from napari_diffatlas._parts import Fold
 from napari_diffatlas._preferences import preferences
 from napari_diffatlas._recording import Recording
+from napari_diffatlas._roi import RegionControl
 from napari_diffatlas._run_files import Replay, RunFiles
 from napari_diffatlas._runner import Runner
 from napari_diffatlas._scene import Scene
 from napari_diffatlas._scrubber import Scrubber
+from napari_diffatlas._search import Locate
 from napari_diffatlas._tab import Tab
 from napari_diffatlas._table import Table
 from napari_diffatlas._worker import Done, Failed, Paused, Resumed, Run, Step, Stopped, Update
@@ -36,7 +38,14 @@ class SegmentTab(Tab):
 
     title = "Segment"
 
-    def __init__(self, scene: Scene, runner: Runner, backend: Callable[[], Backend], cards: Sequence[Card]) -> None:
+    def __init__(
+        self,
+        scene: Scene,
+        runner: Runner,
+        backend: Callable[[], Backend],
+        cards: Sequence[Card],
+        locate: Locate = session.locate,
+    ) -> None:
         super().__init__()
         self._scene = scene
         self._runner = runner
@@ -48,6 +57,8 @@ class SegmentTab(Tab):
         self._next: Callable[[], None] | None = None
         self._recorded: int | None = None
         self.panel = Panel(cards)
+        self.region = RegionControl(scene, runner, locate)
+        self.panel.region.addWidget(self.region)
         self.scrubber = Scrubber()
         self.volumes = Table(("Structure", "ml", "SD, ml"))
         self.edit = EditPanel()
@@ -57,6 +68,9 @@ class SegmentTab(Tab):
             self.column.addWidget(part)
         self.column.addStretch(1)
 
+        self.panel.subject_changed.connect(self._on_subject)
+        self.region.said.connect(self.panel.set_status)
+        self.region.searching.connect(self._on_searching)
         self.panel.run_clicked.connect(self._on_run)
         self.panel.pause_clicked.connect(self._on_pause)
         self.panel.stop_clicked.connect(self._runner.stop)
@@ -89,11 +103,10 @@ class SegmentTab(Tab):
         except BadInput as error:
             self.panel.set_status(str(error), error=True)
             return
-        self._start(source, choice.request, f"labels, seed {choice.request.seed}")
+        request = replace(choice.request, roi=self.region.roi_for(source.grid))
+        self._start(source, request, f"labels, seed {request.seed}")
 
-    def _start(
-        self, source: Source, request: Request, title: str, volume: Callable[[], Volume] | None = None
-    ) -> None:
+    def _start(self, source: Source, request: Request, title: str, volume: Callable[[], Volume] | None = None) -> None:
         """Run ``request`` on ``source``; ``title`` names the layer it will leave.
 
         The engine sees the file's own voxels, everything here the displayed ones: this is where they meet.
@@ -130,7 +143,9 @@ class SegmentTab(Tab):
             self.panel.set_status(str(error), error=True)
             return
         edit = MaskEdit(edited.labels.data, edited.changed if held else None, t)
-        request = replace(self._options(), task="segment", model=edited.model, edit=edit)
+        request = replace(
+            self._options(), task="segment", model=edited.model, edit=edit, roi=self.region.roi_for(edited.source.grid)
+        )
         self._after_this(lambda: self._start(edited.source, request, f"labels, seed {request.seed}, edited"))
 
     def _on_paint(self) -> None:
@@ -235,6 +250,15 @@ class SegmentTab(Tab):
             self._scene.show(moment)
 
     # -- the worker (slots: they run in the GUI thread) --------------------------------------------------------------
+    def _on_searching(self, done: int, total: int) -> None:
+        self._running = total > 0
+        self.panel.set_running(self._running, pauses=False)
+        self.panel.reset_progress(busy=total == 1)
+        if total:
+            self.panel.set_status("Searching the image ...")
+        if total > 1:
+            self.panel.set_looks(done, total)
+
     def _on_update(self, update: Update) -> None:
         match update:
             case Step(frame, pace_s):
@@ -283,6 +307,7 @@ class SegmentTab(Tab):
         if self._running and not busy:
             self._running, self._source = False, None
             self.panel.set_running(False)
+        self.region.refresh()
         self._show_results()
         if not busy and self._next is not None:
             start, self._next = self._next, None
@@ -311,9 +336,13 @@ class SegmentTab(Tab):
         self.panel.options.set_chosen(self._request.device, self._request.precision, chosen)
 
     # -- the viewer --------------------------------------------------------------------------------------------------
+    def _on_subject(self) -> None:
+        self.region.use(self.panel.image_combo.currentData(), self.panel.card, self._options)
+
     def layers_changed(self) -> None:
         names = self._scene.image_names()
         self.panel.set_images(names)
+        self._on_subject()
         if not self._runner.busy:
             self._scene.face_patient()
         shown = self.panel.status.text()
@@ -328,6 +357,7 @@ class SegmentTab(Tab):
 
     def shut_down(self) -> None:
         self._next = None
+        self.region.shut_down()
 
 
 def _steps(count: int) -> str:

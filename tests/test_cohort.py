@@ -68,7 +68,10 @@ def test_every_case_leaves_labels_on_its_voxels_and_a_report_that_replays(folder
     assert ([case.name for case in cases], notes) == (["a", "b", "c"], [])
     backend = FakeBackend()
     assert states(play(cases, backend)) == dict.fromkeys("abc", DONE)
-    assert {p.name for p in out.iterdir()} == {STATUS_FILE, *(f"{n}{s}" for n in "abc" for s in ("_labels.nii.gz", ".json"))}
+    assert {p.name for p in out.iterdir()} == {
+        STATUS_FILE,
+        *(f"{n}{s}" for n in "abc" for s in ("_labels.nii.gz", ".json")),
+    }
     for case, volume in zip(cases, backend.volumes, strict=True):
         assert volume is not None
         labels = read_label_map(case.labels, MMWHS)

@@ -68,6 +68,15 @@ class ModelCard:
         """Whether the network is the published one: a single noise level, out of ``levels`` discrete ones."""
         return self.schedule == "published-cosine"
 
+    @property
+    def expected_volumes_ml(self) -> list[float] | None:
+        """Mean volumes of the training cases' structures, in the scheme's order; None where the card has none."""
+        measured = self.metrics.get("generated volumes", {}).get("structures", {})
+        try:
+            return [float(measured[name]["training_ml"][0]) for name in self.scheme.names]
+        except (KeyError, TypeError, IndexError, ValueError):
+            return None
+
     def to_json(self) -> dict[str, Any]:
         """Plain data, the content of ``card.yaml`` (without the folder it was read from)."""
         return {

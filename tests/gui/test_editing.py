@@ -48,9 +48,7 @@ def hold(widget: DiffAtlasWidget, held: bool) -> None:
 
 
 @pytest.mark.parametrize("held", [True, False])
-def test_the_engine_gets_the_edit_and_what_of_it_is_held(
-    finished: Any, qtbot: Any, volume: Volume, held: bool
-) -> None:
+def test_the_engine_gets_the_edit_and_what_of_it_is_held(finished: Any, qtbot: Any, volume: Volume, held: bool) -> None:
     viewer, widget, backend = finished
     layer = viewer.layers["case 7 labels, seed 0"]
     before = layer.data.copy()

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 def batch(
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Volumes, DICOM folders, folders of these.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="NAME_labels.nii.gz and NAME.json of each.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="NAME_labels.nii.gz and NAME.json of each.")
+    ],
     model: opt.Model = "auto",
     preset: opt.Preset = "fast",
     steps: opt.Steps = None,
