@@ -9,7 +9,8 @@ in the layer's metadata as an `Origin`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 from diffatlas.errors import BadInput
 from diffatlas.grid import Array, Grid, inverse_orientation, reorient
 from diffatlas.io import guess_modality
+from diffatlas.request import MaskEdit, Request
+from diffatlas.session import Result
 from diffatlas.volume import LabelMap, LabelScheme, Modality, NiftiHeader, Structure, Volume
 
 KEY = "diffatlas"
@@ -53,11 +56,12 @@ RAS_MM = Placement(np.eye(4), ("mm",) * 3, AXES)
 
 @dataclass(frozen=True, eq=False)
 class Origin:
-    """Where a layer's voxels came from: the file's own grid and header, and the reorientation done for display."""
+    """Where a layer's voxels came from: the file, its own grid and header, and the reorientation done for display."""
 
     grid: Grid
     orientation: NDArray[np.float64]
     header: NiftiHeader | None = None
+    path: Path | None = None
 
     @property
     def display_grid(self) -> Grid:
@@ -66,6 +70,24 @@ class Origin:
     def restore(self, data: NDArray[Any]) -> NDArray[Any]:
         """A displayed array back in the file's axis order."""
         return reorient(data, inverse_orientation(self.orientation))
+
+    def display(self, data: NDArray[Any]) -> NDArray[Any]:
+        """An array in the file's axis order as it is displayed."""
+        return reorient(data, self.orientation)
+
+    def restore_request(self, request: Request) -> Request:
+        """The same request with its region and its edit on the file's own voxels instead of the displayed ones."""
+        return _turned(request, inverse_orientation(self.orientation), self.display_grid.shape)
+
+    def display_request(self, request: Request) -> Request:
+        """Inverse of `restore_request`."""
+        return _turned(request, self.orientation, self.grid.shape)
+
+    def display_result(self, result: Result) -> Result:
+        """A result on the file's voxels as it is displayed; its provenance goes on speaking of the file."""
+        labels = LabelMap(self.display(result.labels.data), self.display_grid, result.labels.scheme)
+        confidence = None if result.confidence is None else self.display(result.confidence)
+        return replace(result, labels=labels, confidence=confidence)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +102,13 @@ class Source:
     modality: Modality | None = None
     notes: tuple[str, ...] = ()
 
+    def file_volume(self) -> Volume:
+        """`volume` as the file holds it: what the engine is given, so that a run has one hash behind every door."""
+        shown = self.volume()
+        return replace(shown, data=self.origin.restore(shown.data), grid=self.origin.grid, header=self.origin.header)
+
     def volume(self) -> Volume:
-        """Compute, convert to float32 and fill what is not finite with the lowest finite value."""
+        """The voxels as displayed: computed, converted to float32, filled with the lowest value where not finite."""
         with np.errstate(over="ignore"):  # float64 beyond float32 becomes Inf, which is then filled
             data = np.array(self.data, dtype=np.float32)
         notes = self.notes
@@ -120,7 +147,7 @@ def read_layer(layer: Image) -> Source:
         grid = origin.display_grid
     else:  # another reader's layer, or one the user has moved since: its own place is the truth
         origin = Origin(grid, AS_IS)
-    return Source(name, data, grid, placement, origin, ours.get("modality"), notes)
+    return Source(name, data, grid, placement, origin, ours.get("modality"), (*ours.get("notes", ()), *notes))
 
 
 def read_labels(data: Any, state: Mapping[str, Any]) -> tuple[LabelMap, NiftiHeader | None]:
@@ -143,11 +170,14 @@ def read_image(data: Any, state: Mapping[str, Any]) -> Volume:
     return Volume(values.astype(np.float32), grid, name=str(state.get("name", "image")), header=header)
 
 
-def volume_to_layer(volume: Volume) -> LayerTuple:
-    """napari's layer data tuple of a volume, its axes reordered to the closest of x, y, z (RAS+)."""
+def volume_to_layer(volume: Volume, path: Path | None = None) -> LayerTuple:
+    """napari's layer data tuple of a volume, its axes reordered to the closest of x, y, z (RAS+).
+
+    ``path``: the file that the volume was read from.
+    """
     orientation = volume.grid.to_canonical()
     data = reorient(volume.data, orientation)
-    origin = Origin(volume.grid, orientation, volume.header)
+    origin = Origin(volume.grid, orientation, volume.header, path)
     low, high = (float(v) for v in np.percentile(data[::2, ::2, ::2], (0.5, 99.8)))
     state = {
         "name": volume.name,
@@ -159,9 +189,11 @@ def volume_to_layer(volume: Volume) -> LayerTuple:
     return data, state, "image"
 
 
-def label_map_to_layer(labels: LabelMap, name: str, header: NiftiHeader | None = None) -> LayerTuple:
+def label_map_to_layer(
+    labels: LabelMap, name: str, header: NiftiHeader | None = None, path: Path | None = None
+) -> LayerTuple:
     """napari's layer data tuple of a label map, placed as `volume_to_layer` places the image it belongs to."""
-    origin = Origin(labels.grid, labels.grid.to_canonical(), header)
+    origin = Origin(labels.grid, labels.grid.to_canonical(), header, path)
     data = reorient(labels.to_ids(), origin.orientation)
     state = label_style(labels.scheme) | RAS_MM.layer_arguments(origin.display_grid) | {"name": name}
     state["metadata"] = {KEY: {"origin": origin, "scheme": labels.scheme}}
@@ -187,6 +219,20 @@ def label_style(scheme: LabelScheme) -> dict[str, Any]:
     colors |= {s.id: (*(c / 255 for c in s.color), 1.0) for s in scheme.structures}
     features = {"index": [0, *scheme.ids], "structure": ["background", *scheme.names]}
     return {"colormap": DirectLabelColormap(color_dict=colors), "features": features, "opacity": 0.6}
+
+
+def _turned(request: Request, orientation: NDArray[np.float64], shape: tuple[int, int, int]) -> Request:
+    """A request on voxels of ``shape`` after `reorient` of these voxels with ``orientation``."""
+    roi, edit = request.roi, request.edit
+    if roi is not None:
+        ranges = [(0, 0)] * 3
+        for (low, high), size, (target, flip) in zip(roi, shape, orientation, strict=True):
+            ranges[int(target)] = (low, high) if flip > 0 else (size - high, size - low)
+        roi = (ranges[0], ranges[1], ranges[2])
+    if edit is not None:
+        pinned = None if edit.pinned is None else reorient(edit.pinned, orientation)
+        edit = MaskEdit(reorient(edit.labels, orientation), pinned, edit.t)
+    return replace(request, roi=roi, edit=edit)
 
 
 def _data_to_world(state: Mapping[str, Any]) -> Array:

@@ -19,16 +19,10 @@ from qtpy.QtWidgets import (
 )
 
 from diffatlas.request import Request
+from diffatlas.space import ModelSpace
 from diffatlas.volume import LabelScheme
 from napari_diffatlas._options import Options
 from napari_diffatlas._parts import Fold, Status, Text, about, combo_box, offer, yielding
-
-
-class Space(Protocol):
-    """Where a model looks."""
-
-    @property
-    def extent_mm(self) -> tuple[float, float, float]: ...
 
 
 class Card(Protocol):
@@ -43,7 +37,9 @@ class Card(Protocol):
     @property
     def modalities(self) -> tuple[str, ...]: ...
     @property
-    def space(self) -> Space: ...
+    def space(self) -> ModelSpace: ...
+    @property
+    def published(self) -> bool: ...
     @property
     def guidance_noise(self) -> float: ...
     @property
@@ -63,17 +59,20 @@ class Choice:
 class Panel(QWidget):
     """Form, Run, Pause and Stop, progress, one status line.
 
-    Signals: ``run_clicked(Choice)``, ``pause_clicked(bool)`` (True pauses, False resumes), ``stop_clicked()``.
+    Signals: ``run_clicked(Choice)``, ``pause_clicked(bool)`` (True pauses, False resumes), ``stop_clicked()``,
+    ``subject_changed()`` (another image or model is chosen). ``region`` is room for the part that says where to look.
     """
 
     run_clicked = Signal(object)
     pause_clicked = Signal(bool)
     stop_clicked = Signal()
+    subject_changed = Signal()
 
     def __init__(self, cards: Sequence[Card], parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._cards = {card.name: card for card in cards}
-        self._running = self._paused = False
+        self._running = self._paused = self._blocked = False
+        self._pauses = True
 
         self.image_combo = combo_box("The volume to segment")
         self.model_combo = combo_box("The atlas that generates the image-mask pair")
@@ -82,6 +81,7 @@ class Panel(QWidget):
         self.model_text = Text()
         self.about_text = Text()
         self.about = Fold("About · not for clinical use", self.about_text, opened=True)
+        self.region = QVBoxLayout()
         self.options = Options()
         self.run_button = QPushButton("Run")
         self.pause_button = QPushButton("Pause")
@@ -94,6 +94,8 @@ class Panel(QWidget):
         self._lay_out()
 
         self.model_combo.currentIndexChanged.connect(self._show_model)
+        for combo in (self.image_combo, self.model_combo):
+            combo.currentIndexChanged.connect(lambda _: self.subject_changed.emit())
         self.run_button.clicked.connect(self._run)
         self.pause_button.clicked.connect(self._pause)
         self.stop_button.clicked.connect(self._stop)
@@ -115,6 +117,7 @@ class Panel(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(form)
+        layout.addLayout(self.region)
         layout.addWidget(self.options)
         layout.addLayout(buttons)
         layout.addWidget(self.progress)
@@ -144,10 +147,16 @@ class Panel(QWidget):
         offer(self.image_combo, list(names), "open a volume first")
         self._enable()
 
-    def set_running(self, running: bool) -> None:
-        self._running, self._paused = running, False
+    def set_running(self, running: bool, pauses: bool = True) -> None:
+        """``pauses``: what runs can be held on its way."""
+        self._running, self._paused, self._pauses = running, False, pauses
         if running:
             self.about.open(False)  # it has been in sight until now; the run needs the room
+        self._enable()
+
+    def set_blocked(self, blocked: bool) -> None:
+        """``blocked``: the engine works for another tab; Run waits for it."""
+        self._blocked = blocked
         self._enable()
 
     def set_paused(self, paused: bool) -> None:
@@ -162,6 +171,12 @@ class Panel(QWidget):
         if seconds_left is not None and step < total:
             parts.append(f"{about(seconds_left)} left")
         self.progress_text.setText(" · ".join(parts))
+
+    def set_looks(self, done: int, total: int) -> None:
+        """A search has looked at ``done`` places of at most ``total``."""
+        self.progress.setRange(0, total)
+        self.progress.setValue(done)
+        self.progress_text.setText(f"{done} places of at most {total}")
 
     def reset_progress(self, busy: bool = False) -> None:
         """An empty bar, or (``busy``) one that moves without saying how far."""
@@ -208,8 +223,8 @@ class Panel(QWidget):
 
     def _enable(self) -> None:
         ready = self.image_combo.currentData() is not None and self.model_combo.currentData() is not None
-        self.run_button.setEnabled(ready and not self._running)
-        self.pause_button.setEnabled(self._running)
+        self.run_button.setEnabled(ready and not self._running and not self._blocked)
+        self.pause_button.setEnabled(self._running and self._pauses)
         self.pause_button.setText("Resume" if self._paused else "Pause")
         self.stop_button.setEnabled(self._running)
         for box in (self.image_combo, self.model_combo, self.options):

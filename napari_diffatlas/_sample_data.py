@@ -1,9 +1,13 @@
-"""Sample data: phantom hearts, made on the spot, with their true labels."""
+"""Sample data, made on the spot: phantom hearts with their true labels, and a pair drawn from the atlas."""
 
 from __future__ import annotations
 
 from diffatlas import session
+from diffatlas.request import Request
 from napari_diffatlas._layers import LayerTuple, label_map_to_layer, volume_to_layer
+
+
+ATLAS = "heart-phantom"
 
 
 def heart_ct() -> list[LayerTuple]:
@@ -14,6 +18,16 @@ def heart_ct() -> list[LayerTuple]:
 def heart_mr() -> list[LayerTuple]:
     """A phantom heart as an MR image."""
     return _example("heart-mr", "phantom MR")
+
+
+def atlas_pair(seed: int = 0) -> list[LayerTuple]:
+    """An image and its mask as the heart atlas generates them, out of noise alone; takes seconds."""
+    request = Request(task="generate", model=ATLAS, preset="watch", guidance="none", seed=seed)
+    result = session.segment(None, request)
+    image, state, kind = volume_to_layer(result.images[0])
+    labels, label_state, label_kind = label_map_to_layer(result.masks[0], "generated labels")
+    state |= {"name": "generated heart", "contrast_limits": (-1, 1)}
+    return [(image, state, kind), (labels, label_state, label_kind)]
 
 
 def _example(name: str, title: str) -> list[LayerTuple]:

@@ -1,10 +1,11 @@
-"""What DiffAtlas draws in a viewer: the only module that touches one."""
+"""What DiffAtlas draws in a viewer: with `_box` the only module that touches one."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -16,7 +17,9 @@ from diffatlas.errors import BadInput
 from diffatlas.grid import Grid, reorient
 from diffatlas.session import Result
 from diffatlas.volume import LabelMap, LabelScheme
+from napari_diffatlas._box import Box
 from napari_diffatlas._layers import AXES, KEY, Source, label_style, read_layer
+from napari_diffatlas._reader import read
 from napari_diffatlas._recording import Picture
 
 LIVE_IMAGE = "DiffAtlas image"
@@ -76,12 +79,25 @@ class Scene:
             raise BadInput("choose an image; the layer is gone")
         return read_layer(self._viewer.layers[name])
 
+    def add_image(self, data: NDArray[Any], state: dict[str, Any]) -> Source:
+        """Add an image layer from napari's layer data and its arguments."""
+        return read_layer(self._viewer.add_image(data, **state))
+
+    def open_files(self, paths: Sequence[Path]) -> None:
+        """Open volumes and label maps as layers, by our own reader; `BadInput` where one cannot be read."""
+        for data, state, kind in read([str(path) for path in paths]):
+            (self._viewer.add_labels if kind == "labels" else self._viewer.add_image)(data, **state)
+
     @property
     def is_dark(self) -> bool:
         """Whether the viewer's theme draws light words on a dark ground."""
         from napari.utils.theme import get_theme
 
         return sum(get_theme(self._viewer.theme).background.as_rgb_tuple()[:3]) < 3 * 128
+
+    def box(self, on_drawn: Callable[[], None]) -> Box:
+        """The box in this viewer; ``on_drawn`` is called when the user has drawn one."""
+        return Box(self._viewer, on_drawn)
 
     def connect(self, on_layers: Callable[[Any], None], on_theme: Callable[[Any], None]) -> None:
         """Call back when layers come, go or are renamed, and when the theme changes. napari holds methods weakly."""

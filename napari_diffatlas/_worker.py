@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 from diffatlas.errors import BadInput
 from diffatlas.request import Request
@@ -72,15 +72,30 @@ class Failed:
     message: str
 
 
+U = TypeVar("U")
 Update = Step | Paused | Resumed | Done | Stopped | Failed
+
+
+def guarded(updates: Iterator[U]) -> Iterator[U | Failed]:
+    """The same updates; an exception becomes a `Failed` at their end."""
+    try:
+        yield from updates
+    except BadInput as error:
+        yield Failed(str(error))
+    except Exception as error:
+        log.error("a run of DiffAtlas failed", exc_info=True)
+        line = " ".join(str(error).split())
+        yield Failed(f"The engine failed ({type(error).__name__}: {line[:200]}). You can run again.")
 
 
 class Run:
     """One run: iterate `updates` in a worker; call `stop`, `pause`, `resume` and `shown` from any thread.
 
     ``backend`` and ``volume`` are called in the worker: the first loads torch and the weights, the second may compute a
-    lazy array. ``recording`` gets every step.
+    lazy array. ``recording`` gets every step. ``present`` turns the result, in the worker, into the one that is handed on.
     """
+
+    endings = (Done,)
 
     def __init__(
         self,
@@ -89,11 +104,13 @@ class Run:
         request: Request,
         interval_s: float = INTERVAL_S,
         recording: Recording | None = None,
+        present: Callable[[Result], Result] = lambda result: result,
     ) -> None:
         self._backend = backend
         self._volume = volume
         self._request = request
         self._interval_s = interval_s
+        self._present = present
         self.recording = recording or Recording()
         self._stop = threading.Event()
         self._free = threading.Event()
@@ -121,14 +138,7 @@ class Run:
 
     def updates(self) -> Iterator[Update]:
         """Steps, between them `Paused` and `Resumed` in pairs; then exactly one of `Done`, `Stopped`, `Failed`."""
-        try:
-            yield from self._updates()
-        except BadInput as error:
-            yield Failed(str(error))
-        except Exception as error:
-            log.error("a run of DiffAtlas failed", exc_info=True)
-            line = " ".join(str(error).split())
-            yield Failed(f"The engine failed ({type(error).__name__}: {line[:200]}). You can run again.")
+        yield from guarded(self._updates())
 
     def _updates(self) -> Iterator[Update]:
         steps = 0
@@ -157,7 +167,7 @@ class Run:
                         if self._stop.is_set():
                             break
         if last is not None and last.result is not None:
-            yield Done(last.result, last.metrics.seconds - self._paused_s)
+            yield Done(self._present(last.result), last.metrics.seconds - self._paused_s)
         elif self._stop.is_set():
             yield Stopped(steps)
         else:

@@ -24,6 +24,7 @@ ORDER = (
     "phantom",
     "data",
     "metrics",
+    "locate",
     "schedule",
     "denoise",
     "guidance",
@@ -32,6 +33,7 @@ ORDER = (
     "published",
     "request",
     "frame",
+    "report",
     "checkpoint",
     "authors_file",
     "convert",
@@ -45,7 +47,7 @@ ORDER = (
     "cli",
 )
 FRONT_ENDS = {"diffatlas_app": ROOT / "app", "napari_diffatlas": ROOT / "napari_diffatlas"}
-FOR_FRONT_ENDS = {"session", "request", "grid", "volume", "errors", "io", "render"}
+FOR_FRONT_ENDS = {"session", "request", "grid", "space", "volume", "errors", "io", "metrics", "render", "cohort"}
 USES_TORCH = {"schedule", "denoise", "guidance", "sample", "nn", "published", "local", "train"}
 
 

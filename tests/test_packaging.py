@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("app", "core", "napari_diffatlas", "weights", "napari.yaml", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("app", "core", "docs", "napari_diffatlas", "weights", "napari.yaml", "pyproject.toml", "README.md", "LICENSE")
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,23 @@ def test_the_manifest_travels_and_is_the_one_at_the_root(wheel: zipfile.ZipFile)
     root = (ROOT / "napari.yaml").read_bytes()
     assert (ROOT / "napari_diffatlas" / "napari.yaml").read_bytes() == root
     assert wheel.read("napari_diffatlas/napari.yaml") == root
+
+
+def test_the_manifest_in_the_wheel_is_valid_by_itself(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    """Checked on the unpacked wheel: every command can be imported from it alone, and the guide is beside it."""
+    wheel.extractall(tmp_path)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import napari_diffatlas; assert napari_diffatlas.__file__.startswith(sys.argv[1])\n"
+        "from npe2 import PluginManifest\n"
+        "PluginManifest.from_file(sys.argv[1] + '/napari_diffatlas/napari.yaml').validate_imports()\n"
+    )
+    pytest.importorskip("napari")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert wheel.read("napari_diffatlas/guide.md") == (ROOT / "docs" / "napari.md").read_bytes()
 
 
 def test_entry_points(wheel: zipfile.ZipFile) -> None:

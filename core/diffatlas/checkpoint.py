@@ -68,6 +68,15 @@ class ModelCard:
         """Whether the network is the published one: a single noise level, out of ``levels`` discrete ones."""
         return self.schedule == "published-cosine"
 
+    @property
+    def expected_volumes_ml(self) -> list[float] | None:
+        """Mean volumes of the training cases' structures, in the scheme's order; None where the card has none."""
+        measured = self.metrics.get("generated volumes", {}).get("structures", {})
+        try:
+            return [float(measured[name]["training_ml"][0]) for name in self.scheme.names]
+        except (KeyError, TypeError, IndexError, ValueError):
+            return None
+
     def to_json(self) -> dict[str, Any]:
         """Plain data, the content of ``card.yaml`` (without the folder it was read from)."""
         return {
@@ -172,11 +181,22 @@ def shipped_folder() -> Path:
     return Path(__file__).resolve().parent / "weights"
 
 
+_more_models: list[Path] = []
+
+
+def use_models_folder(folder: Path | None) -> None:
+    """Look for models in ``folder``, too, from now on; None looks in none. `BadInput` where it is not a folder."""
+    if folder is not None and not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder")
+    _more_models[:] = [] if folder is None else [folder]
+
+
 def model_folders() -> list[Path]:
-    """Folders that hold a model: the shipped ones, then those under ``DIFFATLAS_WEIGHTS``."""
+    """Folders that hold a model: the shipped ones, those under ``DIFFATLAS_WEIGHTS``, then `use_models_folder`'s."""
     roots = [shipped_folder()]
     if os.environ.get("DIFFATLAS_WEIGHTS"):
         roots.append(Path(os.environ["DIFFATLAS_WEIGHTS"]))
+    roots += [folder for folder in _more_models if folder not in roots]
     return [f.parent for root in roots if root.is_dir() for f in sorted(root.glob(f"*/{CARD_FILE}"))]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,11 +37,12 @@ from diffatlas.guidance import (
     NoiseSource,
     no_guidance,
 )
+from diffatlas.locate import Look, search
 from diffatlas.published import CLAMP, GradientPull, one_level, published_sdf
 from diffatlas.request import Request
 from diffatlas.sample import SAMPLERS, Step, crowded_times, discrete_times, mask_first, uniform_times
 from diffatlas.schedule import DiscreteCosine, Schedule, cosine
-from diffatlas.space import Resampler, Window, check_roi, image_to_model, labels_to_model
+from diffatlas.space import Resampler, Window, check_roi, field_of_view, image_to_model, labels_to_model, world_box
 from diffatlas.volume import LabelMap, Volume
 
 
@@ -128,6 +130,18 @@ class LocalBackend:
         model = load_model(name)
         return _Run(model, volume, request).frames()
 
+    def locate(self, volume: Volume, request: Request) -> Iterator[Look]:
+        """Search ``volume`` for what the model knows; the last `Look` carries the `Proposal`. ``close()`` stops it."""
+        name = choose_model(volume) if request.model == "auto" else request.model
+        model = load_model(name)
+        if model.card.published:
+            raise BadInput(
+                f"model '{model.card.name}' knows one noise level for image and mask and cannot answer in one step; "
+                f"give a region of interest"
+            )
+        middle = field_of_view(model.card.space, volume.grid, volume.grid.centre_mm)  # a placement that needs no search
+        return _Run(model, volume, replace(request, task="segment", roi=middle, edit=None)).looks()
+
 
 class _Run:
     def __init__(self, model: Model, volume: Volume | None, request: Request) -> None:
@@ -186,12 +200,22 @@ class _Run:
                     f"its middle was taken, as in the published preprocessing; a region of interest decides otherwise"
                 )
             elif larger:
-                grid, moved = self._find(volume, grid, image)
+                proposal = deque(self.looks(), maxlen=1)[0].proposal
+                assert proposal is not None
+                moved = float(np.linalg.norm(proposal.centre_mm - grid.centre_mm))
+                grid = space.place(volume.grid, proposal.roi)
                 image, limits = image_to_model(volume, grid, window)
                 notes.append(
-                    f"the volume ({_mm(extent)}) is larger than the model's field of view ({_mm(space.extent_mm)}); it "
-                    f"was placed {moved:.0f} mm from the volume's centre, where a coarse pass found the structures; "
-                    f"a region of interest decides otherwise"
+                    f"the volume ({_mm(extent)}) is larger than the model's field of view ({_mm(space.extent_mm)}); a "
+                    f"search placed it {moved:.0f} mm from the volume's centre: {proposal.words}; a region of interest "
+                    f"decides otherwise"
+                )
+        if request.roi is not None and request.task == "segment":
+            view = field_of_view(space, volume.grid, grid.centre_mm)
+            if any(b - a > 1.15 * (d - c) for (a, b), (c, d) in zip(request.roi, view, strict=True)):
+                notes.append(
+                    f"the region of interest is larger than the model's field of view ({_mm(space.extent_mm)}); the "
+                    f"model looked at its middle"
                 )
         if limits[1] - limits[0] < 1e-6 or float(np.ptp(image)) == 0:
             notes.append("the image is constant within the field of view; there is nothing to see in it")
@@ -213,33 +237,18 @@ class _Run:
             notes.append(f"this model has {self.card.levels} noise levels; there are no more steps than that")
         return notes
 
-    def _find(self, volume: Volume, grid: Grid, image: NDArray[np.float32]) -> tuple[Grid, float]:
-        """Move the field of view onto the middle of what one step finds in it, up to four times."""
-        start = grid.centre_mm
-        window = self.card.space.window_for(volume.modality)
-        low, high = _world_box(volume.grid)
-        half = np.array(self.card.space.extent_mm) / 2
-        for _ in range(4):
-            sdf = self._one_step(image)
-            found = np.argwhere((sdf < 0).any(axis=0))
-            if len(found) == 0:
-                break
-            centre = grid.to_world((found.min(axis=0) + found.max(axis=0)) / 2)
-            centre = np.where(high - low > 2 * half, np.clip(centre, low + half, high - half), (low + high) / 2)
-            step = float(np.linalg.norm(centre - grid.centre_mm))
-            grid = self.card.space.grid_at(centre)
-            image, _ = image_to_model(volume, grid, window)
-            if step < 3 * max(self.card.space.spacing_mm):
-                break
-        return grid, float(np.linalg.norm(grid.centre_mm - start))
+    def looks(self) -> Iterator[Look]:
+        """Search the whole volume for the model's structures, see `diffatlas.locate`."""
+        assert self.volume is not None
+        return search(self.volume, self.card.space, self._one_step, self.card.expected_volumes_ml)
 
-    def _one_step(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _one_step(self, image: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
         """Signed distances (clip units) from the clean image and a pure-noise mask: [K, X, Y, Z]."""
-        noise = SampleNoise(self.request.seed, 0)((1, len(self.card.scheme), *image.shape))
+        noise = SampleNoise(self.request.seed + seed, 0)((1, len(self.card.scheme), *image.shape))
         x = torch.cat([torch.from_numpy(image)[None, None], noise], dim=1).to(self.device)
         with torch.no_grad():
             x0 = self.denoiser(x, x.new_zeros(1), x.new_ones(1))
-        return x0[0, 1:].cpu().numpy()
+        return x0[0, 1:].float().cpu().numpy()
 
     # -- how to walk -----------------------------------------------------------------------------------------------
 
@@ -466,14 +475,8 @@ def _check_modality(volume: Volume, card: ModelCard, request: Request) -> None:
         )
 
 
-def _world_box(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in grid.shape])).reshape(3, -1).T
-    world = grid.to_world(corners)
-    return world.min(axis=0), world.max(axis=0)
-
-
 def _world_extent_mm(grid: Grid) -> tuple[float, float, float]:
-    low, high = _world_box(grid)
+    low, high = world_box(grid)
     x, y, z = (high - low).tolist()
     return x, y, z
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
-from diffatlas.checkpoint import Model, ModelCard, available_models, load_model
+from diffatlas.checkpoint import Model, ModelCard, available_models, find_model, load_model, read_card, use_models_folder
 from diffatlas.errors import BadInput
 from diffatlas.frame import Backend, Frame, FrameMetrics, Result
+from diffatlas.locate import Look, Proposal
+from diffatlas.report import RecordedRun, read_run, write_report
 from diffatlas.request import PRESETS, MaskEdit, Preset, Request
 from diffatlas.volume import LabelMap, Volume
 
@@ -20,18 +22,26 @@ __all__ = [
     "Backend",
     "Frame",
     "FrameMetrics",
+    "Look",
     "MaskEdit",
     "Model",
     "ModelCard",
     "Preset",
+    "Proposal",
+    "RecordedRun",
     "Request",
     "Result",
     "available_models",
     "example",
     "load_model",
     "local_backend",
+    "locate",
+    "model_card",
+    "read_run",
     "segment",
     "stream",
+    "use_models_folder",
+    "write_report",
 ]
 
 EXAMPLES = ("heart-ct", "heart-mr")
@@ -45,9 +55,26 @@ def local_backend() -> Backend:
     return LocalBackend()
 
 
+def model_card(name: str) -> ModelCard:
+    """The card of a model by name or folder; its weights are not touched. `BadInput` where there is no such model."""
+    return read_card(find_model(name))
+
+
 def stream(volume: Volume | None, request: Request) -> Iterator[Frame]:
     """Run ``request`` on ``volume`` and yield a `Frame` a step; the last carries the `Result`. ``close()`` cancels."""
     return local_backend().stream(volume, request)
+
+
+def locate(volume: Volume, request: Request) -> Iterator[Look]:
+    """Search a large volume for what the request's model knows; the last `Look` carries the `Proposal`.
+
+    Its ``roi`` goes into `Request.roi`. ``close()`` stops the search.
+    """
+    from diffatlas.local import LocalBackend
+
+    backend = local_backend()
+    assert isinstance(backend, LocalBackend)
+    return backend.locate(volume, request)
 
 
 def segment(volume: Volume | None, request: Request) -> Result:

@@ -99,6 +99,30 @@ class ModelSpace:
         )
 
 
+def world_box(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The corners [3], [3] of the box along the world's axes that holds all voxels of ``grid``, mm."""
+    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in grid.shape])).reshape(3, -1).T
+    world = grid.to_world(corners)
+    return world.min(axis=0), world.max(axis=0)
+
+
+def field_of_view(space: ModelSpace, grid: Grid, centre_mm: NDArray[np.float64]) -> Ranges:
+    """Voxel ranges of ``grid`` that hold the model's field of view about ``centre_mm`` [3], world.
+
+    Moved into the volume where it would stick out; the whole axis where the volume is the smaller one. As a region of
+    interest they have their middle, and with it the model, within a voxel of ``centre_mm``, unless they were moved.
+    """
+    half = np.array(space.extent_mm) / 2
+    corners = np.array(np.meshgrid(*[(-h, h) for h in half])).reshape(3, -1).T
+    at = grid.to_voxel(centre_mm + corners) + 0.5  # borders of voxels
+    ranges = []
+    for low, high, size in zip(at.min(axis=0), at.max(axis=0), grid.shape, strict=True):
+        length = min(max(1, round(high - low)), size)
+        start = min(max(0, round((low + high - length) / 2)), size - length)
+        ranges.append((start, start + length))
+    return ranges[0], ranges[1], ranges[2]
+
+
 def check_roi(roi: Ranges, shape: tuple[int, int, int]) -> None:
     """`BadInput` unless every range is within ``shape`` and not empty."""
     for axis, (low, high), size in zip("XYZ", roi, shape, strict=True):
@@ -111,8 +135,26 @@ def image_to_model(
 ) -> tuple[NDArray[np.float32], tuple[float, float]]:
     """Resample ``volume`` on the model ``grid`` and map its window to [-1, 1].
 
-    Returns float32 [X, Y, Z] and the intensities of -1 and 1. Trilinear, after a Gaussian that removes what the model's
-    spacing cannot hold; voxels outside the volume are ``fill``.
+    Returns float32 [X, Y, Z] and the intensities of -1 and 1; voxels outside the volume are ``fill``.
+    """
+    return apply_window(*resample(volume, grid), window, fill)
+
+
+def apply_window(
+    values: NDArray[np.float32], inside: NDArray[np.bool_], window: Window, fill: float = FILL
+) -> tuple[NDArray[np.float32], tuple[float, float]]:
+    """Intensities to [-1, 1], ``fill`` where not ``inside``; also the intensities of -1 and 1."""
+    if not inside.any():
+        raise BadInput("the region of interest does not meet the volume")
+    bottom, top = window.limits(values[inside])
+    scaled = (values - bottom) / max(top - bottom, 1e-6) * 2 - 1
+    return np.where(inside, np.clip(scaled, -1, 1), fill).astype(np.float32), (bottom, top)
+
+
+def resample(volume: Volume, grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Intensities of ``volume`` on the coarser or equal ``grid``: float32 [X, Y, Z], and which voxels it covers.
+
+    Trilinear, after a Gaussian that removes what the spacing of ``grid`` cannot hold.
     """
     orientation = volume.grid.to_canonical()
     canonical = volume.grid.reoriented(orientation)
@@ -140,11 +182,7 @@ def image_to_model(
         # A model voxel that overlaps the volume counts, so that a volume smaller than one still shows.
         reach_voxels = 0.5 * max(1.0, float(ratio[axis])) + 1e-4
         inside &= (index > -reach_voxels) & (index < canonical.shape[axis] - 1 + reach_voxels)
-    if not inside.any():
-        raise BadInput("the region of interest does not meet the volume")
-    bottom, top = window.limits(out[inside])
-    scaled = (out - bottom) / max(top - bottom, 1e-6) * 2 - 1
-    return np.where(inside, np.clip(scaled, -1, 1), fill).astype(np.float32), (bottom, top)
+    return out.astype(np.float32, copy=False), inside
 
 
 Interpolator = Callable[[NDArray[np.float32], slice], NDArray[np.float32]]

@@ -48,7 +48,7 @@ def make_pictures(
     viewer.window.add_dock_widget(widget, name="DiffAtlas")
     for data, state, kind in heart_ct():
         (viewer.add_image if kind == "image" else viewer.add_labels)(data, **state)
-    panel = widget.panel
+    panel = widget.segment.panel
     panel.model_combo.setCurrentIndex(panel.model_combo.findData(model))
     panel.options.presets.choose(preset)
     wait(lambda: False, 1.0)  # the window takes its size

@@ -15,14 +15,12 @@ from diffatlas import session
 from diffatlas.grid import Grid
 from diffatlas.request import Request
 from diffatlas.session import Frame
+from diffatlas.space import ModelSpace
 from diffatlas.volume import HIPPOCAMPUS, MMWHS, LabelScheme, Volume
 from napari_diffatlas._widget import DiffAtlasWidget
 from tests.fakes import FakeBackend
 
-
-@dataclass(frozen=True)
-class FakeSpace:
-    extent_mm: tuple[float, float, float] = (32.0, 32.0, 32.0)
+FIELD = ModelSpace((16, 16, 16), (2.0, 2.0, 2.0), 10.0, {})
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,8 @@ class FakeCard:
     scheme: LabelScheme
     limits: tuple[str, ...]
     modalities: tuple[str, ...] = ("ct", "mr")
-    space: FakeSpace = FakeSpace()
+    space: ModelSpace = FIELD
+    published: bool = False
     guidance_noise: float = 0.25
     licence: str = "Apache-2.0"
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from qtpy.QtWidgets import QApplication
 
+from diffatlas.grid import reorient
 from diffatlas.volume import MMWHS, Volume
 from napari_diffatlas._layers import volume_to_layer
 from napari_diffatlas._scene import LIVE_CONFIDENCE, LIVE_LABELS
@@ -32,8 +33,8 @@ def finished(
     viewer.add_image(data, **state)
     backend = FakeBackend()
     widget = open_widget(viewer, backend)
-    assert not widget.edit.continue_button.isEnabled()
-    widget.panel.run_button.click()
+    assert not widget.segment.edit.continue_button.isEnabled()
+    widget.segment.panel.run_button.click()
     wait_for_end(qtbot, widget)
     return viewer, widget, backend
 
@@ -43,27 +44,28 @@ def wait_for_end(qtbot: Any, widget: DiffAtlasWidget) -> None:
 
 
 def hold(widget: DiffAtlasWidget, held: bool) -> None:
-    widget.edit.hold_combo.setCurrentIndex(widget.edit.hold_combo.findData(held))
+    widget.segment.edit.hold_combo.setCurrentIndex(widget.segment.edit.hold_combo.findData(held))
 
 
 @pytest.mark.parametrize("held", [True, False])
-def test_the_engine_gets_the_edit_and_what_of_it_is_held(finished: Any, qtbot: Any, held: bool) -> None:
+def test_the_engine_gets_the_edit_and_what_of_it_is_held(finished: Any, qtbot: Any, volume: Volume, held: bool) -> None:
     viewer, widget, backend = finished
     layer = viewer.layers["case 7 labels, seed 0"]
     before = layer.data.copy()
     layer.data[3:6, 4:7, 5:8] = RV
     changed = layer.data != before
-    widget.edit.noise_slider.setValue(35)
+    widget.segment.edit.noise_slider.setValue(35)
     hold(widget, held)
-    widget.edit.continue_button.click()
+    widget.segment.edit.continue_button.click()
     wait_for_end(qtbot, widget)
     edit = backend.requests[1].edit
     assert backend.requests[1].task == "segment"
     assert edit is not None
     assert edit.t == 0.35
-    assert np.array_equal(np.array([0, *MMWHS.ids])[edit.labels], layer.data)
+    turned = volume.grid.to_canonical()  # the engine is given the file's own voxels, the brush paints on displayed ones
+    assert np.array_equal(reorient(np.array([0, *MMWHS.ids])[edit.labels], turned), layer.data)
     if held:
-        assert np.array_equal(edit.pinned, changed)
+        assert np.array_equal(reorient(edit.pinned, turned), changed)
     else:
         assert edit.pinned is None
     assert backend.volumes[1].sha256() == backend.volumes[0].sha256()
@@ -74,11 +76,11 @@ def test_the_engine_gets_the_edit_and_what_of_it_is_held(finished: Any, qtbot: A
 def test_nothing_to_hold_and_ids_without_a_structure_are_told(finished: Any) -> None:
     viewer, widget, backend = finished
     hold(widget, True)
-    widget.edit.continue_button.click()
-    assert "nothing is edited" in widget.panel.status.text()
+    widget.segment.edit.continue_button.click()
+    assert "nothing is edited" in widget.segment.panel.status.text()
     viewer.layers["case 7 labels, seed 0"].data[0, 0, 0] = 3  # napari lets one paint any number
-    widget.edit.continue_button.click()
-    assert "ids [3]" in widget.panel.status.text()
+    widget.segment.edit.continue_button.click()
+    assert "ids [3]" in widget.segment.panel.status.text()
     assert not widget.running
     assert len(backend.requests) == 1
 
@@ -90,24 +92,24 @@ def test_undo_takes_back_the_edit_then_the_run(finished: Any, qtbot: Any) -> Non
     first.data[3:6, 4:7, 5:8] = RV
     painted = first.data.copy()
     hold(widget, False)
-    widget.edit.continue_button.click()
+    widget.segment.edit.continue_button.click()
     wait_for_end(qtbot, widget)
     second = viewer.layers["case 7 labels, seed 0, edited"]
-    assert [widget.edit.result_combo.itemText(i) for i in range(2)] == [first.name, second.name]
-    assert widget.scrubber.slider.maximum() > 0
-    widget.edit.undo_button.click()
+    assert [widget.segment.edit.result_combo.itemText(i) for i in range(2)] == [first.name, second.name]
+    assert widget.segment.scrubber.slider.maximum() > 0
+    widget.segment.edit.undo_button.click()
     assert (first.visible, second.visible) == (True, False)
     assert np.array_equal(first.data, painted)  # an earlier result, with its edit
-    assert widget.scrubber.isHidden()  # the steps of that run are gone
-    widget.edit.undo_button.click()
+    assert widget.segment.scrubber.isHidden()  # the steps of that run are gone
+    widget.segment.edit.undo_button.click()
     assert np.array_equal(first.data, made)
-    widget.edit.undo_button.click()
-    assert widget.panel.status.text() == "There is no earlier result."
+    widget.segment.edit.undo_button.click()
+    assert widget.segment.panel.status.text() == "There is no earlier result."
     viewer.layers.remove(second)
-    widget.edit.result_combo.setCurrentIndex(1)  # a deleted result comes back
+    widget.segment.edit.result_combo.setCurrentIndex(1)  # a deleted result comes back
     assert "case 7 labels, seed 0, edited" in viewer.layers
     assert (first.visible, second.visible) == (False, True)
-    assert not widget.scrubber.isHidden()
+    assert not widget.segment.scrubber.isHidden()
 
 
 def test_a_run_that_holds_is_edited_on_its_live_labels(
@@ -118,11 +120,11 @@ def test_a_run_that_holds_is_edited_on_its_live_labels(
     viewer.add_image(data, **state)
     backend = LongBackend()
     widget = open_widget(viewer, backend)
-    widget.panel.run_button.click()
+    widget.segment.panel.run_button.click()
     qtbot.waitUntil(lambda: LIVE_LABELS in viewer.layers, timeout=90_000)
-    assert not widget.edit.continue_button.isEnabled()
-    widget.panel.pause_button.click()
-    qtbot.waitUntil(lambda: widget.panel.paused, timeout=90_000)
+    assert not widget.segment.edit.continue_button.isEnabled()
+    widget.segment.panel.pause_button.click()
+    qtbot.waitUntil(lambda: widget.segment.panel.paused, timeout=90_000)
     live = viewer.layers[LIVE_LABELS]
     assert viewer.layers.selection.active.name == LIVE_LABELS
     assert live.selected_label == LV
@@ -133,7 +135,7 @@ def test_a_run_that_holds_is_edited_on_its_live_labels(
     live.data[tuple(slice(m - 1, m + 2) for m in middle)] = RV
     hold(widget, False)
     backend.finish.set()
-    widget.edit.continue_button.click()  # ends the run that holds and starts the next
+    widget.segment.edit.continue_button.click()  # ends the run that holds and starts the next
     wait_for_end(qtbot, widget)
     assert len(backend.requests) == 2
     edit = backend.requests[1].edit
@@ -151,7 +153,7 @@ def test_a_run_that_holds_is_edited_on_its_live_labels(
 
 def test_an_image_is_painted_onto_the_mask(finished: Any, qtbot: Any, volume: Volume) -> None:
     viewer, widget, backend = finished
-    widget.edit.paint_button.click()
+    widget.segment.edit.paint_button.click()
     wait_for_end(qtbot, widget)
     request = backend.requests[1]
     assert request.task == "paint"
@@ -160,9 +162,9 @@ def test_an_image_is_painted_onto_the_mask(finished: Any, qtbot: Any, volume: Vo
     grid = model_grid(volume)
     for voxel in ((0, 0, 0), (15, 0, 3)):
         assert painted.data_to_world(voxel) == pytest.approx(grid.to_world(voxel))
-    assert widget.panel.status.text().startswith("Done in ")
+    assert widget.segment.panel.status.text().startswith("Done in ")
     assert len(widget._scene.results) == 1  # the labels are as they were
-    widget.edit.result_combo.setCurrentIndex(0)
+    widget.segment.edit.result_combo.setCurrentIndex(0)
     assert viewer.layers["case 7 labels, seed 0"].visible
 
 
@@ -174,8 +176,8 @@ def test_several_samples_give_a_confidence_layer_and_a_spread(
     viewer.add_image(data, **state)
     backend = FakeBackend()
     widget = open_widget(viewer, backend)
-    widget.panel.options.advanced.samples_box.setValue(3)
-    widget.panel.run_button.click()
+    widget.segment.panel.options.advanced.samples_box.setValue(3)
+    widget.segment.panel.run_button.click()
     wait_for_end(qtbot, widget)
     assert np.all(viewer.layers[LIVE_CONFIDENCE].data == 0.5)
     native = viewer.layers["case 7 confidence, labels, seed 0"]
@@ -184,16 +186,16 @@ def test_several_samples_give_a_confidence_layer_and_a_spread(
     assert 0.2 < looked_at.mean() < 0.4
     assert np.all(native.data[looked_at] == 0.5)
     result = widget._scene.results[0].result
-    rows = widget.volumes.rows()
+    rows = widget.segment.volumes.rows()
     assert [row[0] for row in rows] == list(MMWHS.names)
     for name, ml, spread in rows:
         several = [mask.volumes_ml()[name] for mask in result.masks]
         assert ml == f"{result.volumes_ml[name]:.2f}"
         assert spread == f"{np.std(several, ddof=1):.2f}"
-    assert not widget.volumes.table.isColumnHidden(2)
-    names = [widget.panel.image_combo.itemText(i) for i in range(widget.panel.image_combo.count())]
+    assert not widget.segment.volumes.table.isColumnHidden(2)
+    names = [widget.segment.panel.image_combo.itemText(i) for i in range(widget.segment.panel.image_combo.count())]
     assert names == ["case 7"]  # what we drew is not offered as an image to segment
-    widget.volumes.copy_button.click()
+    widget.segment.volumes.copy_button.click()
     clipboard = QApplication.clipboard()
     assert clipboard is not None
     lines = clipboard.text().split("\n")
@@ -203,6 +205,6 @@ def test_several_samples_give_a_confidence_layer_and_a_spread(
 
 def test_one_sample_has_volumes_and_no_spread(finished: Any) -> None:
     _, widget, _ = finished
-    assert widget.volumes.table.isColumnHidden(2)
+    assert widget.segment.volumes.table.isColumnHidden(2)
     made = widget._scene.results[0].result.volumes_ml
-    assert [row[:2] for row in widget.volumes.rows()] == [[name, f"{ml:.2f}"] for name, ml in made.items()]
+    assert [row[:2] for row in widget.segment.volumes.rows()] == [[name, f"{ml:.2f}"] for name, ml in made.items()]

@@ -93,7 +93,7 @@ def test_complex_values_are_refused() -> None:
 @pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.bool_, np.float64, np.float16, ">i2"])
 def test_number_types_are_converted(dtype: Any) -> None:
     values = (np.arange(120).reshape(SHAPE) % 2).astype(dtype)
-    volume = read_layer(image(values)).volume()
+    volume = read_layer(image(values, contrast_limits=(0, 1))).volume()
     assert volume.data.dtype == np.float32
     assert np.array_equal(volume.data, values.astype(np.float32))
 

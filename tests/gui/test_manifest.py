@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from npe2 import PluginManifest
+from npe2 import PluginManager, PluginManifest
 
 from diffatlas import session
 from diffatlas.grid import Grid
@@ -48,12 +49,38 @@ def test_the_manifest_is_valid_and_named_as_the_distribution(manifest: PluginMan
 def test_every_contribution_points_to_a_command(manifest: PluginManifest) -> None:
     contributions: Any = manifest.contributions
     commands = {command.id: command for command in contributions.commands}
-    menu = contributions.menus["napari/layers/segment"]
-    groups = (contributions.widgets, contributions.readers, contributions.writers, contributions.sample_data, menu)
-    assert {item.command for group in groups for item in group} == set(commands)
+    groups = (contributions.widgets, contributions.readers, contributions.writers, contributions.sample_data)
+    pointed = {item.command for group in (*groups, *contributions.menus.values()) for item in group if hasattr(item, "command")}
+    assert pointed == set(commands)
+    assert {item.submenu for menu in contributions.menus.values() for item in menu if hasattr(item, "submenu")} == {
+        submenu.id for submenu in contributions.submenus
+    }
     for command in commands.values():
         module, name = command.python_name.split(":")
         assert callable(getattr(import_module(module), name))
+
+
+def test_the_installed_package_is_discovered_with_its_manifest() -> None:
+    """As napari finds it, by the entry point of the distribution; an editable install is one, too."""
+    try:
+        distribution(NAME)
+    except PackageNotFoundError:
+        pytest.skip("not installed into this environment: pip install -e .")
+    manager = PluginManager()
+    manager.discover()
+    found = manager.get_manifest(NAME)
+    assert found.name == NAME
+    assert any(widget.display_name == "DiffAtlas" for widget in found.contributions.widgets or ())
+
+
+def test_npe2s_own_check_passes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "npe2", "validate", str(ROOT / "napari.yaml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_looking_at_the_plugin_loads_neither_torch_nor_qt() -> None:

@@ -33,7 +33,7 @@ def test_a_phantom_heart_is_segmented_live(make_napari_viewer: Any, qtbot: Any) 
     viewer.layers.events.inserted.connect(lambda event: seen.append(event.value.name))
     widget = DiffAtlasWidget(viewer)  # on its own backend: the engine of this machine
     viewer.window.add_dock_widget(widget, name="DiffAtlas")
-    panel = widget.panel
+    panel = widget.segment.panel
     panel.model_combo.setCurrentIndex(panel.model_combo.findData(MODEL))
     panel.options.presets.choose("fast")
     panel.options.advanced.seed_box.setValue(3)
@@ -44,7 +44,8 @@ def test_a_phantom_heart_is_segmented_live(make_napari_viewer: Any, qtbot: Any) 
 
     # The labels are the engine's own, voxel for voxel, and lie on the heart. (How well they fit is measured elsewhere.)
     labels = viewer.layers[-1].data
-    again = session.segment(read_layer(image).volume(), Request(model=MODEL, preset="fast", seed=3))
-    assert np.array_equal(labels, again.labels.to_ids())
+    source = read_layer(image)
+    again = session.segment(source.file_volume(), Request(model=MODEL, preset="fast", seed=3))
+    assert np.array_equal(source.origin.restore(labels), again.labels.to_ids())
     scores = [dice(labels == id_, truth == id_) for id_ in again.labels.scheme.ids]
     assert np.mean(scores) > 0.5, scores

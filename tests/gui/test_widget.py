@@ -11,11 +11,13 @@ from napari.layers import Image, Labels
 from napari.utils import progress
 
 from diffatlas.errors import BadInput
+from diffatlas.grid import reorient
 from diffatlas.volume import MMWHS, Volume
 from napari_diffatlas._layers import volume_to_layer
 from napari_diffatlas._parts import ERROR_COLORS
 from napari_diffatlas._scene import LIVE_IMAGE, LIVE_LABELS
-from napari_diffatlas._widget import EMPTY_HINT, DiffAtlasWidget
+from napari_diffatlas._segment import EMPTY_HINT
+from napari_diffatlas._widget import DiffAtlasWidget
 from tests.fakes import FakeBackend, model_grid
 from tests.gui.conftest import LongBackend
 
@@ -35,7 +37,9 @@ def wait_for_end(qtbot: Any, widget: DiffAtlasWidget) -> None:
 
 
 def wait_for_steps(qtbot: Any, viewer: Any, widget: DiffAtlasWidget, steps: int = 2) -> None:
-    qtbot.waitUntil(lambda: LIVE_LABELS in viewer.layers and widget.panel.progress.value() >= steps, timeout=90_000)
+    qtbot.waitUntil(
+        lambda: LIVE_LABELS in viewer.layers and widget.segment.panel.progress.value() >= steps, timeout=90_000
+    )
 
 
 def labels_at(layer: Any, world_mm: Any) -> int:
@@ -52,14 +56,14 @@ def test_a_run_streams_and_leaves_labels_on_the_voxels_of_the_image(
     before = image.data.copy()
     backend = LongBackend()
     widget = open_widget(viewer, backend)
-    widget.panel.options.advanced.seed_box.setValue(4)
-    widget.panel.run_button.click()
-    assert not widget.panel.run_button.isEnabled()
-    assert widget.panel.stop_button.isEnabled()
+    widget.segment.panel.options.advanced.seed_box.setValue(4)
+    widget.segment.panel.run_button.click()
+    assert not widget.segment.panel.run_button.isEnabled()
+    assert widget.segment.panel.stop_button.isEnabled()
     wait_for_steps(qtbot, viewer, widget)
     live = viewer.layers[LIVE_LABELS]
     shown = live.data.copy()
-    assert widget.panel.progress_text.text().startswith("step ")
+    assert widget.segment.panel.progress_text.text().startswith("step ")
     qtbot.waitUntil(lambda: not np.array_equal(live.data, shown), timeout=90_000)
     backend.finish.set()
     wait_for_end(qtbot, widget)
@@ -73,7 +77,7 @@ def test_a_run_streams_and_leaves_labels_on_the_voxels_of_the_image(
     labels = viewer.layers["case 7 labels, seed 4"]
     assert backend.volumes[0] is not None
     truth = backend.labels_at(backend.volumes[0].grid, 1.0, seed=4)
-    assert np.array_equal(labels.data, truth.to_ids())
+    assert np.array_equal(labels.data, reorient(truth.to_ids(), volume.grid.to_canonical()))
     assert np.array_equal(labels.affine.affine_matrix, image.affine.affine_matrix)
     assert labels.data.shape == image.data.shape
     assert {str(unit) for unit in labels.units} == {"millimeter"}
@@ -82,8 +86,8 @@ def test_a_run_streams_and_leaves_labels_on_the_voxels_of_the_image(
     assert not viewer.layers[LIVE_IMAGE].visible
     assert not viewer.layers[LIVE_LABELS].visible
     assert np.array_equal(image.data, before)
-    assert widget.panel.status.text().startswith("Done in ")
-    assert widget.panel.run_button.isEnabled()
+    assert widget.segment.panel.status.text().startswith("Done in ")
+    assert widget.segment.panel.run_button.isEnabled()
     assert backend.open_runs == 0
 
 
@@ -94,7 +98,7 @@ def test_what_the_engine_is_asked_for(
     add(viewer, volume)
     backend = FakeBackend()
     widget = open_widget(viewer, backend)
-    panel = widget.panel
+    panel = widget.segment.panel
     assert panel.options.presets.chosen == "watch"
     panel.model_combo.setCurrentIndex(panel.model_combo.findText("Hippocampus (MRI)"))
     assert "posterior" in panel.model_text.text()
@@ -107,7 +111,8 @@ def test_what_the_engine_is_asked_for(
     assert (request.model, request.preset, request.seed) == ("hippocampus-mri", "published", 11)
     (asked,) = backend.volumes
     assert asked is not None
-    assert (asked.name, asked.modality, asked.grid.axis_codes) == ("case 7", "mr", "RAS")
+    assert (asked.name, asked.modality, asked.grid.axis_codes) == ("case 7", "mr", "LPS")
+    assert asked.sha256() == volume.sha256()  # the engine is given the file's own voxels, whatever is displayed
 
 
 def test_live_layers_lie_where_the_model_looks(
@@ -117,7 +122,7 @@ def test_live_layers_lie_where_the_model_looks(
     add(viewer, volume)
     backend = FakeBackend(scheme=MMWHS)
     widget = open_widget(viewer, backend)
-    widget.panel.run_button.click()
+    widget.segment.panel.run_button.click()
     wait_for_end(qtbot, widget)
     grid = model_grid(volume)  # its own middle is that of the oblique volume
     layer = viewer.layers[LIVE_IMAGE]
@@ -136,7 +141,7 @@ def test_layers_of_another_convention_get_labels_in_their_own(
     image = viewer.add_image(data, scale=(3000, 2000, 1000), translate=(5000, 0, 0), name="stack", **arguments)
     backend = LongBackend()
     widget = open_widget(viewer, backend)
-    widget.panel.run_button.click()
+    widget.segment.panel.run_button.click()
     wait_for_steps(qtbot, viewer, widget)
     live = viewer.layers[LIVE_IMAGE]
     assert backend.volumes[0] is not None
@@ -160,19 +165,19 @@ def test_stop_ends_within_a_step_and_keeps_what_is_drawn(
     add(viewer, volume)
     backend = LongBackend(delay_s=0.05)
     widget = open_widget(viewer, backend)
-    widget.panel.run_button.click()
+    widget.segment.panel.run_button.click()
     wait_for_steps(qtbot, viewer, widget)
-    widget.panel.stop_button.click()
+    widget.segment.panel.stop_button.click()
     made = backend.frames_made
-    assert widget.panel.status.text().startswith("Stopping")
+    assert widget.segment.panel.status.text().startswith("Stopping")
     wait_for_end(qtbot, widget)
     assert backend.frames_made <= made + 1  # the step that was on its way
     assert backend.open_runs == 0
-    assert widget.panel.status.text().startswith("Stopped after ")
+    assert widget.segment.panel.status.text().startswith("Stopped after ")
     assert [layer.name for layer in viewer.layers] == ["case 7", LIVE_IMAGE, LIVE_LABELS]
-    widget.panel.run_button.click()
+    widget.segment.panel.run_button.click()
     assert widget.running
-    widget.panel.stop_button.click()
+    widget.segment.panel.stop_button.click()
     wait_for_end(qtbot, widget)
     assert backend.open_runs == 0
 
@@ -188,16 +193,16 @@ def test_an_error_in_the_engine_is_shown_and_the_widget_lives_on(
     add(viewer, volume)
     backend = FakeBackend(fail_at=1, error=error)
     widget = open_widget(viewer, backend)
-    widget.panel.run_button.click()
+    widget.segment.panel.run_button.click()
     wait_for_end(qtbot, widget)
-    assert words in widget.panel.status.text()
-    assert ERROR_COLORS[True] in widget.panel.status.styleSheet()
-    assert widget.panel.run_button.isEnabled()
+    assert words in widget.segment.panel.status.text()
+    assert ERROR_COLORS[True] in widget.segment.panel.status.styleSheet()
+    assert widget.segment.panel.run_button.isEnabled()
     backend.fail_at = None
-    widget.panel.run_button.click()
+    widget.segment.panel.run_button.click()
     wait_for_end(qtbot, widget)
-    assert widget.panel.status.text().startswith("Done in ")
-    assert widget.panel.status.styleSheet() == ""
+    assert widget.segment.panel.status.text().startswith("Done in ")
+    assert widget.segment.panel.status.styleSheet() == ""
 
 
 def test_a_layer_that_cannot_be_used_is_told_at_once(
@@ -207,10 +212,10 @@ def test_a_layer_that_cannot_be_used_is_told_at_once(
     viewer.add_image(np.zeros((20, 30)), name="photo")
     backend = FakeBackend()
     widget = open_widget(viewer, backend)
-    widget.panel.run_button.click()
+    widget.segment.panel.run_button.click()
     assert not widget.running
-    assert "'photo' is 2-D" in widget.panel.status.text()
-    assert widget.panel.run_button.isEnabled()
+    assert "'photo' is 2-D" in widget.segment.panel.status.text()
+    assert widget.segment.panel.run_button.isEnabled()
     assert backend.requests == []
 
 
@@ -221,17 +226,17 @@ def test_layers_deleted_during_the_run(
     add(viewer, volume)
     backend = LongBackend()
     widget = open_widget(viewer, backend)
-    widget.panel.run_button.click()
+    widget.segment.panel.run_button.click()
     wait_for_steps(qtbot, viewer, widget)
     viewer.layers.remove("case 7")
     viewer.layers.remove(LIVE_LABELS)
-    step = widget.panel.progress.value()
-    qtbot.waitUntil(lambda: widget.panel.progress.value() > step, timeout=90_000)
+    step = widget.segment.panel.progress.value()
+    qtbot.waitUntil(lambda: widget.segment.panel.progress.value() > step, timeout=90_000)
     backend.finish.set()
     wait_for_end(qtbot, widget)
     assert [layer.name for layer in viewer.layers] == [LIVE_IMAGE, "case 7 labels, seed 0"]
-    assert widget.panel.status.text().startswith("Done in ")
-    assert not widget.panel.run_button.isEnabled()  # there is no image left to run on
+    assert widget.segment.panel.status.text().startswith("Done in ")
+    assert not widget.segment.panel.run_button.isEnabled()  # there is no image left to run on
 
 
 def test_results_pile_up_and_live_layers_do_not(
@@ -241,8 +246,8 @@ def test_results_pile_up_and_live_layers_do_not(
     add(viewer, volume)
     widget = open_widget(viewer, FakeBackend())
     for seed in (0, 1):
-        widget.panel.options.advanced.seed_box.setValue(seed)
-        widget.panel.run_button.click()
+        widget.segment.panel.options.advanced.seed_box.setValue(seed)
+        widget.segment.panel.run_button.click()
         wait_for_end(qtbot, widget)
     names = sorted(layer.name for layer in viewer.layers)
     assert names == [LIVE_IMAGE, LIVE_LABELS, "case 7", "case 7 labels, seed 0", "case 7 labels, seed 1"]
@@ -253,21 +258,21 @@ def test_results_pile_up_and_live_layers_do_not(
 def test_the_image_list_follows_the_viewer(make_napari_viewer_proxy: Any, open_widget: Open, volume: Volume) -> None:
     viewer = make_napari_viewer_proxy()
     widget = open_widget(viewer, FakeBackend())
-    combo = widget.panel.image_combo
-    assert not widget.panel.run_button.isEnabled()
-    assert widget.panel.status.text() == EMPTY_HINT
+    combo = widget.segment.panel.image_combo
+    assert not widget.segment.panel.run_button.isEnabled()
+    assert widget.segment.panel.status.text() == EMPTY_HINT
     layer = add(viewer, volume)
     viewer.add_labels(np.zeros((4, 4, 4), int))
     assert [combo.itemText(i) for i in range(combo.count())] == ["case 7"]
-    assert widget.panel.run_button.isEnabled()
-    assert widget.panel.status.text() == ""
+    assert widget.segment.panel.run_button.isEnabled()
+    assert widget.segment.panel.status.text() == ""
     other = viewer.add_image(np.zeros((4, 4, 4)), name="other")
     assert combo.currentText() == "case 7"  # what was chosen stays chosen
     layer.name = "case 8"
     assert [combo.itemText(i) for i in range(combo.count())] == ["case 8", "other"]
     viewer.layers.remove(other)
     viewer.layers.remove(layer)
-    assert not widget.panel.run_button.isEnabled()
+    assert not widget.segment.panel.run_button.isEnabled()
 
 
 def test_x_y_z_volumes_face_the_reader_and_a_turned_view_is_left_alone(
@@ -277,7 +282,8 @@ def test_x_y_z_volumes_face_the_reader_and_a_turned_view_is_left_alone(
     open_widget(viewer, FakeBackend())
     add(viewer, volume)
     assert viewer.dims.order == (2, 1, 0)  # axial slices
-    assert [str(side) for side in viewer.scene.camera.orientation] == ["away", "up", "left"]
+    camera = getattr(viewer, "scene", viewer).camera  # moved in napari 0.9
+    assert [str(side) for side in camera.orientation] == ["away", "up", "left"]
     viewer.dims.order = (0, 2, 1)
     add(viewer, volume)
     assert viewer.dims.order == (0, 2, 1)
@@ -292,8 +298,8 @@ def test_no_model_no_run(
     add(viewer, volume)
     monkeypatch.setattr(session, "available_models", lambda: ())
     widget = DiffAtlasWidget(viewer)
-    assert "No model is installed" in widget.panel.model_text.text()
-    assert not widget.panel.run_button.isEnabled()
+    assert "No model is installed" in widget.segment.panel.model_text.text()
+    assert not widget.segment.panel.run_button.isEnabled()
     widget.close()
 
 
@@ -301,9 +307,9 @@ def test_no_model_no_run(
 def test_errors_are_red_on_any_ground(make_napari_viewer_proxy: Any, open_widget: Open, theme: str) -> None:
     viewer = make_napari_viewer_proxy()
     widget = open_widget(viewer, FakeBackend())
-    widget.panel.set_status("broken", error=True)
+    widget.segment.panel.set_status("broken", error=True)
     viewer.theme = theme
-    assert ERROR_COLORS[theme == "dark"] in widget.panel.status.styleSheet()
+    assert ERROR_COLORS[theme == "dark"] in widget.segment.panel.status.styleSheet()
 
 
 def test_closing_the_dock_stops_the_run(
@@ -313,12 +319,12 @@ def test_closing_the_dock_stops_the_run(
     add(viewer, volume)
     backend = LongBackend()
     widget = open_widget(viewer, backend)
-    widget.panel.run_button.click()
+    widget.segment.panel.run_button.click()
     wait_for_steps(qtbot, viewer, widget)
     viewer.window.remove_dock_widget(widget)
     qtbot.waitUntil(lambda: backend.open_runs == 0, timeout=90_000)
     add(viewer, volume)  # the orphan no longer listens
-    assert widget.panel.image_combo.count() == 1
+    assert widget.segment.panel.image_combo.count() == 1
 
 
 def test_closing_the_viewer_stops_the_run(
@@ -328,7 +334,7 @@ def test_closing_the_viewer_stops_the_run(
     add(viewer, volume)
     backend = LongBackend()
     widget = open_widget(viewer, backend)
-    widget.panel.run_button.click()
+    widget.segment.panel.run_button.click()
     wait_for_steps(qtbot, viewer, widget)
     del widget
     viewer.close()
@@ -341,7 +347,7 @@ def test_only_images_and_labels_are_made(
     viewer = make_napari_viewer_proxy()
     add(viewer, volume)
     widget = open_widget(viewer, FakeBackend())
-    widget.panel.run_button.click()
+    widget.segment.panel.run_button.click()
     wait_for_end(qtbot, widget)
     assert isinstance(viewer.layers[1], Image)
     assert isinstance(viewer.layers[2], Labels)
@@ -359,7 +365,7 @@ def test_pause_holds_the_run_and_resume_lets_it_go_on(
     add(viewer, volume)
     backend = LongBackend()
     widget = open_widget(viewer, backend)
-    panel = widget.panel
+    panel = widget.segment.panel
     panel.run_button.click()
     wait_for_steps(qtbot, viewer, widget)
     assert [bar.total for bar in progress._all_instances] == [backend.total]  # napari's own activity bar
@@ -386,10 +392,10 @@ def test_after_a_run_the_time_of_others_and_what_auto_chose_are_known(
     viewer = make_napari_viewer_proxy()
     add(viewer, volume)
     widget = open_widget(viewer, FakeBackend())
-    options = widget.panel.options
+    options = widget.segment.panel.options
     options.presets.choose("published")
     assert "announced once" in options.preset_text.text()
-    widget.panel.run_button.click()
+    widget.segment.panel.run_button.click()
     wait_for_end(qtbot, widget)
     assert "Takes about " in options.preset_text.text()
     assert options.device_text.text() == "auto chose cpu, fp32"
@@ -402,25 +408,25 @@ def test_scrubbing_shows_the_steps_again_and_the_result_at_the_end(
     add(viewer, volume)
     backend = FakeBackend()
     widget = open_widget(viewer, backend)
-    widget.panel.options.advanced.steps_box.setValue(6)
-    assert not widget.scrubber.isVisible()
-    widget.panel.run_button.click()
+    widget.segment.panel.options.advanced.steps_box.setValue(6)
+    assert not widget.segment.scrubber.isVisible()
+    widget.segment.panel.run_button.click()
     wait_for_end(qtbot, widget)
     live, result = viewer.layers[LIVE_LABELS], viewer.layers["case 7 labels, seed 0"]
     assert (live.visible, result.visible) == (False, True)
     grid = model_grid(volume)
     for index in (2, 0, 4):
-        widget.scrubber.slider.setValue(index)
+        widget.segment.scrubber.slider.setValue(index)
         assert (live.visible, result.visible) == (True, False)
         assert viewer.layers[LIVE_IMAGE].visible
         wanted = backend.labels_at(grid, (index + 1) / 6).to_ids()
         assert np.array_equal(live.data, wanted)
-        assert widget.scrubber.text.text().startswith(f"Step {index + 1} of 6")
-    plot = widget.scrubber.plot
+        assert widget.segment.scrubber.text.text().startswith(f"Step {index + 1} of 6")
+    plot = widget.segment.scrubber.plot
     plot.clicked.emit(plot.index_at(plot.x_of(1)))  # a click in the plot moves the slider and the layers
-    assert widget.scrubber.slider.value() == 1
+    assert widget.segment.scrubber.slider.value() == 1
     assert np.array_equal(live.data, backend.labels_at(grid, 2 / 6).to_ids())
-    widget.scrubber.newest_button.click()
+    widget.segment.scrubber.newest_button.click()
     assert (live.visible, result.visible) == (False, True)
     assert np.array_equal(live.data, backend.labels_at(grid, 1.0).to_ids())
 
@@ -432,16 +438,16 @@ def test_looking_back_during_a_run_stays_there_while_the_run_goes_on(
     add(viewer, volume)
     backend = LongBackend()
     widget = open_widget(viewer, backend)
-    widget.panel.run_button.click()
+    widget.segment.panel.run_button.click()
     wait_for_steps(qtbot, viewer, widget, steps=4)
-    widget.scrubber.slider.setValue(0)
+    widget.segment.scrubber.slider.setValue(0)
     live = viewer.layers[LIVE_LABELS]
     first = live.data.copy()
-    step = widget.panel.progress.value()
-    qtbot.waitUntil(lambda: widget.panel.progress.value() > step + 3, timeout=90_000)
+    step = widget.segment.panel.progress.value()
+    qtbot.waitUntil(lambda: widget.segment.panel.progress.value() > step + 3, timeout=90_000)
     assert np.array_equal(live.data, first)
-    assert widget.scrubber.slider.value() == 0
+    assert widget.segment.scrubber.slider.value() == 0
     backend.finish.set()
     wait_for_end(qtbot, widget)
-    assert widget.scrubber.index is None  # the result is what was waited for
+    assert widget.segment.scrubber.index is None  # the result is what was waited for
     assert viewer.layers["case 7 labels, seed 0"].visible

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from diffatlas.cli import files, launch, models, run
+from diffatlas.cli.batch import batch
 from diffatlas.cli.errors import Commands
 from diffatlas.cli.evaluate import evaluate
 from diffatlas.cli.prepare import prepare
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.command("segment")(run.segment)
 app.command("generate")(run.generate)
 app.command("replay")(run.replay)
+app.command("batch")(batch)
 app.command("phantom")(files.phantom)
 app.command("compare")(files.compare)
 app.command("models")(files.models)

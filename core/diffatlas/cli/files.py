@@ -147,7 +147,7 @@ def described(file: Path) -> dict[str, Any]:
     if file.is_dir() and (file / "card.yaml").is_file():
         return opt.card_of(str(file)).to_json()
     if file.suffix.lower() == ".json":
-        from diffatlas.cli.run import read_report
+        from diffatlas.report import read_report
 
         record = read_report(file)
         return {**record, "frames": len(record.get("frames") or [])}

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffatlas.cli.terminal import to_json
 from diffatlas.errors import BadInput
 
 if TYPE_CHECKING:
@@ -98,6 +97,7 @@ class Recorder:
 def write_run(outputs: Outputs, result: Result, source: Volume, recorder: Recorder, report: dict[str, Any]) -> None:
     """Write every file under a temporary name, then rename them all; the labels last. A failure leaves none behind."""
     from diffatlas import io, render
+    from diffatlas.report import to_json
 
     confidence = result.confidence
     if outputs.confidence is not None and confidence is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -15,7 +14,6 @@ from diffatlas.cli import options as opt
 from diffatlas.errors import BadInput
 
 if TYPE_CHECKING:
-    from diffatlas.checkpoint import ModelCard
     from diffatlas.cli.outputs import Outputs
     from diffatlas.request import Request
     from diffatlas.session import Frame, Result
@@ -84,6 +82,7 @@ def run_and_write(
     """Stream the request, then write all it was asked for, and say so (on stdout, unless ``quiet``)."""
     from diffatlas.cli import terminal
     from diffatlas.cli.outputs import Recorder, staging, write_run
+    from diffatlas.report import report_of
 
     result: Result | None = None
     with ExitStack() as stack:
@@ -116,14 +115,6 @@ def finished(result: Result | None) -> Result:
     if result is None:
         raise RuntimeError("the run ended without a result")
     return result
-
-
-def report_of(result: Result, source_path: Path) -> dict[str, Any]:
-    """The result's report, with the file that the volume was read from."""
-    report = result.report()
-    provenance = dict(report["provenance"])
-    provenance["source"] = {**(provenance.get("source") or {}), "path": str(source_path.absolute())}
-    return {**report, "provenance": provenance}
 
 
 def generate(
@@ -198,49 +189,20 @@ def replay(
     """Run again what a report records: the same image, the same weights, the same labels."""
     from diffatlas import io
     from diffatlas.cli.outputs import Outputs
-    from diffatlas.request import Request
+    from diffatlas.report import read_run
 
-    record = read_report(report)
-    provenance = record["provenance"]
-    request = Request.from_json(provenance["request"])
-    source, model = provenance.get("source"), provenance["model"]
-    if request.task != "segment" or not isinstance(source, dict):
-        raise BadInput(f"{report.name}: is not the report of a segmentation; there is no image to replay it on")
-    if request.model == "auto":
-        # What was chosen then is meant, whatever models have come since.
-        request = replace(request, model=str(model.get("name")))
-    card = opt.card_of(request.model)
-    path = input_ or (Path(source["path"]) if isinstance(source.get("path"), str) else None)
+    run = read_run(report)
+    card = opt.card_of(run.request.model)
+    path = input_ or run.source_path
     if path is None:
         raise BadInput(f"{report.name}: does not name the image; give it with --input FILE")
     outputs = Outputs(output)
     outputs.check(path, report)
     if not path.exists():
         raise BadInput(f"{path}: is not there any more; give the image with --input FILE")
-    volume = io.read_volume(path)
-    if not force:
-        check_same_run(path, volume, source, card, model["sha256"])
-    run_and_write(volume, request, outputs, source_path=path, as_json=as_json)
-
-
-def read_report(path: Path) -> dict[str, Any]:
-    """A report as plain data; `BadInput` on anything else."""
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        provenance = record["provenance"]
-        if not isinstance(provenance["request"], dict) or not isinstance(provenance["model"]["sha256"], str):
-            raise TypeError
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadInput(f"{path.name}: is not a report of this program; write one with segment --report") from error
-    assert isinstance(record, dict)
-    return record
-
-
-def check_same_run(path: Path, volume: Volume, source: dict[str, Any], card: ModelCard, weights_sha256: str) -> None:
-    """`BadInput` where the weights or the voxels are not those of the report."""
-    if card.sha256 != weights_sha256:
-        raise BadInput(f"the weights of {card.name} are not those of the report; add --force to run the ones at hand")
-    if volume.sha256() != source.get("sha256"):
-        raise BadInput(f"{path}: its voxels are not those of the report; give the image with --input, or add --force")
+    if not force and (reason := run.other_weights(card.name, card.sha256)):
+        raise BadInput(f"{reason}; add --force to run the ones at hand")
+    volume = run.prepared(io.read_volume(path))
+    if not force and (reason := run.other_image(volume, str(path))):
+        raise BadInput(f"{reason}; give the image with --input, or add --force")
+    run_and_write(volume, run.request, outputs, source_path=path, as_json=as_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -35,28 +34,9 @@ def stderr() -> Console:
 
 def print_json(value: Any) -> None:
     """``value`` as JSON on stdout; NaN and infinity, which JSON does not have, become null."""
+    from diffatlas.report import to_json
+
     stdout().print(to_json(value), markup=False, soft_wrap=True)
-
-
-def to_json(value: Any) -> str:
-    """Plain data, paths and numpy scalars as indented JSON text."""
-    return json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if hasattr(value, "item"):
-        return _plain(value.item())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    raise TypeError(f"{type(value).__name__} has no place in a report")
 
 
 def notes(lines: Iterable[str]) -> None:

@@ -7,6 +7,7 @@ from diffatlas.io.atomic import IMAGE_SUFFIXES, atomic_path, atomic_write_bytes,
 from diffatlas.io.images import (
     describe,
     guess_modality,
+    named_as_labels,
     read_label_ids,
     read_label_map,
     read_volume,
@@ -14,6 +15,7 @@ from diffatlas.io.images import (
     write_label_map,
     write_volume,
 )
+from diffatlas.io.itk import is_dicom_folder
 from diffatlas.io.source import Limits
 
 __all__ = [
@@ -24,6 +26,8 @@ __all__ = [
     "check_output",
     "describe",
     "guess_modality",
+    "is_dicom_folder",
+    "named_as_labels",
     "read_label_ids",
     "read_label_map",
     "read_volume",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from diffatlas.io.source import STORED, Limits, Source
 from diffatlas.volume import LabelMap, LabelScheme, Modality, NiftiHeader, Volume
 
 StrPath = str | os.PathLike[str]
+
+_LABEL_NAME = re.compile(r"(^|[^a-z])(labels?|seg|segmentation|mask)([^a-z]|$)", re.IGNORECASE)
 
 READABLE = ".nii, .nii.gz, .nrrd, .mha, .mhd, or a DICOM series"
 # Beyond this no intensity is real; a damaged scale factor makes such numbers, and their squares overflow float32.
@@ -105,6 +108,11 @@ def guess_modality(data: NDArray[np.float32]) -> Modality:
     if -10_000 <= low <= -200 and np.count_nonzero(data < -150) > 0.01 * data.size:
         return "ct"
     return "unknown"
+
+
+def named_as_labels(path: StrPath) -> bool:
+    """Whether a file's name says that it is a label map (``case_label.nii.gz``, ``seg.nrrd``), whatever it holds."""
+    return _LABEL_NAME.search(Path(path).name) is not None
 
 
 def describe(path: StrPath, *, volume_index: int | None = None, limits: Limits | None = None) -> dict[str, Any]:

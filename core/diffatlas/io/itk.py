@@ -96,6 +96,15 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
+def is_dicom_folder(path: Path) -> bool:
+    """Whether a folder's first files, by name, hold a DICOM file; looks at no more than ten."""
+    try:
+        files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+    except OSError:
+        return False
+    return any(is_dicom(file) for file in files[:10])
+
+
 def write_itk(data: NDArray[Any], grid: Grid, path: Path) -> None:
     """Write ``data`` [X, Y, Z] on ``grid`` as .nrrd or .mha, compressed, atomically."""
     lps = LPS_TO_RAS @ grid.affine

@@ -1,0 +1,153 @@
+"""The box in the viewer: where the model looks, as a wire frame, and the shapes a user draws to say where."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffatlas.errors import BadInput
+from diffatlas.grid import Array, Grid
+from diffatlas.request import Roi
+from napari_diffatlas._layers import KEY, Placement, Source
+
+BOX, SKETCH = "DiffAtlas box", "DiffAtlas region: draw here"
+BOX_COLOR, SKETCH_COLOR = "#ffb000", "#ffffff"
+# Corners of a cube (binary digits: one axis each) in an order that walks every edge.
+TRAIL = (0, 1, 3, 2, 0, 4, 5, 7, 6, 4, 5, 1, 3, 7, 6, 2)
+
+
+class Box:
+    """Draws and reads boxes in one viewer. ``on_drawn`` is called when a shape of the user's is finished."""
+
+    def __init__(self, viewer: Any, on_drawn: Callable[[], None]) -> None:
+        self._viewer = viewer
+        self._on_drawn = on_drawn
+        self._clicked: NDArray[np.float64] | None = None
+        self._box: Any = None
+        self._changing = False
+        self._sketch: Any = None
+        viewer.mouse_drag_callbacks.append(self._on_click)
+
+    def disconnect(self) -> None:
+        with contextlib.suppress(ValueError):
+            self._viewer.mouse_drag_callbacks.remove(self._on_click)
+
+    @property
+    def shown(self) -> bool:
+        """Whether the user left the box in the viewer."""
+        return self._changing or (self._box is not None and self._box in self._viewer.layers)
+
+    @property
+    def drawing(self) -> bool:
+        """Whether the user's layer is there."""
+        return self._sketch is not None and self._sketch in self._viewer.layers
+
+    def cursor_mm(self, placement: Placement) -> Array:
+        """The place last clicked, RAS mm [3]; along axes that are not in sight, the slice that is."""
+        dims = self._viewer.dims
+        point = np.array(dims.point, dtype=np.float64)
+        if self._clicked is not None and len(self._clicked) == len(point) and dims.ndisplay == 2:
+            displayed = list(dims.displayed)
+            point[displayed] = self._clicked[displayed]
+        return np.asarray((placement.to_ras @ [*point[-3:], 1.0])[:3])
+
+    def show(self, centre_mm: Array, extent_mm: tuple[float, float, float], placement: Placement) -> None:
+        """A wire frame of ``extent_mm`` along RAS about ``centre_mm``, in every slice that it crosses and in 3-D."""
+        signs = np.array([[(corner >> axis & 1) - 0.5 for axis in range(3)] for corner in TRAIL])
+        corners = np.c_[centre_mm + signs * extent_mm, np.ones(len(TRAIL))]
+        path = (corners @ np.linalg.inv(placement.to_ras).T)[:, :3]
+        active = self._viewer.layers.selection.active
+        self._changing = True  # who hears of layers that go and come: it is the same box
+        self.hide()
+        self._box = self._viewer.add_shapes(
+            [path],
+            shape_type="path",
+            name=BOX,
+            edge_color=BOX_COLOR,
+            edge_width=float(np.ptp(path, axis=0).min()) / 100,
+            face_color="transparent",
+            opacity=1.0,
+            units=placement.units,
+            axis_labels=placement.axis_labels,
+            metadata={KEY: {"live": True}},
+        )
+        self._changing = False
+        self._box.editable = False
+        self._viewer.layers.selection.active = active if active in self._viewer.layers else None
+
+    def hide(self) -> None:
+        """Take the box out of the viewer."""
+        box, self._box = self._box, None
+        if box is not None and box in self._viewer.layers:
+            self._viewer.layers.remove(box)
+
+    def draw(self, source: Source) -> None:
+        """Give the user a layer to draw rectangles in, in whatever plane is displayed.
+
+        A second rectangle in the same plane replaces the first, one in another plane makes it a box.
+        """
+        self.end_drawing()
+        self._sketch = self._viewer.add_shapes(
+            ndim=3,
+            name=SKETCH,
+            edge_color=SKETCH_COLOR,
+            edge_width=max(source.grid.spacing_mm) / abs(np.linalg.det(source.placement.to_ras)) ** (1 / 3),
+            face_color="transparent",
+            units=source.placement.units,
+            axis_labels=source.placement.axis_labels,
+        )
+        self._viewer.dims.ndisplay = 2  # rectangles are drawn in a plane
+        self._sketch.mode = "add_rectangle"
+        self._viewer.layers.selection.active = self._sketch
+        self._sketch.events.data.connect(self._on_data)
+
+    def end_drawing(self) -> None:
+        """Take the user's layer out of the viewer."""
+        sketch, self._sketch = self._sketch, None
+        if sketch is not None and sketch in self._viewer.layers:
+            self._viewer.layers.remove(sketch)
+
+    def drawn(self, source: Source, extent_mm: tuple[float, float, float]) -> tuple[Array, Roi]:
+        """The middle (RAS mm [3]) and the voxel ranges of what was drawn over ``source``.
+
+        Along an axis in which no shape has a size the box is as long as the model's field of view.
+        """
+        if not self.drawing or not len(self._sketch.data):
+            raise BadInput("draw a rectangle first")
+        newest: dict[tuple[bool, ...], Array] = {}  # a plane: the corners of what was drawn last in it
+        for shape in self._sketch.data:
+            world = np.array([self._sketch.data_to_world(corner) for corner in shape])
+            corners = (np.c_[world, np.ones(len(world))] @ source.placement.to_ras.T)[:, :3]
+            plane = tuple(bool(size > 1e-3 * e) for size, e in zip(np.ptp(corners, axis=0), extent_mm, strict=True))
+            newest[plane] = corners
+        centre, half = np.empty(3), np.empty(3)
+        for axis in range(3):
+            sized = [corners[:, axis] for plane, corners in newest.items() if plane[axis]]
+            along = np.concatenate(sized or [corners[:, axis] for corners in newest.values()])
+            centre[axis] = (along.min() + along.max()) / 2
+            half[axis] = (np.ptp(along) if sized else extent_mm[axis]) / 2
+        return centre, _ranges(source.grid, centre, half)
+
+    def _on_data(self, event: Any) -> None:
+        if str(getattr(event, "action", "")).endswith(("added", "changed")):
+            self._on_drawn()
+
+    def _on_click(self, _viewer: Any, event: Any) -> None:
+        self._clicked = np.array(event.position, dtype=np.float64)
+
+
+def _ranges(grid: Grid, middle_mm: Array, half_mm: Array) -> Roi:
+    """The voxels of ``grid`` in a box along RAS; `BadInput` where it lies outside."""
+    signs = np.array([[(corner >> axis & 1) * 2 - 1 for axis in range(3)] for corner in range(8)])
+    at = grid.to_voxel(middle_mm + signs * half_mm) + 0.5  # borders of voxels
+    ranges = []
+    for low, high, size in zip(at.min(axis=0), at.max(axis=0), grid.shape, strict=True):
+        start, stop = max(0, round(low)), min(size, round(high))
+        if stop <= start:
+            raise BadInput("the box lies outside the image; draw it on the image")
+        ranges.append((start, stop))
+    return ranges[0], ranges[1], ranges[2]

@@ -1,0 +1,39 @@
+"""What every tab of the widget is: a page that scrolls, and that is told of layers, of the theme and of the end."""
+
+from __future__ import annotations
+
+from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
+
+
+class Tab(QWidget):
+    """A page of the widget. ``column`` takes its parts, top to bottom; they scroll where the dock is too small.
+
+    The widget calls the methods below; a tab overrides those it needs.
+    """
+
+    title = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        page = QWidget()
+        self.column = QVBoxLayout(page)
+        area = QScrollArea()
+        area.setWidgetResizable(True)
+        area.setFrameShape(QFrame.Shape.NoFrame)
+        area.setWidget(page)
+        area.setMinimumWidth(300)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(area)
+
+    def layers_changed(self) -> None:
+        """Layers came, went or were renamed."""
+
+    def busy_changed(self, busy: bool) -> None:
+        """A run of the engine, this tab's or another's, began or ended."""
+
+    def set_dark(self, dark: bool) -> None:
+        """Choose colours for words on a dark or on a light ground."""
+
+    def shut_down(self) -> None:
+        """The widget closes: forget what is still to come. The run that is on its way is stopped by the widget."""
