@@ -25,9 +25,9 @@ from diffatlas_app.telling import told
 SEGMENT = """Segment a volume (.nii, .nii.gz, .nrrd, .mha, or a zipped DICOM series).
 
 Returns {"volumes_ml": {structure: ml}, "report": {...}, "labels": {"name", "nii_gz_base64"}}, where the labels lie on
-the voxels of the volume and the report is one that `diffatlas replay` reads; or {"error": "..."}. model: "auto" or a name;
-preset: fast, watch, published; seed: 0 or more; samples: 1 to 8 runs that are averaged; guidance_noise: 0 (image) to 1
-(atlas), or -1 for the preset's own."""
+the voxels of the volume and the report is one that `diffatlas replay` reads; or {"error": "..."}. model: "auto" or
+a name; preset: fast, watch, published; seed: 0 or more; samples: 1 to 8 runs that are averaged; guidance_noise: 0
+(image) to 1 (atlas), or -1 for the preset's own."""
 GENERATE = """Draw image-mask pairs from a model's atlas.
 
 Returns {"pairs": [{"seed", "volumes_ml", "image": {"name", "nii_gz_base64"}, "mask": {...}}]} or {"error": "..."}.
@@ -61,9 +61,7 @@ def add_endpoints(visitors: Visitors, running: dict[str, Any]) -> None:
             return {
                 "volumes_ml": result.volumes_ml,
                 "report": json.loads(json.dumps(result.report(), allow_nan=False)),
-                "labels": _file(
-                    f"{read.name}_labels.nii.gz", lambda p: io.write_label_map(result.labels, p, read.header)
-                ),
+                "labels": _file(name, lambda p: io.write_label_map(result.labels, p, read.header)),
             }
         except Exception as error:
             return {"error": told(error)}

@@ -93,11 +93,12 @@ def save(path: Path, recording: Recording) -> None:
 def load(path: Path) -> Recording:
     """Read what `save` wrote; `BadInput` on anything else."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: numpy leaves a file open that it cannot read.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(arrays["about"].tobytes())
         return _recording(about, arrays)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise BadInput(f"{path.name}: is not a recorded run of this program ({type(error).__name__})") from error
 
 
@@ -109,9 +110,9 @@ def available() -> tuple[Entry, ...]:
     found = []
     for path in (path for folder in folders if folder.is_dir() for path in sorted(folder.glob(f"*{SUFFIX}"))):
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 title = str(json.loads(file["about"].tobytes())["title"])
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile):
             continue
         found.append(Entry(path.name.removesuffix(SUFFIX), title, path))
     return tuple(found)

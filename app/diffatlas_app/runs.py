@@ -44,9 +44,7 @@ def run(visitors: Visitors, visitor: Visitor, volume: Volume, requests: Sequence
     """
     finished: dict[int, Update] = {}
     film = results.Film(volume if requests[0].task == "segment" else None)
-    for update in watch(visitor, volume, requests):
-        if update.side == 0:
-            film.add(update.frame)
+    for update in watch(visitor, volume, requests, film):
         if update.frame.result is None:
             yield update
             continue
@@ -73,8 +71,13 @@ def _with_files(update: Update, saved: results.Saved) -> Update:
     return Update(update.side, update.frame, update.volume, update.metrics, update.seconds, 0.0, saved)
 
 
-def watch(visitor: Visitor, volume: Volume | None, requests: Sequence[Request]) -> Iterator[Update]:
-    """The steps of one or more runs in turn, no more of them than can be looked at, the first and last among them."""
+def watch(
+    visitor: Visitor, volume: Volume | None, requests: Sequence[Request], film: results.Film | None = None
+) -> Iterator[Update]:
+    """The steps of one or more runs in turn, no more of them than can be looked at, the first and last among them.
+
+    ``film`` takes its pictures from the first run's steps, shown or not.
+    """
     stop = visitor.stop
     start = time.monotonic()
     metrics: list[list[FrameMetrics]] = [[] for _ in requests]
@@ -100,6 +103,8 @@ def watch(visitor: Visitor, volume: Volume | None, requests: Sequence[Request]) 
                 if now - start > limits.RUN_TIME_S:
                     raise BadInput(f"stopped after {limits.RUN_TIME_S / 60:.0f} minutes: choose a faster preset")
                 metrics[side].append(frame.metrics)
+                if film is not None and side == 0:
+                    film.add(frame)
                 made += 1
                 if first is None:
                     first = now

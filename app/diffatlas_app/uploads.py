@@ -46,7 +46,7 @@ def stem_of(name: str) -> str:
 def take(path: Path, folder: Path, kind: str, formats: tuple[str, ...] = FORMATS) -> Path:
     """Move the uploaded ``path`` into ``folder`` as ``kind`` with its extension, in the place of the one before.
 
-    A zip is unpacked into a folder of that name. Returns what to read. Raises `BadInput`; the upload is gone either way.
+    A zip is unpacked into a folder of that name. Returns what to read. Raises `BadInput`; the upload goes either way.
     """
     name = display_name(path.name)
     try:
@@ -96,20 +96,20 @@ def unpack(archive: Path, folder: Path, name: str) -> None:
             left = limits.MAX_BYTES
             for number, entry in enumerate(entries):
                 left = _copy(opened, entry, folder / f"{number:05d}.dcm", left, name)
+    except BadInput:
+        raise
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
         # zipfile's own words may hold the names of entries, which are the sender's.
-        raise BadInput(
-            f"{name}: a damaged or unusual zip file ({type(error).__name__}); zip the series again"
-        ) from error
+        kind = type(error).__name__
+        raise BadInput(f"{name}: a damaged or unusual zip file ({kind}); zip the series again") from error
 
 
 def _checked(opened: zipfile.ZipFile, name: str) -> list[zipfile.ZipInfo]:
     entries = [e for e in opened.infolist() if not e.is_dir() and not e.filename.startswith(CLUTTER)]
     entries = [e for e in entries if PurePosixPath(e.filename).name not in CLUTTER]
-    if len(opened.infolist()) > limits.MAX_ZIP_ENTRIES:
-        raise BadInput(
-            f"{name}: holds {len(opened.infolist())} entries, the limit is {limits.MAX_ZIP_ENTRIES}; zip one series only"
-        )
+    count = len(opened.infolist())
+    if count > limits.MAX_ZIP_ENTRIES:
+        raise BadInput(f"{name}: holds {count} entries, the limit is {limits.MAX_ZIP_ENTRIES}; zip one series only")
     if not entries:
         raise BadInput(f"{name}: the zip file is empty; give a zipped DICOM series")
     for entry in entries:
