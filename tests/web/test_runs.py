@@ -97,7 +97,7 @@ def test_the_next_run_s_files_replace_the_last_one_s(
     assert first.run != second.run
     assert visitors.file(first.run, "labels.nii.gz") is None
     assert visitors.file(second.run, "labels.nii.gz") == second.folder / "labels.nii.gz"
-    assert [p for p in visitor.folder.iterdir()] == [second.folder]
+    assert list(visitor.folder.iterdir()) == [second.folder]
 
 
 @pytest.mark.usefixtures("blank")

@@ -133,10 +133,10 @@ def test_a_label_map_comes_in_the_scheme_that_knows_its_ids(monkeypatch: pytest.
     with pytest.raises(BadInput, match=r"mine.nii.gz: holds the ids \[205, 999\]"):
         sessions.read_labels("mine.nii.gz", path)
     io.write_array(np.zeros(grid.shape, np.uint8), grid, path)
-    with pytest.raises(BadInput, match="mine.nii.gz: is empty"):
+    with pytest.raises(BadInput, match=r"mine\.nii\.gz: is empty"):
         sessions.read_labels("mine.nii.gz", path)
-    with pytest.raises(BadInput, match="mine.nii.gz"):
-        io.write_array(np.full(grid.shape, 7, np.uint8), grid, path)
+    io.write_array(np.full(grid.shape, 7, np.uint8), grid, path)
+    with pytest.raises(BadInput, match=r"mine\.nii\.gz"):
         sessions.read_labels("mine.nii.gz", path, HIPPOCAMPUS)
 
 
