@@ -58,7 +58,10 @@ class Shown:
 
 
 class Events:
-    """The handlers; they keep nothing but where the visitors are."""
+    """The handlers; they keep nothing but where the visitors are.
+
+    ``request`` comes first: gradio hands it over by position, and cannot behind ``*values``.
+    """
 
     def __init__(self, visitors: Visitors, chosen: Controls, shown: Shown) -> None:
         self.visitors = visitors
@@ -147,7 +150,7 @@ class Events:
 
     # -- what is looked at -----------------------------------------------------------------------------------------
 
-    def open_example(self, name: str | None, *values: Any, request: gr.Request) -> Out:
+    def open_example(self, request: gr.Request, name: str | None, *values: Any) -> Out:
         if name is None:  # an upload cleared the choice
             return {self.shown.view: gr.skip()}
         visitor = self.visitor(request)
@@ -161,7 +164,7 @@ class Events:
         except Exception as error:
             return self._refused(error)
 
-    def open_upload(self, path: str, *values: Any, request: gr.Request) -> Out:
+    def open_upload(self, request: gr.Request, path: str, *values: Any) -> Out:
         visitor = self.visitor(request)
         visitor.make_way()
         before = visitor.source
@@ -219,7 +222,7 @@ class Events:
             self.chosen.source: markup.source_line(source.name, volume),
         }
 
-    def show_region(self, *values: Any, request: gr.Request) -> Out:
+    def show_region(self, request: gr.Request, *values: Any) -> Out:
         """The region of interest as a box in the viewer, and in words."""
         visitor = self.visitor(request)
         on, centre = bool(values[9]), tuple(float(v) for v in values[10:13])
@@ -281,13 +284,13 @@ class Events:
 
     def run(
         self,
+        request: gr.Request,
         task: Task,
         example: str | None,
         atlas_model: str,
         atlas_count: float,
         mask_from: str,
         *values: Any,
-        request: gr.Request,
     ) -> Iterator[Out]:
         visitor = self.visitor(request)
         if not visitor.take_press():
