@@ -30,20 +30,6 @@ def header() -> str:
     )
 
 
-def picture(jpeg: bytes, description: str) -> str:
-    """An image that is replaced in place: decoded before it is shown, so that nothing flickers."""
-    data = base64.b64encode(jpeg).decode("ascii")
-    return f'<img decoding="sync" alt="{text(description)}" src="data:image/jpeg;base64,{data}">'
-
-
-def step_picture(update: Update) -> str:
-    return picture(update.picture, f"Step {update.index + 1} of {update.total}: noisy state, image half, mask")
-
-
-def step_curves(update: Update) -> str:
-    return picture(update.curves, f"Convergence up to step {update.index + 1}: guidance residual, mask change, volumes")
-
-
 def source_line(name: str, volume: Volume) -> str:
     """What is loaded: name, voxels, spacing, orientation, and what the reader found."""
     shape = "×".join(str(n) for n in volume.grid.shape)

@@ -15,7 +15,7 @@ import gradio as gr
 from diffatlas import session
 from diffatlas.errors import BadInput
 from diffatlas.request import Request
-from diffatlas_app import limits, markup, runs
+from diffatlas_app import limits, markup, runs, viewer
 
 log = logging.getLogger(__name__)
 PRESETS = [("Fast", "fast"), ("Watch", "watch"), ("As published", "published")]
@@ -70,15 +70,14 @@ def build_page(visitors: runs.Visitors) -> gr.Blocks:
                     hint = gr.HTML(markup.preset_line("watch"), elem_id="hint")
                     seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="seed")
             with gr.Column(scale=8, min_width=320, elem_id="viewer"):
-                picture = gr.HTML(elem_id="picture")
+                view = viewer.viewer("Run", elem_id="view")
                 with gr.Row(elem_id="transport"):
                     start = gr.Button("Run", variant="primary", scale=0, min_width=104, elem_id="run")
                     stop = gr.Button("Stop", interactive=False, scale=0, min_width=88, elem_id="stop")
                     status = gr.HTML(markup.status("Loading the example…"), elem_id="status")
-                curves = gr.HTML(elem_id="curves")
                 result = gr.HTML(elem_id="result")
 
-        shown = [picture, status, curves, result, source, start, stop]
+        shown = [view, status, result, source, start, stop]
         hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         reading: dict[str, Any] = {**hidden, "concurrency_id": "read", "concurrency_limit": limits.READS_AT_ONCE}
         running: dict[str, Any] = {"concurrency_id": "engine", "concurrency_limit": limits.RUNS_AT_ONCE}
@@ -94,15 +93,15 @@ def build_page(visitors: runs.Visitors) -> gr.Blocks:
             volume = visitor.source.read()
             return {
                 **idle,
-                picture: markup.picture(runs.preview(volume), f"{volume.name} in three planes"),
+                view: viewer.open_message(volume, name=visitor.source.name),
                 status: markup.status("Ready: press Run and watch."),
                 source: markup.source_line(visitor.source.name, volume),
-                curves: "",
                 result: "",
             }
 
         def refused(error: Exception) -> dict[Any, Any]:
-            return {**idle, status: markup.error(_told(error))}
+            words = _told(error)
+            return {**idle, view: viewer.error_message(words), status: markup.error(words)}
 
         def make_way(visitor: runs.Visitor) -> None:
             """End the visitor's run before another image is shown: its last picture must not come after."""
@@ -133,7 +132,12 @@ def build_page(visitors: runs.Visitors) -> gr.Blocks:
 
         def wait(request: gr.Request) -> dict[Any, Any]:
             visitor_of(request).press()
-            return {**busy, status: markup.status("Waiting for a free processor…"), result: ""}
+            return {
+                **busy,
+                view: viewer.waiting_message(),
+                status: markup.status("Waiting for a free processor…"),
+                result: "",
+            }
 
         def watch(
             model_name: str, preset_name: str, number: float | None, request: gr.Request
@@ -146,15 +150,14 @@ def build_page(visitors: runs.Visitors) -> gr.Blocks:
             try:
                 for last in runs.run(visitor, _request(model_name, preset_name, number)):
                     out: dict[Any, Any] = {
-                        picture: markup.step_picture(last),
+                        view: last.message,
                         status: markup.progress(last),
-                        curves: markup.step_curves(last),
                     }
                     if last.result is not None:
                         out |= {**idle, result: markup.result(last)}
                     yield out
                 if last is None or last.result is None:
-                    yield {**idle, status: markup.stopped(last)}
+                    yield {**idle, view: viewer.stopped_message(), status: markup.stopped(last)}
             except Exception as error:
                 yield refused(error)
             finally:
@@ -164,7 +167,7 @@ def build_page(visitors: runs.Visitors) -> gr.Blocks:
         # cancelled instead, what it had already sent could arrive after this answer, which takes another way.
         def halt(request: gr.Request) -> dict[Any, Any]:
             if visitor_of(request).halt():
-                return {**idle, status: markup.stopped(None)}
+                return {**idle, view: viewer.stopped_message(), status: markup.stopped(None)}
             return {stop: gr.update(interactive=False)}
 
         def not_begun(request: gr.Request) -> dict[Any, Any]:

@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from diffatlas import io, render, session
+from diffatlas import io, session
 from diffatlas.errors import BadInput
 from diffatlas.request import Request
 from diffatlas.session import FrameMetrics, Result
 from diffatlas.volume import Volume
-from diffatlas_app import limits
+from diffatlas_app import limits, viewer
 
 FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha")
 EXAMPLES = {"heart-ct": "Phantom heart CT", "heart-mr": "Phantom heart MR"}
@@ -184,17 +180,16 @@ class Files:
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """One picture of a run.
+    """One step of a run, as the page shows it.
 
-    ``picture`` and ``curves``: JPEG. ``seconds_left``: None until it can be estimated. ``result`` and ``files``: on the
+    ``message``: for the viewer. ``seconds_left``: None until it can be estimated. ``result`` and ``files``: on the
     last update only.
     """
 
     index: int
     total: int
     t: float
-    picture: bytes
-    curves: bytes
+    message: str
     volumes_ml: dict[str, float]
     seconds: float
     seconds_left: float | None
@@ -211,6 +206,7 @@ def run(visitor: Visitor, request: Request) -> Iterator[Update]:
         raise BadInput("no image yet: choose an example or drop a file")
     stop = visitor.stop
     volume = visitor.source.read()
+    key = secrets.token_hex(4)
     start = first = time.monotonic()
     shown = -float("inf")
     metrics: list[FrameMetrics] = []
@@ -228,15 +224,19 @@ def run(visitor: Visitor, request: Request) -> Iterator[Update]:
             if frame.result is None and now - shown < 1 / limits.FRAMES_PER_S:
                 continue
             done = frame.index + 1
+            left = (now - first) / (done - 1) * (frame.total - done) if done > 1 else None
+            if frame.result is None:
+                message = viewer.frame_message(frame, metrics, left_s=left, run=key)
+            else:
+                message = viewer.done_message(frame, metrics, seconds=now - start, run=key)
             yield Update(
                 index=frame.index,
                 total=frame.total,
                 t=frame.t,
-                picture=jpeg(render.frame_picture(frame, volume)),
-                curves=jpeg(render.curves(metrics, frame.total, frame.scheme)),
+                message=message,
                 volumes_ml=frame.metrics.volumes_ml if frame.result is None else frame.result.volumes_ml,
                 seconds=now - start,
-                seconds_left=(now - first) / (done - 1) * (frame.total - done) if done > 1 else None,
+                seconds_left=left,
                 result=frame.result,
                 files=None if frame.result is None else _files(frame.result, volume, visitor.folder),
             )
@@ -245,18 +245,6 @@ def run(visitor: Visitor, request: Request) -> Iterator[Update]:
         close = getattr(stream, "close", None)
         if close is not None:
             close()
-
-
-def preview(volume: Volume) -> bytes:
-    """JPEG of the volume in three planes, before any run."""
-    return jpeg(render.montage(volume))
-
-
-def jpeg(picture: NDArray[np.uint8]) -> bytes:
-    """uint8 [H, W, 3] to JPEG, colours of thin contours kept (no chroma subsampling)."""
-    out = BytesIO()
-    Image.fromarray(picture).save(out, "JPEG", quality=88, subsampling=0)
-    return out.getvalue()
 
 
 def display_name(name: str) -> str:

@@ -36,8 +36,8 @@ def theme() -> gr.themes.Base:
 
 CSS = """
 .gradio-container { max-width: 1280px !important; margin: 0 auto !important; }
-#header, #picture, #status, #curves, #result { padding: 0 !important; }
-#header .html-container, #picture .html-container, #status .html-container, #curves .html-container,
+#header, #view, #status, #result { padding: 0 !important; }
+#header .html-container, #view .html-container, #status .html-container,
 #result .html-container { padding: 0 !important; }
 #source, #card, #hint { background: var(--block-background-fill); }
 #source .html-container, #card .html-container { padding: 10px 12px !important; }
@@ -56,10 +56,7 @@ CSS = """
 #upload { border: 1px dashed var(--border-color-primary) !important; }
 #upload .wrap { font-size: 13px; line-height: 1.35; }
 
-#picture, #curves { background: #0d1117; border-radius: 8px; overflow: hidden; }
-#picture img, #curves img { display: block; width: 100%; height: auto; }
-#picture:not(:has(img)) { min-height: 240px; }
-#curves:not(:has(img)), #result:not(:has(table)) { display: none; }
+#result:not(:has(table)) { display: none; }
 #transport { align-items: center; flex-wrap: nowrap; }
 
 .gradio-container .da-status p { margin: 0; font-variant-numeric: tabular-nums; }

@@ -69,8 +69,12 @@ class Tab:
     def wait_for_status(self, words: str, timeout_ms: int = WAIT_MS) -> None:
         sync_api.expect(self.page.locator("#status")).to_contain_text(words, timeout=timeout_ms)
 
-    def picture(self) -> str:
-        return str(self.page.get_attribute("#picture img", "src"))
+    def viewer(self, name: str, box: str = "#view") -> str:
+        """What the viewer says of itself: its data attribute ``name`` (state, stage, shown, ...), "" where unset."""
+        return str(self.page.get_attribute(f"{box} .dv", f"data-{name}") or "")
+
+    def wait_for_viewer(self, name: str, value: str, box: str = "#view", timeout_ms: int = WAIT_MS) -> None:
+        self.page.wait_for_selector(f'{box} .dv[data-{name}="{value}"]', timeout=timeout_ms)
 
     def upload(self, path: Any) -> None:
         self.page.set_input_files("#upload input[type=file]", str(path))

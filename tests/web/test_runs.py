@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from diffatlas import session
@@ -26,14 +26,6 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> FakeBackend:
 
 
 @pytest.fixture
-def blank(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures that cost nothing, for tests of pace and order."""
-    picture = np.zeros((8, 8, 3), np.uint8)
-    monkeypatch.setattr("diffatlas.render.frame_picture", lambda frame, source: picture)
-    monkeypatch.setattr("diffatlas.render.curves", lambda metrics, total, scheme: picture)
-
-
-@pytest.fixture
 def visitor(tmp_path: Path) -> runs.Visitor:
     return runs.Visitor(tmp_path, runs.Source("Phantom heart CT", fake_example("heart-ct")[0]))
 
@@ -50,27 +42,23 @@ def test_a_run_ends_with_result_and_files(backend: FakeBackend, visitor: runs.Vi
     assert list(visitor.folder.iterdir()) == []
 
 
-@pytest.mark.usefixtures("blank")
 def test_quick_steps_are_coalesced_and_none_is_lost_from_the_curves(
     backend: FakeBackend, visitor: runs.Visitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fakes, "DEFAULT_STEPS", 60)
-    drawn: list[int] = []
-
-    def count(metrics: list[object], total: int, scheme: object) -> np.ndarray:
-        drawn.append(len(metrics))
-        return np.zeros((8, 8, 3), np.uint8)
-
-    monkeypatch.setattr("diffatlas.render.curves", count)
     start = time.monotonic()
     updates = list(runs.run(visitor, Request()))
     assert len(updates) <= 2 + (time.monotonic() - start) * limits.FRAMES_PER_S
     assert updates[0].index == 0
     assert updates[-1].index == 59
-    assert drawn == [u.index + 1 for u in updates]
+    figures: dict[int, list[float]] = {}
+    for update in updates:
+        sent = json.loads(update.message)
+        figures |= dict(enumerate(sent["metrics"]["rows"], sent["metrics"]["from"]))
+        assert max(figures) == sent["index"] == update.index
+    assert sorted(figures) == list(range(60))
 
 
-@pytest.mark.usefixtures("blank")
 def test_time_left_follows_the_pace(backend: FakeBackend, visitor: runs.Visitor) -> None:
     backend.delay_s = 0.12
     updates = list(runs.run(visitor, Request(steps=6)))
@@ -80,7 +68,6 @@ def test_time_left_follows_the_pace(backend: FakeBackend, visitor: runs.Visitor)
     assert updates[-1].seconds_left == 0.0
 
 
-@pytest.mark.usefixtures("blank")
 def test_closing_a_run_closes_the_engine(backend: FakeBackend, visitor: runs.Visitor) -> None:
     stream = runs.run(visitor, Request(steps=50))
     next(stream)
@@ -89,7 +76,6 @@ def test_closing_a_run_closes_the_engine(backend: FakeBackend, visitor: runs.Vis
     assert backend.open_runs == 0
 
 
-@pytest.mark.usefixtures("blank")
 def test_stop_flag_ends_a_run_without_a_result(backend: FakeBackend, visitor: runs.Visitor) -> None:
     backend.delay_s = 0.11
     seen = []
@@ -122,7 +108,6 @@ def test_a_press_can_be_called_off_before_the_run_begins(visitor: runs.Visitor) 
     assert visitor.idle.is_set()
 
 
-@pytest.mark.usefixtures("blank")
 def test_a_run_beyond_the_time_limit_says_so(
     backend: FakeBackend, visitor: runs.Visitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
