@@ -17,7 +17,7 @@ __all__ = ["build", "main"]
 def build() -> gr.Blocks:
     """The page, not yet served."""
     from diffatlas_app.page import build_page
-    from diffatlas_app.runs import Visitors
+    from diffatlas_app.sessions import Visitors
 
     return build_page(Visitors())
 

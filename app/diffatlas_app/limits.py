@@ -9,6 +9,9 @@ MAX_VOXELS = 512 * 512 * 768
 MAX_BYTES = 2 * 1024**3
 """Largest volume read: voxels, and bytes once decompressed."""
 
+MAX_ZIP_ENTRIES = 4000
+"""Files in a zipped DICOM series; the longest real ones have some two thousand slices."""
+
 QUEUE_SIZE = 20
 """Runs that may wait for their turn; further ones are told that the queue is full."""
 
@@ -18,11 +21,20 @@ RUNS_AT_ONCE = 1
 READS_AT_ONCE = 2
 """Volumes read and drawn at a time."""
 
+CALLS_WAITING = 200
+"""Calls of all kinds that gradio itself holds back; what waits for the model waits in `Turns` and is not counted."""
+
+THREADS = QUEUE_SIZE + RUNS_AT_ONCE + 3 * READS_AT_ONCE + 16
+"""Handlers at a time: whoever waits for the model holds one."""
+
 SESSIONS = 100
 """Visitors whose files are kept; the one longest unseen goes first."""
 
 SESSION_AGE_S = 3600.0
 """A visitor not seen for this long is forgotten (closing the tab forgets at once)."""
+
+SWEEP_S = 60.0
+"""How often visitors are looked over for their age."""
 
 RUN_TIME_S = 1800.0
 """A run longer than this is stopped."""
@@ -32,3 +44,19 @@ FRAMES_PER_S = 10.0
 
 STEP_TIME_S = 60.0
 """How long a new image waits for the step of the run it replaces."""
+
+MAX_STEPS = 300
+MAX_SAMPLES = 8
+MAX_PAIRS = 8
+"""What the page and the API let one run ask for; the command line takes more."""
+
+FILM_FRAMES = 40
+"""Steps of a run that are kept for its film."""
+
+
+def in_words() -> str:
+    """The limits on files, as the upload field states them."""
+    return (
+        f"up to {MAX_UPLOAD_MB} MB as uploaded, {MAX_BYTES / 1024**3:.0f} GiB unpacked, {MAX_VOXELS / 1e6:.0f} million "
+        f"voxels"
+    )

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import base64
 import html
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from diffatlas.request import PRESETS
 from diffatlas.session import ModelCard
 from diffatlas.volume import LabelScheme, Volume
-from diffatlas_app.runs import Files, Update
+from diffatlas_app.results import OFFERED, Saved
+
+if TYPE_CHECKING:
+    from diffatlas.session import Comparison
 
 MODALITY_NAMES = {"ct": "CT", "mr": "MR", "unknown": "modality unknown"}
 
@@ -30,18 +36,8 @@ def header() -> str:
     )
 
 
-def picture(jpeg: bytes, description: str) -> str:
-    """An image that is replaced in place: decoded before it is shown, so that nothing flickers."""
-    data = base64.b64encode(jpeg).decode("ascii")
-    return f'<img decoding="sync" alt="{text(description)}" src="data:image/jpeg;base64,{data}">'
-
-
-def step_picture(update: Update) -> str:
-    return picture(update.picture, f"Step {update.index + 1} of {update.total}: noisy state, image half, mask")
-
-
-def step_curves(update: Update) -> str:
-    return picture(update.curves, f"Convergence up to step {update.index + 1}: guidance residual, mask change, volumes")
+def paragraph(words: str) -> str:
+    return f'<p class="da-hint">{text(words)}</p>'
 
 
 def source_line(name: str, volume: Volume) -> str:
@@ -61,28 +57,6 @@ def error(message: str) -> str:
     return f'<div class="da-status da-error" role="alert"><p>{text(message)}</p></div>'
 
 
-def progress(update: Update) -> str:
-    """Step, noise level and time left over a bar."""
-    done = update.index + 1
-    if update.result is not None:
-        words = f"Done: {update.total} steps in {seconds(update.seconds)}"
-    else:
-        left = "" if update.seconds_left is None else f" · about {seconds(update.seconds_left)} left"
-        words = f"Step {done} of {update.total} · noise level {update.t:.2f}{left}"
-    percent = 100 * done / update.total
-    return (
-        f'<div class="da-status" role="status"><p>{text(words)}</p>'
-        f'<div class="da-bar" role="progressbar" aria-label="Run" aria-valuemin="0" aria-valuemax="{update.total}" '
-        f'aria-valuenow="{done}"><div style="width:{percent:.1f}%"></div></div></div>'
-    )
-
-
-def stopped(last: Update | None) -> str:
-    """After Stop: where the run was, if it had begun."""
-    where = "before the first step" if last is None else f"at step {last.index + 1} of {last.total}"
-    return status(f"Stopped {where}. Run starts again.")
-
-
 def seconds(value: float) -> str:
     """A duration as one says it: 0.8 s, 12 s, 3 min 20 s."""
     if value < 9.95:
@@ -91,36 +65,75 @@ def seconds(value: float) -> str:
     return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60} s"
 
 
-def volumes(volumes_ml: dict[str, float], scheme: LabelScheme) -> str:
-    """Volume of each structure, ml, beside its colour."""
-    rows = "".join(
-        f'<tr><td><i style="background:rgb{s.color}"></i>{text(s.name)}</td><td>{volumes_ml[s.name]:.1f} ml</td></tr>'
-        for s in scheme.structures
+def table(volumes_ml: Sequence[dict[str, float]], scheme: LabelScheme, scores: Comparison | None = None) -> str:
+    """Volume of each structure beside its colour, ml, for one run or two; with ``scores``, the first's agreement."""
+    heads = ["ml", "ml, second"][: len(volumes_ml)]
+    if scores is not None:
+        heads += ["Dice", f"surface Dice, {scores.tolerance_mm:g} mm", "HD95, mm"]
+    rows = []
+    for i, structure in enumerate(scheme.structures):
+        cells = [f"{volumes[structure.name]:.1f}" for volumes in volumes_ml]
+        if scores is not None:
+            row = scores.rows[i]
+            cells += [_number(row.dice, 3), _number(row.surface_dice, 3), _number(row.hd95_mm, 1)]
+        rows.append(_row(f'<i style="background:rgb{structure.color}"></i>{text(structure.name)}', cells))
+    if scores is not None:
+        mean = scores.mean
+        cells = [""] * len(volumes_ml) + [
+            _number(mean["dice"], 3),
+            _number(mean["surface_dice"], 3),
+            _number(mean["hd95_mm"], 1),
+        ]
+        rows.append(_row("mean", cells))
+    head = "".join(f'<th scope="col">{text(name)}</th>' for name in heads)
+    return (
+        f'<table class="da-volumes"><caption>Volumes</caption><thead><tr><td></td>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
     )
-    return f'<table class="da-volumes"><caption>Volumes</caption><tbody>{rows}</tbody></table>'
 
 
-def downloads(files: Files) -> str:
-    """Links that carry the files themselves: no URL on the server holds a visitor's result."""
-    links = (
-        ("Labels (NIfTI)", f"{files.stem}_labels.nii.gz", "application/gzip", files.labels),
-        ("Report (JSON)", f"{files.stem}_report.json", "application/json", files.report),
+def _row(name: str, cells: Sequence[str]) -> str:
+    return f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+
+
+def _number(value: float, digits: int) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def result(
+    volumes_ml: Sequence[dict[str, float]],
+    scheme: LabelScheme,
+    notes: Sequence[str] = (),
+    scores: Comparison | None = None,
+    against: str = "",
+) -> str:
+    """The table below a finished run, and what was found on the way; ``against``: what ``scores`` compare with."""
+    if against:
+        notes = (*notes, f"Compared with {against}.")
+    said = "".join(f'<p class="da-note">{text(note)}</p>' for note in notes)
+    return f'<div class="da-result">{table(volumes_ml, scheme, scores)}<div>{said}</div></div>'
+
+
+def downloads(saved: Saved, link: str | None = None) -> str:
+    """Links to a run's files; ``link``: the query of an address that restores its settings."""
+    anchors = [
+        f'<a class="da-download" download="{text(saved.stem + OFFERED[name][1])}" '
+        f'href="results/{saved.run}/{name}">{text(OFFERED[name][0])}</a>'
+        for name in saved.offered()
+    ]
+    if link is not None:
+        anchors.append(f'<a class="da-download da-link" href="{text(link)}">Link to these settings</a>')
+    return f'<div class="da-downloads">{"".join(anchors)}</div>'
+
+
+def gallery(pictures: Sequence[tuple[bytes, str]]) -> str:
+    """Drawn pairs as buttons: (JPEG, what it is) each."""
+    buttons = "".join(
+        f'<button type="button" data-pair="{i}"><img alt="" src="data:image/jpeg;base64,'
+        f'{base64.b64encode(jpeg).decode("ascii")}"><span>{text(title)}</span></button>'
+        for i, (jpeg, title) in enumerate(pictures)
     )
-    anchors = "".join(
-        f'<a class="da-download" download="{text(name)}" '
-        f'href="data:{kind};base64,{base64.b64encode(data).decode("ascii")}">{text(title)}</a>'
-        for title, name, kind, data in links
-    )
-    return f'<div class="da-downloads">{anchors}</div>'
-
-
-def result(update: Update) -> str:
-    """The table and the links below a finished run."""
-    assert update.result is not None
-    assert update.files is not None
-    notes = "".join(f'<p class="da-note">{text(note)}</p>' for note in update.result.notes)
-    table = volumes(update.result.volumes_ml, update.result.labels.scheme)
-    return f'<div class="da-result">{table}<div>{downloads(update.files)}{notes}</div></div>'
+    return f'<div class="da-gallery" role="group" aria-label="Drawn pairs: open one in the viewer">{buttons}</div>'
 
 
 def card(model: ModelCard) -> str:
@@ -144,6 +157,8 @@ def auto_card(models: tuple[ModelCard, ...]) -> str:
     return f'<div class="da-card"><p>Takes the model that fits the image best: {text(titles)}.</p></div>'
 
 
-def preset_line(name: str) -> str:
-    summary = PRESETS[name].summary
-    return f'<p class="da-hint">{text(summary[0].upper() + summary[1:])}.</p>'
+def preset_line(name: str, takes_s: float | None = None) -> str:
+    """What a preset does, and how long that takes here, once it is known."""
+    summary = PRESETS[name].summary.split(":")[0] if takes_s is not None else PRESETS[name].summary
+    time = "" if takes_s is None else f"; about {seconds(max(takes_s, 0.1))} on this machine"
+    return f'<p class="da-hint">{text(summary[0].upper() + summary[1:] + time)}.</p>'

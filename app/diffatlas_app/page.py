@@ -1,236 +1,108 @@
-"""The page: its controls, its events, and nothing of what they compute."""
+"""The page: its layout and its events, and nothing of what they compute."""
 
 from __future__ import annotations
 
-import base64
-import json
-import logging
-import secrets
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from diffatlas import session
-from diffatlas.errors import BadInput
-from diffatlas.request import Request
-from diffatlas_app import limits, markup, runs
+from diffatlas_app import api, controls, limits, markup
+from diffatlas_app.events import Events, Shown
+from diffatlas_app.fields import uploads_only
+from diffatlas_app.sessions import Visitors
+from diffatlas_app.viewer import viewer
 
-log = logging.getLogger(__name__)
-PRESETS = [("Fast", "fast"), ("Watch", "watch"), ("As published", "published")]
-FIRST_EXAMPLE = "heart-ct"
-
-
-def uploads_only(field: gr.File) -> gr.File:
-    """Make a file field refuse an address in place of a file, which gradio would fetch.
-
-    Done on the instance: gradio writes a stub file beside every module that subclasses one of its components.
-    """
-    move = field.async_move_resource_to_block_cache
-
-    async def move_unless_address(path: str | Path | None) -> str | None:
-        if path is not None and "://" in str(path):
-            raise gr.Error("give a file, not an address", print_exception=False)
-        return await move(path)
-
-    setattr(field, "async_move_resource_to_block_cache", move_unless_address)  # noqa: B010 (a method, to mypy)
-    return field
+# A press on a picture of the gallery becomes a "select" with its number.
+OPEN_PAIR = """element.addEventListener('click', event => {
+  const button = event.target.closest('button[data-pair]');
+  if (button) trigger('select', {index: Number(button.dataset.pair)});
+});"""
+# A seed is chosen in the browser: the server need not know.
+NEW_SEED = "() => Math.floor(Math.random() * 1e6)"
 
 
-def build_page(visitors: runs.Visitors) -> gr.Blocks:
+def build_page(visitors: Visitors) -> gr.Blocks:
     """The page with its events; ``visitors`` keeps who is there."""
     models = session.available_models()
-    cards = {model.name: markup.card(model) for model in models}
-    cards["auto"] = markup.auto_card(models)
-
     with gr.Blocks(title="DiffAtlas", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.HTML(markup.header(), elem_id="header")
         with gr.Row(equal_height=False, elem_id="main"):
             with gr.Column(scale=3, min_width=300, elem_id="controls"):
-                with gr.Group():
-                    examples = gr.Radio(
-                        [(runs.EXAMPLES[name].split()[-1], name) for name in session.EXAMPLES],
-                        value=FIRST_EXAMPLE,
-                        label="Example: phantom heart",
-                        elem_id="examples",
-                    )
-                    upload = uploads_only(gr.File(label="Or a scan of your own", height=132, elem_id="upload"))
-                    source = gr.HTML(elem_id="source")
-                with gr.Group():
-                    model = gr.Dropdown(
-                        [("Automatic", "auto"), *((m.title, m.name) for m in models)],
-                        value="auto",
-                        label="Model",
-                        elem_id="model",
-                    )
-                    card = gr.HTML(cards["auto"], elem_id="card")
-                with gr.Group():
-                    preset = gr.Radio(PRESETS, value="watch", label="Preset", elem_id="preset")
-                    hint = gr.HTML(markup.preset_line("watch"), elem_id="hint")
-                    seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="seed")
+                chosen = controls.build(models)
             with gr.Column(scale=8, min_width=320, elem_id="viewer"):
-                picture = gr.HTML(elem_id="picture")
-                with gr.Row(elem_id="transport"):
-                    start = gr.Button("Run", variant="primary", scale=0, min_width=104, elem_id="run")
-                    stop = gr.Button("Stop", interactive=False, scale=0, min_width=88, elem_id="stop")
-                    status = gr.HTML(markup.status("Loading the example…"), elem_id="status")
-                curves = gr.HTML(elem_id="curves")
-                result = gr.HTML(elem_id="result")
-
-        shown = [picture, status, curves, result, source, start, stop]
-        hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        reading: dict[str, Any] = {**hidden, "concurrency_id": "read", "concurrency_limit": limits.READS_AT_ONCE}
-        running: dict[str, Any] = {"concurrency_id": "engine", "concurrency_limit": limits.RUNS_AT_ONCE}
-
-        idle: dict[Any, Any] = {start: gr.update(interactive=True), stop: gr.update(interactive=False)}
-        busy: dict[Any, Any] = {start: gr.update(interactive=False), stop: gr.update(interactive=True)}
-
-        def visitor_of(request: gr.Request) -> runs.Visitor:
-            return visitors.get(request.session_hash or secrets.token_hex(16))
-
-        def show(visitor: runs.Visitor) -> dict[Any, Any]:
-            assert visitor.source is not None
-            volume = visitor.source.read()
-            return {
-                **idle,
-                picture: markup.picture(runs.preview(volume), f"{volume.name} in three planes"),
-                status: markup.status("Ready: press Run and watch."),
-                source: markup.source_line(visitor.source.name, volume),
-                curves: "",
-                result: "",
-            }
-
-        def refused(error: Exception) -> dict[Any, Any]:
-            return {**idle, status: markup.error(_told(error))}
-
-        def make_way(visitor: runs.Visitor) -> None:
-            """End the visitor's run before another image is shown: its last picture must not come after."""
-            visitor.halt()
-            visitor.idle.wait(limits.STEP_TIME_S)
-
-        def open_example(name: str | None, request: gr.Request) -> dict[Any, Any]:
-            if name is None:  # an upload cleared the choice
-                return {status: gr.skip()}
-            visitor = visitor_of(request)
-            make_way(visitor)
-            try:
-                visitor.source = visitors.example(name)
-                return show(visitor)
-            except Exception as error:
-                return refused(error)
-
-        def open_upload(path: str, request: gr.Request) -> dict[Any, Any]:
-            visitor = visitor_of(request)
-            make_way(visitor)
-            before = visitor.source
-            try:
-                visitor.take_upload(Path(path))
-                return {**show(visitor), upload: None, examples: None}
-            except Exception as error:
-                visitor.source = before
-                return {**refused(error), upload: None}
-
-        def wait(request: gr.Request) -> dict[Any, Any]:
-            visitor_of(request).press()
-            return {**busy, status: markup.status("Waiting for a free processor…"), result: ""}
-
-        def watch(
-            model_name: str, preset_name: str, number: float | None, request: gr.Request
-        ) -> Iterator[dict[Any, Any]]:
-            visitor = visitor_of(request)
-            if not visitor.take_press():
-                yield {status: gr.skip()}
-                return
-            last = None
-            try:
-                for last in runs.run(visitor, _request(model_name, preset_name, number)):
-                    out: dict[Any, Any] = {
-                        picture: markup.step_picture(last),
-                        status: markup.progress(last),
-                        curves: markup.step_curves(last),
-                    }
-                    if last.result is not None:
-                        out |= {**idle, result: markup.result(last)}
-                    yield out
-                if last is None or last.result is None:
-                    yield {**idle, status: markup.stopped(last)}
-            except Exception as error:
-                yield refused(error)
-            finally:
-                visitor.rest()
-
-        # Stop only raises the flag: the run's own last words then reach the page after its last picture. Were the event
-        # cancelled instead, what it had already sent could arrive after this answer, which takes another way.
-        def halt(request: gr.Request) -> dict[Any, Any]:
-            if visitor_of(request).halt():
-                return {**idle, status: markup.stopped(None)}
-            return {stop: gr.update(interactive=False)}
-
-        def not_begun(request: gr.Request) -> dict[Any, Any]:
-            if visitor_of(request).halt():
-                return refused(BadInput("too many people are waiting: try again in a minute"))
-            return {status: gr.skip()}
-
-        def segment(path: str | None, model_name: str, preset_name: str, number: float | None) -> dict[str, Any]:
-            """Segment a volume: {"volumes_ml", "report", "labels": {"name", "nii_gz_base64"}} or {"error"}."""
-            key = secrets.token_hex(16)
-            try:
-                if path is None:
-                    raise BadInput("give a volume: .nii, .nii.gz, .nrrd or .mha")
-                visitor = visitors.get(key)
-                visitor.take_upload(Path(path))
-                *_, last = runs.run(visitor, _request(model_name, preset_name, number))
-                return _answer(last)
-            except Exception as error:
-                return {"error": _told(error)}
-            finally:
-                visitors.leave(key)
-
-        def leave(request: gr.Request) -> None:
-            if request.session_hash:
-                visitors.leave(request.session_hash)
-
-        page.load(open_example, examples, shown, **reading)
-        pressed = start.click(wait, None, shown, queue=False, **hidden)
-        run_event = pressed.then(watch, [model, preset, seed], shown, **hidden, **running)
-        run_event.failure(not_begun, None, shown, queue=False, **hidden)
-        stop.click(halt, None, shown, queue=False, **hidden)
-        examples.input(open_example, examples, shown, **reading)
-        upload.upload(open_upload, upload, [*shown, upload, examples], **reading)
-        model.input(cards.__getitem__, model, card, queue=False, **hidden)
-        preset.input(markup.preset_line, preset, hint, queue=False, **hidden)
-        page.unload(leave)
-
-        endpoint = gr.Button(visible=False)
-        answer = gr.JSON(visible=False)
-        endpoint.click(segment, [upload, model, preset, seed], answer, api_name="segment", **running)
-
+                shown = _right_side()
+        _bind(page, Events(visitors, chosen, shown), chosen, shown, visitors)
     return page
 
 
-def _request(model: str, preset: str, seed: float | None) -> Request:
-    if seed is None or int(seed) != seed:
-        raise BadInput("seed must be a whole number, 0 or more")
-    return Request(task="segment", model=model, preset=preset, seed=int(seed))  # type: ignore[arg-type]
+def _right_side() -> Shown:
+    with gr.Row(elem_id="transport"):
+        start = gr.Button("Run", variant="primary", scale=0, min_width=140, elem_id="run")
+        stop = gr.Button("Stop", interactive=False, scale=0, min_width=88, elem_id="stop")
+        task = gr.State("segment")
+    with gr.Row(elem_id="views", equal_height=False):
+        view = viewer("Viewer", elem_id="view", group="run", min_width=300)
+        second = viewer("Viewer of the second run", elem_id="second", group="run", min_width=300, visible=False)
+    gallery = gr.HTML(elem_id="gallery", js_on_load=OPEN_PAIR)
+    result = gr.HTML(elem_id="result")
+    files = gr.HTML(elem_id="files")
+    with gr.Row(visible=False, elem_id="after") as after:
+        surface = gr.Button("Make surface (GLB)", size="sm", elem_id="make-surface")
+        film = gr.Button("Make film (GIF)", size="sm", elem_id="make-film")
+    with gr.Accordion(
+        "Compare with a reference label map", open=False, visible=False, elem_id="reference-panel"
+    ) as panel:
+        reference = uploads_only(
+            gr.File(label="Reference labels on the same voxels (.nii.gz, .nii, .nrrd)", height=120, elem_id="reference")
+        )
+    return Shown(start, stop, task, view, second, gallery, result, files, after, surface, film, panel, reference)
 
 
-def _told(error: Exception) -> str:
-    """One line for the visitor; what is not their doing also goes to the log, with its traceback."""
-    if isinstance(error, BadInput):
-        return str(error)
-    log.error("a run failed", exc_info=error)
-    first = (str(error).splitlines() or [""])[0][:200]
-    return f"This is our fault, not yours: {type(error).__name__}: {first}"
+def _bind(page: gr.Blocks, events: Events, chosen: controls.Controls, shown: Shown, visitors: Visitors) -> None:
+    hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    quick: dict[str, Any] = {**hidden, "queue": False}
+    reading: dict[str, Any] = {**hidden, "concurrency_id": "read", "concurrency_limit": limits.READS_AT_ONCE}
+    # As many as come: they stand in line in `Turns`, which knows how many there may be.
+    running: dict[str, Any] = {"concurrency_id": "engine", "concurrency_limit": None}
+    options, everything = chosen.options, events.outputs
+    hint_from = [chosen.preset, chosen.model, chosen.steps, chosen.samples, chosen.beside]
 
+    page.load(events.arrive, None, events.arrival, **reading)
+    page.unload(events.leave)
 
-def _answer(last: runs.Update) -> dict[str, Any]:
-    assert last.files is not None
-    return {
-        "volumes_ml": last.volumes_ml,
-        "report": json.loads(last.files.report),
-        "labels": {
-            "name": f"{last.files.stem}_labels.nii.gz",
-            "nii_gz_base64": base64.b64encode(last.files.labels).decode("ascii"),
-        },
-    }
+    chosen.example.input(events.open_example, [chosen.example, *options], everything, **reading)
+    chosen.upload.upload(events.open_upload, [chosen.upload, *options], everything, **reading)
+    for field in (chosen.roi, *chosen.centre):
+        act = field.input if field is chosen.roi else field.release
+        act(events.show_region, options, [*chosen.centre, chosen.region, shown.view], **reading)
+
+    chosen.model.input(events.card, chosen.model, chosen.card, **quick)
+    for change in (chosen.model.input, chosen.preset.input):
+        change(events.noise, [chosen.preset, chosen.model], chosen.noise, **quick)
+    for field in hint_from:
+        field.change(events.hint, hint_from, chosen.hint, **quick)
+    chosen.beside.input(events.lay_out, chosen.beside, shown.second, **quick)
+    chosen.new_seed.click(None, None, chosen.seed, js=NEW_SEED, api_visibility="private")
+    chosen.mask_from.input(events.mask_field, chosen.mask_from, chosen.mask_upload, **quick)
+    chosen.mask_upload.upload(events.open_mask, chosen.mask_upload, [*everything], **reading)
+    for name, tab in chosen.tabs.items():
+        tab.select(events.change_task(name), None, [shown.start, shown.task], **quick)
+
+    pressed = shown.start.click(events.press, None, everything, **quick)
+    run = pressed.then(
+        events.run,
+        [shown.task, chosen.example, chosen.atlas_model, chosen.atlas_count, chosen.mask_from, *options],
+        everything,
+        **hidden,
+        **running,
+    )
+    run.failure(events.not_begun, None, everything, **quick)
+    shown.stop.click(events.halt, None, everything, **quick)
+
+    shown.gallery.select(events.open_pair, chosen.seed, everything, **reading)
+    shown.surface.click(events.surface, None, [shown.files, shown.result], **reading)
+    shown.film.click(events.film, None, [shown.files, shown.result], **reading)
+    shown.reference.upload(events.compare, shown.reference, [shown.result, shown.reference], **reading)
+
+    api.add_endpoints(visitors, running)

@@ -36,12 +36,14 @@ def theme() -> gr.themes.Base:
 
 CSS = """
 .gradio-container { max-width: 1280px !important; margin: 0 auto !important; }
-#header, #picture, #status, #curves, #result { padding: 0 !important; }
-#header .html-container, #picture .html-container, #status .html-container, #curves .html-container,
-#result .html-container { padding: 0 !important; }
-#source, #card, #hint { background: var(--block-background-fill); }
+#header, #view, #second, #result, #files, #gallery { padding: 0 !important; }
+#header .html-container, #view .html-container, #second .html-container, #result .html-container,
+#files .html-container, #gallery .html-container { padding: 0 !important; }
+#source, #card, #hint, #limits, #region { background: var(--block-background-fill); }
 #source .html-container, #card .html-container { padding: 10px 12px !important; }
-#hint .html-container { padding: 0 12px 8px !important; }
+#hint .html-container, #limits .html-container, #region .html-container { padding: 0 12px 8px !important; }
+#limits .html-container { padding-top: 8px !important; }
+#region:not(:has(p)), #centre:not(:has(input)) { display: none; }
 
 .da-header { display: flex; justify-content: space-between; align-items: flex-start; gap: 16px; }
 .da-header h1 { font-size: 26px; line-height: 1.2; font-weight: 650; margin: 0 0 4px; letter-spacing: -0.01em; }
@@ -50,24 +52,18 @@ CSS = """
   color: #7c2d12; background: #ffedd5; border: 1px solid #fdba74; }
 .dark .da-badge { color: #fed7aa; background: #431407; border-color: #9a3412; }
 
-#examples .wrap, #preset .wrap { gap: 6px; flex-wrap: nowrap; }
-#examples label, #preset label { flex: 1 1 auto; justify-content: center; padding: 6px 9px; font-size: 13px;
+#preset .wrap { gap: 6px; flex-wrap: nowrap; }
+#preset label { flex: 1 1 auto; justify-content: center; padding: 6px 9px; font-size: 13px;
   white-space: nowrap; }
 #upload { border: 1px dashed var(--border-color-primary) !important; }
 #upload .wrap { font-size: 13px; line-height: 1.35; }
 
-#picture, #curves { background: #0d1117; border-radius: 8px; overflow: hidden; }
-#picture img, #curves img { display: block; width: 100%; height: auto; }
-#picture:not(:has(img)) { min-height: 240px; }
-#curves:not(:has(img)), #result:not(:has(table)) { display: none; }
+#result:not(:has(table, p)), #files:not(:has(a, p)), #gallery:not(:has(button)) { display: none; }
 #transport { align-items: center; flex-wrap: nowrap; }
 
 .gradio-container .da-status p { margin: 0; font-variant-numeric: tabular-nums; }
 .gradio-container .da-error p { color: #b91c1c; font-weight: 600; overflow-wrap: anywhere; }
 .gradio-container.dark .da-error p, .dark .gradio-container .da-error p { color: #fca5a5; }
-.da-bar { height: 6px; margin-top: 6px; border-radius: 3px; overflow: hidden; background: var(--neutral-200); }
-.dark .da-bar { background: #222b3a; }
-.da-bar > div { height: 100%; background: var(--primary-600); }
 
 .da-source p, .da-card p, .da-hint { margin: 2px 0 0; font-size: 13px; color: var(--body-text-color-subdued); }
 .da-source strong { overflow-wrap: anywhere; }
@@ -89,20 +85,26 @@ CSS = """
 .da-volumes { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; margin: 0 !important;
   width: auto !important; }
 .da-volumes caption { text-align: left; font-weight: 600; padding-bottom: 4px; }
-.da-volumes, .da-volumes tbody, .da-volumes tr, .da-volumes td { border: 0 !important; }
+.da-volumes, .da-volumes thead, .da-volumes tbody, .da-volumes tr, .da-volumes td, .da-volumes th { border: 0 !important; }
 .da-volumes tr { border-bottom: 1px solid var(--border-color-primary) !important; }
-.da-volumes td { padding: 3px 32px 3px 0 !important; }
-.da-volumes td:last-child { text-align: right; padding-right: 0 !important; }
+.da-volumes td, .da-volumes th { padding: 3px 0 3px 24px !important; text-align: right; font-weight: 400; }
+.da-volumes th[scope=row], .da-volumes thead td { text-align: left; padding-left: 0 !important; }
+.da-volumes thead th { color: var(--body-text-color-subdued); font-size: 13px; }
 .da-downloads { display: flex; flex-wrap: wrap; gap: 8px; }
 .da-download { padding: 8px 14px !important; border-radius: 6px; font-weight: 600 !important;
   text-decoration: none !important; color: var(--body-text-color) !important;
   border: 1px solid var(--border-color-primary); background: var(--block-background-fill); }
 .da-download:hover { border-color: var(--primary-600); }
+.da-gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: 8px; }
+.da-gallery button { padding: 0; border: 1px solid var(--border-color-primary); border-radius: 6px; overflow: hidden;
+  background: #0d1117; cursor: pointer; }
+.da-gallery button:hover, .da-gallery button:focus-visible { border-color: var(--primary-600); }
+.da-gallery img { display: block; width: 100%; height: auto; }
+.da-gallery span { display: block; padding: 3px; font-size: 13px; color: #e2e8f0; }
 @media (max-width: 720px) {
   .da-header { flex-direction: column; gap: 8px; }
   #viewer { order: -1; }
   #transport { flex-wrap: wrap; }
-  #status { flex: 1 1 100%; }
 }
 """
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from diffatlas.checkpoint import Model, ModelCard, available_models, find_model, load_model, read_card, use_models_folder
 from diffatlas.errors import BadInput
@@ -15,6 +16,9 @@ from diffatlas.locate import Look, Proposal
 from diffatlas.report import RecordedRun, read_run, write_report
 from diffatlas.request import PRESETS, MaskEdit, Preset, Request
 from diffatlas.volume import LabelMap, Volume
+
+if TYPE_CHECKING:
+    from diffatlas.metrics import Comparison
 
 __all__ = [
     "EXAMPLES",
@@ -32,6 +36,8 @@ __all__ = [
     "Request",
     "Result",
     "available_models",
+    "choose_model",
+    "compare",
     "example",
     "load_model",
     "local_backend",
@@ -94,3 +100,17 @@ def example(name: str, seed: int = 7) -> tuple[Volume, LabelMap]:
     from diffatlas.phantom import phantom
 
     return phantom(seed, "ct" if name == "heart-ct" else "mr")
+
+
+def compare(prediction: LabelMap, reference: LabelMap, tolerance_mm: float = 2.0) -> Comparison:
+    """Dice, surface Dice and HD95 of two label maps on one grid, see `diffatlas.metrics`."""
+    from diffatlas import metrics
+
+    return metrics.compare(prediction, reference, tolerance_mm)
+
+
+def choose_model(volume: Volume | None) -> str:
+    """The name of the model that "auto" stands for, see `diffatlas.local`."""
+    from diffatlas import local
+
+    return local.choose_model(volume)

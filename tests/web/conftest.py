@@ -64,13 +64,18 @@ class Tab:
     outside: list[str] = field(default_factory=list)
 
     def status(self) -> str:
-        return str(self.page.inner_text("#status")).strip()
+        """What the viewer says."""
+        return str(self.page.inner_text("#view .dv-words")).strip()
 
     def wait_for_status(self, words: str, timeout_ms: int = WAIT_MS) -> None:
-        sync_api.expect(self.page.locator("#status")).to_contain_text(words, timeout=timeout_ms)
+        sync_api.expect(self.page.locator("#view .dv-words")).to_contain_text(words, timeout=timeout_ms)
 
-    def picture(self) -> str:
-        return str(self.page.get_attribute("#picture img", "src"))
+    def viewer(self, name: str, box: str = "#view") -> str:
+        """What the viewer says of itself: its data attribute ``name`` (state, stage, shown, ...), "" where unset."""
+        return str(self.page.get_attribute(f"{box} .dv", f"data-{name}") or "")
+
+    def wait_for_viewer(self, name: str, value: str, box: str = "#view", timeout_ms: int = WAIT_MS) -> None:
+        self.page.wait_for_selector(f'{box} .dv[data-{name}="{value}"]', timeout=timeout_ms)
 
     def upload(self, path: Any) -> None:
         self.page.set_input_files("#upload input[type=file]", str(path))
@@ -124,7 +129,7 @@ def serve_site() -> Site:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    return Site(serve(port=port))
+    return Site(serve(port=port, warm=False))
 
 
 @pytest.fixture(scope="session")

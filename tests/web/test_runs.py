@@ -1,79 +1,136 @@
-"""Visitors, files and runs, without a browser."""
+"""Runs as streams, without a browser."""
 
 from __future__ import annotations
 
+import json
 import time
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from diffatlas import session
+from diffatlas import io, session
 from diffatlas.errors import BadInput
 from diffatlas.request import Request
-from diffatlas.volume import LabelMap, Volume
-from diffatlas_app import limits, markup, runs
+from diffatlas.volume import Volume
+from diffatlas_app import limits, pairs, runs
+from diffatlas_app.sessions import Source, Visitor, Visitors
 from tests import fakes
 from tests.fakes import FakeBackend
-from tests.web.conftest import fake_example
+from tests.web.conftest import fake_example, fake_models
 
 
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> FakeBackend:
     made = FakeBackend()
     monkeypatch.setattr(session, "local_backend", lambda: made)
+    monkeypatch.setattr(session, "available_models", fake_models)
     return made
 
 
 @pytest.fixture
 def blank(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures that cost nothing, for tests of pace and order."""
-    picture = np.zeros((8, 8, 3), np.uint8)
-    monkeypatch.setattr("diffatlas.render.frame_picture", lambda frame, source: picture)
-    monkeypatch.setattr("diffatlas.render.curves", lambda metrics, total, scheme: picture)
+    monkeypatch.setattr("diffatlas.render.frame_picture", lambda frame, source: np.zeros((8, 8, 3), np.uint8))
 
 
 @pytest.fixture
-def visitor(tmp_path: Path) -> runs.Visitor:
-    return runs.Visitor(tmp_path, runs.Source("Phantom heart CT", fake_example("heart-ct")[0]))
+def visitors() -> Iterator[Visitors]:
+    made = Visitors()
+    yield made
+    made.close()
 
 
-def test_a_run_ends_with_result_and_files(backend: FakeBackend, visitor: runs.Visitor) -> None:
-    updates = list(runs.run(visitor, Request(seed=2)))
-    assert [u.result is not None for u in updates[:-1]] == [False] * (len(updates) - 1)
+@pytest.fixture
+def volume() -> Volume:
+    return fake_example("heart-ct")[0]
+
+
+@pytest.fixture
+def visitor(visitors: Visitors, volume: Volume) -> Visitor:
+    made = visitors.get("anna")
+    made.source = Source("Phantom heart CT", volume=volume)
+    return made
+
+
+def test_a_run_ends_with_its_files(backend: FakeBackend, visitors: Visitors, visitor: Visitor, volume: Volume) -> None:
+    updates = list(runs.run(visitors, visitor, volume, (Request(seed=2, samples=2),)))
+    assert [u.saved is not None for u in updates] == [False] * (len(updates) - 1) + [True]
     last = updates[-1]
-    assert last.index == last.total - 1
-    assert last.result is not None
-    assert last.files is not None
-    assert last.files.stem == "heart-ct"
-    assert last.volumes_ml == last.result.volumes_ml
-    assert list(visitor.folder.iterdir()) == []
+    result = last.frame.result
+    assert result is not None
+    assert last.saved is not None
+    assert last.saved is visitor.saved
+    assert last.saved.stem == "heart-ct"
+    assert last.saved.offered() == ("labels.nii.gz", "confidence.nii.gz", "image.nii.gz", "report.json")
+    again = io.read_label_map(last.saved.folder / "labels.nii.gz", last.saved.scheme)
+    np.testing.assert_array_equal(again.data, result.labels.data)
+    report = json.loads((last.saved.folder / "report.json").read_text(encoding="utf-8"))
+    assert Request.from_json(report["provenance"]["request"]).seed == 2
+    image = io.read_volume(last.saved.folder / "image.nii.gz")
+    assert image.sha256() == report["provenance"]["source"]["sha256"]
 
 
-@pytest.mark.usefixtures("blank")
-def test_quick_steps_are_coalesced_and_none_is_lost_from_the_curves(
-    backend: FakeBackend, visitor: runs.Visitor, monkeypatch: pytest.MonkeyPatch
+def test_surface_and_film_are_made_when_asked_for(
+    backend: FakeBackend, visitors: Visitors, visitor: Visitor, volume: Volume
 ) -> None:
-    monkeypatch.setattr(fakes, "DEFAULT_STEPS", 60)
-    drawn: list[int] = []
+    *_, last = runs.run(visitors, visitor, volume, (Request(steps=6),))
+    saved = last.saved
+    assert saved is not None
+    saved.surface()
+    saved.film()
+    assert (saved.folder / "surface.glb").read_bytes()[:4] == b"glTF"
+    from PIL import Image
 
-    def count(metrics: list[object], total: int, scheme: object) -> np.ndarray:
-        drawn.append(len(metrics))
-        return np.zeros((8, 8, 3), np.uint8)
-
-    monkeypatch.setattr("diffatlas.render.curves", count)
-    start = time.monotonic()
-    updates = list(runs.run(visitor, Request()))
-    assert len(updates) <= 2 + (time.monotonic() - start) * limits.FRAMES_PER_S
-    assert updates[0].index == 0
-    assert updates[-1].index == 59
-    assert drawn == [u.index + 1 for u in updates]
+    with Image.open(saved.folder / "run.gif") as film:
+        assert getattr(film, "n_frames", 0) == 6
+    assert set(saved.offered()) >= {"surface.glb", "run.gif"}
 
 
 @pytest.mark.usefixtures("blank")
-def test_time_left_follows_the_pace(backend: FakeBackend, visitor: runs.Visitor) -> None:
+def test_the_next_run_s_files_replace_the_last_one_s(
+    backend: FakeBackend, visitors: Visitors, visitor: Visitor, volume: Volume
+) -> None:
+    first, second = ([*runs.run(visitors, visitor, volume, (Request(),))][-1].saved for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert first.run != second.run
+    assert visitors.file(first.run, "labels.nii.gz") is None
+    assert visitors.file(second.run, "labels.nii.gz") == second.folder / "labels.nii.gz"
+    assert list(visitor.folder.iterdir()) == [second.folder]
+
+
+@pytest.mark.usefixtures("blank")
+def test_two_runs_beside_each_other_take_turns(
+    backend: FakeBackend, visitors: Visitors, visitor: Visitor, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "FRAMES_PER_S", 1e6)
+    updates = list(runs.run(visitors, visitor, volume, (Request(seed=0, steps=5), Request(seed=1, steps=5))))
+    assert [u.side for u in updates] == [0, 1] * 5
+    assert [u.frame.index for u in updates] == [i for i in range(5) for _ in range(2)]
+    saved = updates[-1].saved
+    assert saved is not None
+    assert {"labels.nii.gz", "second-labels.nii.gz", "report.json", "second-report.json"} <= set(saved.offered())
+    one, two = (io.read_label_map(saved.folder / n, saved.scheme) for n in ("labels.nii.gz", "second-labels.nii.gz"))
+    assert (one.data[0, 0, 0], two.data[0, 0, 0]) == (1, 2)  # where the fake's seeds differ
+
+
+@pytest.mark.usefixtures("blank")
+def test_quick_steps_are_coalesced_and_no_figure_is_lost(
+    backend: FakeBackend, visitor: Visitor, volume: Volume
+) -> None:
+    start = time.monotonic()
+    updates = list(runs.watch(visitor, volume, (Request(steps=60),)))
+    assert len(updates) <= 2 + (time.monotonic() - start) * limits.FRAMES_PER_S
+    assert updates[0].frame.index == 0
+    assert updates[-1].frame.index == 59
+    assert [len(u.metrics) for u in updates] == [u.frame.index + 1 for u in updates]
+
+
+@pytest.mark.usefixtures("blank")
+def test_time_left_follows_the_pace(backend: FakeBackend, visitor: Visitor, volume: Volume) -> None:
     backend.delay_s = 0.12
-    updates = list(runs.run(visitor, Request(steps=6)))
+    updates = list(runs.watch(visitor, volume, (Request(steps=6),)))
     assert updates[0].seconds_left is None
     assert updates[2].seconds_left is not None
     assert 3 * 0.12 <= updates[2].seconds_left <= 3 / 2 * updates[2].seconds  # three steps at the pace of two
@@ -81,131 +138,96 @@ def test_time_left_follows_the_pace(backend: FakeBackend, visitor: runs.Visitor)
 
 
 @pytest.mark.usefixtures("blank")
-def test_closing_a_run_closes_the_engine(backend: FakeBackend, visitor: runs.Visitor) -> None:
-    stream = runs.run(visitor, Request(steps=50))
+def test_closing_a_run_closes_the_engine(
+    backend: FakeBackend, visitors: Visitors, visitor: Visitor, volume: Volume
+) -> None:
+    stream = runs.run(visitors, visitor, volume, (Request(steps=50), Request(steps=50, seed=1)))
     next(stream)
-    assert backend.open_runs == 1
+    next(stream)
+    assert backend.open_runs == 2
     stream.close()  # type: ignore[attr-defined]
     assert backend.open_runs == 0
 
 
 @pytest.mark.usefixtures("blank")
-def test_stop_flag_ends_a_run_without_a_result(backend: FakeBackend, visitor: runs.Visitor) -> None:
+def test_stop_flag_ends_a_run_without_a_result(
+    backend: FakeBackend, visitors: Visitors, visitor: Visitor, volume: Volume
+) -> None:
     backend.delay_s = 0.11
     seen = []
-    for update in runs.run(visitor, Request(steps=50)):
+    for update in runs.run(visitors, visitor, volume, (Request(steps=50),)):
         seen.append(update)
         visitor.stop.set()
     assert len(seen) == 1
+    assert backend.frames_made == 2
     assert backend.open_runs == 0
-
-
-def test_a_press_starts_one_run(visitor: runs.Visitor) -> None:
-    assert not visitor.take_press()
-    visitor.press()
-    visitor.press()
-    assert visitor.take_press()
-    assert not visitor.take_press()
-
-
-def test_a_press_can_be_called_off_before_the_run_begins(visitor: runs.Visitor) -> None:
-    visitor.press()
-    assert visitor.halt()
-    assert not visitor.take_press()
-    visitor.press()
-    assert visitor.take_press()
-    assert not visitor.stop.is_set()  # the stop of the call before does not reach the next run
-    assert not visitor.idle.is_set()
-    assert not visitor.halt()
-    assert visitor.stop.is_set()
-    visitor.rest()
-    assert visitor.idle.is_set()
+    assert visitor.saved is None
 
 
 @pytest.mark.usefixtures("blank")
 def test_a_run_beyond_the_time_limit_says_so(
-    backend: FakeBackend, visitor: runs.Visitor, monkeypatch: pytest.MonkeyPatch
+    backend: FakeBackend, visitor: Visitor, volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "RUN_TIME_S", -1.0)
     with pytest.raises(BadInput, match="faster preset"):
-        list(runs.run(visitor, Request()))
+        list(runs.watch(visitor, volume, (Request(),)))
     assert backend.open_runs == 0
 
 
-def test_examples_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[str] = []
-
-    def example(name: str) -> tuple[Volume, LabelMap]:
-        made.append(name)
-        return fake_example(name)
-
-    monkeypatch.setattr(session, "example", example)
-    visitors = runs.Visitors()
-    first, again = visitors.example("heart-mr"), visitors.example("heart-mr")
-    assert first.read() is again.read()
-    assert first.name == "Phantom heart MR"
-    assert made == ["heart-mr"]
-    assert set(runs.EXAMPLES) == set(session.EXAMPLES)
-    visitors.close()
+@pytest.mark.usefixtures("blank")
+def test_a_visitor_who_left_during_the_last_step_leaves_no_files(
+    backend: FakeBackend, visitors: Visitors, visitor: Visitor, volume: Volume
+) -> None:
+    stream = runs.run(visitors, visitor, volume, (Request(steps=1),))
+    visitor.gone = True
+    with pytest.raises(BadInput, match="closed"):
+        list(stream)
+    assert list(visitor.folder.iterdir()) == []
 
 
-def test_nothing_chosen_yet(backend: FakeBackend, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="choose an example or drop a file"):
-        list(runs.run(runs.Visitor(tmp_path), Request()))
+def test_pairs_are_drawn_kept_and_opened(backend: FakeBackend, visitor: Visitor) -> None:
+    request = pairs.draw_request("heart-phantom", 3, 5)
+    *_, last = pairs.draw(visitor, request)
+    assert last.volume is None
+    assert len(visitor.pairs) == 3
+    source = pairs.open_pair(visitor, 2, 5)
+    assert source.name == "pair-of-seed-7"
+    np.testing.assert_array_equal(source.read().data, visitor.pairs[2][0].data)
+    assert source.true_labels is visitor.pairs[2][1]
+    with pytest.raises(BadInput, match="draw some again"):
+        pairs.open_pair(visitor, 3, 5)
 
 
-def test_uploads_move_out_of_reach_and_replace_each_other(tmp_path: Path) -> None:
-    visitor = runs.Visitor(tmp_path / "visitor")
-    visitor.folder.mkdir()
-    for name in ("one.nii.gz", "two.NRRD"):
-        upload = tmp_path / name
-        upload.write_bytes(b"x")
-        source = visitor.take_upload(upload)
-        assert not upload.exists()
-        assert source.name == name
-    assert [p.name for p in visitor.folder.iterdir()] == ["volume.nrrd"]
+@pytest.mark.parametrize(("model", "count"), [("heart-phantom", 0), ("heart-phantom", 9), ("/etc", 1), ("auto", 1)])
+def test_pairs_that_cannot_be_drawn(backend: FakeBackend, model: str, count: int) -> None:
+    with pytest.raises(BadInput):
+        pairs.draw_request(model, count, 0)
 
 
-def test_visitors_are_bounded_in_number_and_age(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "SESSIONS", 3)
-    visitors = runs.Visitors()
-    made = [visitors.get(f"visitor-{i}") for i in range(5)]
-    assert len(visitors) == 3
-    assert [v.folder.exists() for v in made] == [False, False, True, True, True]
-    assert [v.stop.is_set() for v in made] == [True, True, False, False, False]
-    assert visitors.get("visitor-4") is made[4]
-    monkeypatch.setattr(limits, "SESSION_AGE_S", -1.0)
-    visitors.get("another")
-    assert len(visitors) == 1
-    visitors.close()
-    assert len(visitors) == 0
+def test_an_image_is_painted_onto_the_mask_of_the_last_run(
+    backend: FakeBackend, visitors: Visitors, visitor: Visitor, volume: Volume
+) -> None:
+    with pytest.raises(BadInput, match="no finished run"):
+        pairs.last_mask(visitor)
+    list(runs.run(visitors, visitor, volume, (Request(),)))
+    name, mask = pairs.last_mask(visitor)
+    request = pairs.paint_request(mask, 4)
+    *_, last = pairs.paint(visitors, visitor, mask, request, name)
+    asked = backend.requests[-1]
+    assert (asked.task, asked.model, asked.seed) == ("paint", "heart-phantom", 4)
+    assert asked.edit is not None
+    np.testing.assert_array_equal(asked.edit.labels, mask.data)
+    assert asked.roi is not None
+    inside = np.zeros(mask.grid.shape, bool)
+    inside[tuple(slice(a, b) for a, b in asked.roi)] = True
+    assert not mask.data[~inside].any()
+    assert last.saved is not None
+    assert "painted.nii.gz" in last.saved.offered()
 
 
-@pytest.mark.parametrize(
-    ("given", "shown"),
-    [
-        ("brain.nii.gz", "brain.nii.gz"),
-        ("../../etc/passwd", "passwd"),
-        ("C:\\scans\\knee.mha", "knee.mha"),
-        ("Herz größe.nii", "Herz größe.nii"),
-        ("${a}<b>.nii", "__a__b_.nii"),
-        ("...", "volume"),
-    ],
-)
-def test_display_names_carry_no_folder_and_no_markup(given: str, shown: str) -> None:
-    assert runs.display_name(given) == shown
-
-
-def test_long_display_names_keep_their_suffix() -> None:
-    shown = runs.display_name("x" * 300 + ".nii.gz")
-    assert len(shown) == 60
-    assert shown.endswith("….nii.gz")
-
-
-def test_text_is_inert_in_html_and_in_both_template_languages() -> None:
-    assert not set("<>{}$`\\\"'") & set(markup.text("<b>${x}{{y}}`\\\"'"))
-
-
-@pytest.mark.parametrize(("value", "said"), [(0.84, "0.8 s"), (9.96, "10 s"), (59.4, "59 s"), (200.0, "3 min 20 s")])
-def test_durations_as_one_says_them(value: float, said: str) -> None:
-    assert markup.seconds(value) == said
+def test_an_empty_mask_is_not_painted_on(backend: FakeBackend, visitor: Visitor) -> None:
+    _, labels = fake_example("heart-ct")
+    labels.data[:] = 0
+    with pytest.raises(BadInput, match="empty"):
+        pairs.paint_request(labels, 0)
+    assert fakes.DEFAULT_STEPS

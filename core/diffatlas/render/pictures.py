@@ -117,6 +117,29 @@ def montage(
     return np.array(picture)
 
 
+def slice_picture(
+    gray: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    scheme: LabelScheme,
+    plane: str,
+    size: tuple[int, int],
+    *,
+    opacity: float = 1.0,
+) -> Picture:
+    """One slice that is already cut and windowed, with its structures and orientation letters.
+
+    ``gray`` and ``labels``: uint8 [rows, columns] in display order (see `planes`), levels and indices into ``scheme``.
+    ``plane``: its name. ``size``: width and height of the picture, pixels. ``opacity``: of the structures, outlines and
+    fill, 0 to 1. Returns uint8 [height, width, 3].
+    """
+    shown = plane_named(plane)
+    tile = to_gray(gray, (0.0, 255.0), size)
+    overlay = Overlay.of(labels, size).on(tile, scheme)
+    picture = Image.blend(Image.fromarray(_rgb(tile)), Image.fromarray(overlay), opacity)
+    _letters(ImageDraw.Draw(picture), shown, (0, 0), size)
+    return np.array(picture)
+
+
 def frame_picture(
     frame: Frame,
     source: Volume | None = None,

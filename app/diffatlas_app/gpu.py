@@ -1,0 +1,43 @@
+"""The engine's edge: where a Space lends a GPU for the length of a call, this is the call. Elsewhere it is nothing.
+
+On ZeroGPU the function runs in a process of its own: what goes in and comes out are `Request`, `Volume` and `Frame`,
+plain data all of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from diffatlas import session
+from diffatlas.request import PRESETS, Request
+from diffatlas.session import Frame
+from diffatlas.volume import Volume
+
+STARTUP_S = 15.0
+# Generous guesses: what a shared GPU takes is not known here, and a duration too short ends a run.
+STEP_S = 0.25
+MAX_DURATION_S = 120
+
+
+def duration_s(volume: Volume | None, request: Request) -> int:
+    """Seconds of a GPU to ask for: more means a longer wait in the Space's own queue, less ends the run early."""
+    steps = request.steps or PRESETS[request.preset].steps
+    return min(MAX_DURATION_S, round(STARTUP_S + STEP_S * steps * request.samples))
+
+
+def on_gpu(frames: Callable[..., Iterator[Frame]]) -> Callable[..., Iterator[Frame]]:
+    """Wrap for ZeroGPU where that is what we run on."""
+    if not os.environ.get("SPACES_ZERO_GPU"):
+        return frames
+    import spaces
+
+    wrapped: Any = spaces.GPU(duration=duration_s)(frames)
+    return wrapped
+
+
+@on_gpu
+def frames(volume: Volume | None, request: Request) -> Iterator[Frame]:
+    """`Backend.stream` of this machine."""
+    yield from session.local_backend().stream(volume, request)

@@ -1,0 +1,329 @@
+// The two ways to show a scene: NiiVue on one canvas, or slices drawn by the server where there is no WebGL 2.
+//
+// A scene: {back: volume or null, slope, inter, units, window: [low, high], mask, unsure: volumes or null, colors:
+// [[r, g, b]], visible: [bool], opacity, depth: how much of the image the 3-D view shows, at: mm, turn: [azimuth,
+// elevation]}. A stage has `update(what)`, what a Set of "back", "mask", "look", "at", "turn", and calls back
+// `hooks.moved(mm)`, `hooks.turned(azimuth, elevation)`, `hooks.lost(words)`.
+"use strict";
+(function (root) {
+  const V = root.DiffAtlasVolumes;
+  const scripts = new Map();
+
+  function load(url) {
+    if (!scripts.has(url))
+      scripts.set(
+        url,
+        new Promise((resolve, reject) => {
+          const script = document.createElement("script");
+          script.src = url;
+          script.onload = resolve;
+          script.onerror = () => reject(new Error("the viewer's script could not be loaded"));
+          document.head.append(script);
+        }),
+      );
+    return scripts.get(url);
+  }
+
+  function hasWebGL() {
+    const context = document.createElement("canvas").getContext("webgl2");
+    if (!context) return false;
+    context.getExtension("WEBGL_lose_context")?.loseContext();
+    return true;
+  }
+
+  class Canvas {
+    static async start(holder, scene, label, url, hooks) {
+      await load(url);
+      const stage = new Canvas();
+      stage.scene = scene;
+      stage.hooks = hooks;
+      const canvas = (stage.canvas = document.createElement("canvas"));
+      canvas.className = "dv-canvas";
+      canvas.setAttribute("role", "img");
+      canvas.setAttribute("aria-label", `${label}: three planes and a 3-D view. The sliders below move them.`);
+      holder.replaceChildren(canvas);
+      const { niivue } = root;
+      const nv = (stage.nv = new niivue.Niivue({
+        backColor: [0.035, 0.043, 0.059, 1],
+        crosshairColor: [0.42, 0.72, 1, 0.75],
+        crosshairWidth: 0.35,
+        crosshairWidthUnit: "percent",
+        crosshairGap: 6,
+        fontColor: [0.94, 0.95, 0.97, 1],
+        fontMinPx: 14,
+        loadingText: "",
+        logLevel: "error",
+        isRadiologicalConvention: true,
+        sagittalNoseLeft: true,
+        showAllOrientationMarkers: true,
+        multiplanarShowRender: 1,
+        multiplanarLayout: 2,
+        multiplanarPadPixels: 6,
+        isOrientCube: true,
+        showLegend: false,
+        dragAndDropEnabled: false,
+        scrollRequiresFocus: true,
+        viewModeHotKey: "",
+        clipPlaneHotKey: "",
+        cycleClipPlaneHotKey: "",
+      }));
+      nv.onLocationChange = (where) => stage.quiet || hooks.moved(Array.from(where.mm).slice(0, 3));
+      nv.onAzimuthElevationChange = (azimuth, elevation) => stage.quiet || hooks.turned(azimuth, elevation);
+      canvas.addEventListener("webglcontextlost", (event) => {
+        event.preventDefault();
+        hooks.lost();
+      });
+      await nv.attachToCanvas(canvas, false);
+      canvas.tabIndex = -1; // the sliders do by keyboard what the pointer does here
+      // Where there is room the 3-D view is the largest picture; else all four are equal.
+      const arrange = () => nv.setHeroImage(holder.clientWidth > 1.25 * holder.clientHeight ? 0.5 : 0);
+      stage.resized = new ResizeObserver(arrange);
+      stage.resized.observe(holder);
+      nv.setSliceType(nv.sliceTypeMultiplanar);
+      return stage;
+    }
+
+    async update(what) {
+      const { nv, scene } = this;
+      this.quiet = true;
+      try {
+        const changed = what.has("mask") || what.has("back") || what.has("look");
+        if (what.has("back")) await this.#back();
+        if (nv.volumes.length && changed) {
+          await this.#overlays(what.has("look") || what.has("back"));
+          const [back] = nv.volumes;
+          [back.cal_min, back.cal_max] = scene.window;
+          nv.updateGLVolume();
+          // NiiVue shows the image as dense in 3-D as in the planes; there it would hide the structures.
+          nv.renderShader.use(nv.gl);
+          nv.gl.uniform1f(nv.renderShader.uniforms.backOpacity, scene.depth);
+        }
+        if (nv.volumes.length) {
+          if (scene.at) nv.scene.crosshairPos = nv.mm2frac(scene.at);
+          [nv.scene.renderAzimuth, nv.scene.renderElevation] = scene.turn;
+          nv.drawScene();
+        }
+      } finally {
+        this.quiet = false;
+      }
+    }
+
+    async #volume(volume, options, opacity) {
+      const { NVImage } = root.niivue;
+      const image = await NVImage.new(V.nifti(volume, options), "volume.nii", options.colormap || "gray", opacity);
+      image.grid = volume;
+      return image;
+    }
+
+    async #back() {
+      const { nv, scene } = this;
+      if (scene.back && nv.volumes.length && V.sameGrid(nv.volumes[0].grid, scene.back) && this.inter === scene.inter && this.slope === scene.slope) {
+        nv.volumes[0].img = scene.back.bytes;
+        return;
+      }
+      for (const volume of [...nv.volumes].reverse()) nv.removeVolume(volume);
+      [this.slope, this.inter] = [scene.slope, scene.inter];
+      this.shown = {};
+      if (!scene.back) return nv.drawScene();
+      const [low, high] = scene.window;
+      nv.addVolume(await this.#volume(scene.back, { slope: scene.slope, inter: scene.inter, low, high }, 1));
+    }
+
+    // Overlays by name, in the order they lie on the image; one that is not shown has no opacity.
+    async #overlays(look) {
+      const { nv, scene } = this;
+      for (const name of ["mask", "unsure"]) {
+        const wanted = scene[name];
+        let image = this.shown[name];
+        if (image && (!wanted || !V.sameGrid(image.grid, wanted))) {
+          nv.removeVolume(image);
+          image = this.shown[name] = null;
+        }
+        if (!wanted) continue;
+        const fresh = !image;
+        if (fresh) {
+          const options = name === "mask" ? { labels: true, low: 0, high: 255 } : { colormap: "inferno", low: 8, high: 255 };
+          image = this.shown[name] = await this.#volume(wanted, options, 0);
+          nv.addVolume(image);
+        } else image.img = wanted.bytes;
+        if (fresh || look) {
+          image._opacity = name === "mask" ? scene.opacity : scene.unsureOpacity;
+          if (name === "mask") image.setColormapLabel(lookup(scene));
+        }
+      }
+    }
+
+    stop() {
+      this.resized.disconnect();
+      this.nv.cleanup?.();
+      this.canvas.remove();
+    }
+  }
+
+  function lookup({ colors, visible }) {
+    const table = { R: [0], G: [0], B: [0], A: [0], I: [0], labels: [""] };
+    colors.forEach(([r, g, b], k) => {
+      table.R.push(r);
+      table.G.push(g);
+      table.B.push(b);
+      table.A.push(visible[k] ? 255 : 0);
+      table.I.push(k + 1);
+      table.labels.push("");
+    });
+    return table;
+  }
+
+  // Planes as the server names them; rows and columns of a picture run from R, A or S at the top left.
+  const PLANES = [
+    { name: "axial", across: 2, columns: 0, rows: 1 },
+    { name: "coronal", across: 1, columns: 0, rows: 2 },
+    { name: "sagittal", across: 0, columns: 1, rows: 2 },
+  ];
+  const MAX_SIDE = 320;
+
+  class Slices {
+    static async start(holder, scene, label, server, hooks) {
+      const stage = new Slices();
+      Object.assign(stage, { scene, server, hooks, label });
+      stage.tiles = PLANES.map((plane, i) => {
+        const tile = document.createElement("div");
+        tile.className = "dv-slice";
+        tile.innerHTML = '<img decoding="sync" draggable="false"><i class="dv-x"></i><i class="dv-y"></i>';
+        tile.addEventListener("pointerdown", (event) => {
+          tile.setPointerCapture(event.pointerId);
+          stage.#point(i, event);
+        });
+        tile.addEventListener("pointermove", (event) => event.buttons & 1 && stage.#point(i, event));
+        return tile;
+      });
+      const frame = document.createElement("div");
+      frame.className = "dv-slices";
+      const note = document.createElement("p");
+      note.className = "dv-slices-note";
+      note.textContent = "No WebGL in this browser: the server draws the planes, and there is no 3-D view.";
+      frame.append(...stage.tiles, note);
+      stage.frame = frame;
+      holder.replaceChildren(frame);
+      return stage;
+    }
+
+    // Redrawn until nothing has changed meanwhile: one request at a time, the newest state wins.
+    async update() {
+      this.dirty = true;
+      if (this.drawing) return this.drawing;
+      this.drawing = (async () => {
+        try {
+          while (this.dirty) {
+            this.dirty = false;
+            await this.#draw();
+          }
+        } finally {
+          this.drawing = null;
+        }
+      })();
+      return this.drawing;
+    }
+
+    async #draw() {
+      const { scene } = this;
+      this.frame.dataset.empty = !scene.back;
+      if (!scene.back) return;
+      const cuts = PLANES.map((plane) => cut(scene, plane));
+      const slices = await Promise.all(
+        cuts.map(async (c) => ({
+          plane: c.plane.name,
+          shape: [c.rows, c.columns],
+          size: c.size,
+          gray: await V.compress(c.gray),
+          labels: await V.compress(c.labels),
+        })),
+      );
+      const unsure = scene.unsure && scene.unsureOpacity > 0;
+      const answer = await this.server.drawn_slices({
+        opacity: unsure ? scene.unsureOpacity : scene.opacity,
+        colors: unsure ? HEAT : scene.colors,
+        slices,
+      });
+      if (!answer || answer.error) throw new Error((answer && answer.error) || "the server drew nothing");
+      this.cuts = cuts;
+      await Promise.all(
+        this.tiles.map(async (tile, i) => {
+          const picture = tile.querySelector("img");
+          const { plane, x, y } = cuts[i];
+          picture.src = answer.pictures[i];
+          picture.alt = `${this.label}: ${plane.name} slice`;
+          tile.style.setProperty("--x", `${100 * x}%`);
+          tile.style.setProperty("--y", `${100 * y}%`);
+          await picture.decode().catch(() => {});
+        }),
+      );
+    }
+
+    #point(i, event) {
+      const c = this.cuts?.[i];
+      if (!c) return;
+      const box = this.tiles[i].querySelector("img").getBoundingClientRect();
+      const share = (at, low, size) => Math.min(Math.max((at - low) / size, 0), 1);
+      const voxel = [...c.voxel];
+      voxel[c.plane.columns] = (1 - share(event.clientX, box.left, box.width)) * c.shape[c.plane.columns] - 0.5;
+      voxel[c.plane.rows] = (1 - share(event.clientY, box.top, box.height)) * c.shape[c.plane.rows] - 0.5;
+      this.hooks.moved(V.apply(this.scene.back.affine, voxel));
+    }
+
+    stop() {
+      this.frame.remove();
+    }
+  }
+
+  // How far samples disagree, in ten colours from dark red to pale yellow.
+  const HEAT = Array.from({ length: 10 }, (_, i) => [Math.min(255, 90 + 22 * i), Math.min(255, 26 * i), 8 * i]);
+
+  // One plane of a scene through its crosshair: gray levels after the window, labels, and where the crosshair is.
+  function cut(scene, plane) {
+    const { back } = scene;
+    const inverse = V.inverse(back.affine);
+    const voxel = V.apply(inverse, scene.at || V.centre(back)).map((v, a) => Math.min(Math.max(v, 0), back.shape[a] - 1));
+    const step = V.spacing(back.affine);
+    const fine = scene.mask ? V.spacing(scene.mask.affine) : step;
+    const extent = [plane.columns, plane.rows].map((a) => back.shape[a] * step[a]);
+    const pixel = Math.max(Math.min(...step, ...fine), Math.max(...extent) / MAX_SIDE);
+    const [columns, rows] = extent.map((mm) => Math.max(1, Math.round(mm / pixel)));
+    const shown = scene.unsure && scene.unsureOpacity > 0 ? scene.unsure : scene.mask;
+    const toShown = shown && V.inverse(shown.affine);
+    const [low, high] = scene.window.map((v) => (v - scene.inter) / scene.slope);
+    const gray = new Uint8Array(rows * columns);
+    const labels = new Uint8Array(rows * columns);
+    const at = [...voxel];
+    const index = at.map(Math.round);
+    const stride = [1, back.shape[0], back.shape[0] * back.shape[1]];
+    for (let r = 0, i = 0; r < rows; r++) {
+      at[plane.rows] = (1 - (r + 0.5) / rows) * back.shape[plane.rows] - 0.5;
+      index[plane.rows] = Math.min(Math.max(Math.round(at[plane.rows]), 0), back.shape[plane.rows] - 1);
+      for (let c = 0; c < columns; c++, i++) {
+        at[plane.columns] = (1 - (c + 0.5) / columns) * back.shape[plane.columns] - 0.5;
+        index[plane.columns] = Math.min(Math.max(Math.round(at[plane.columns]), 0), back.shape[plane.columns] - 1);
+        const value = back.bytes[index[0] + stride[1] * index[1] + stride[2] * index[2]];
+        gray[i] = Math.min(Math.max((255 * (value - low)) / Math.max(high - low, 1e-6), 0), 255);
+        if (!shown) continue;
+        const byte = V.nearest(shown, toShown, V.apply(back.affine, at), 0);
+        if (shown === scene.mask) labels[i] = byte && scene.visible[byte - 1] ? byte : 0;
+        else labels[i] = byte < 8 ? 0 : 1 + Math.min(HEAT.length - 1, Math.floor((byte / 256) * HEAT.length));
+      }
+    }
+    const scale = Math.min(2, 512 / Math.max(...extent.map((mm) => mm / pixel)));
+    return {
+      plane,
+      voxel,
+      shape: back.shape,
+      rows,
+      columns,
+      size: [columns, rows].map((n) => Math.max(1, Math.round(n * scale))),
+      gray,
+      labels,
+      x: 1 - (voxel[plane.columns] + 0.5) / back.shape[plane.columns],
+      y: 1 - (voxel[plane.rows] + 0.5) / back.shape[plane.rows],
+    };
+  }
+
+  root.DiffAtlasStages = { Canvas, Slices, hasWebGL };
+})(window);

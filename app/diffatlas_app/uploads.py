@@ -1,0 +1,141 @@
+"""What a visitor sends: names made fit to show, archives unpacked with suspicion, files put where no URL reaches them.
+
+Nothing of an archive's own names touches the disk: its entries become 00000.dcm, 00001.dcm and so on, in one folder.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import stat
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from diffatlas.errors import BadInput
+from diffatlas_app import limits
+
+VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha")
+FORMATS = (*VOLUMES, ".zip")
+CHUNK_BYTES = 1024 * 1024
+UNIX = 3
+# What zip programs of one kind of machine leave in every archive.
+CLUTTER = ("__MACOSX/", ".DS_Store", "Thumbs.db")
+
+
+def suffix_of(name: str, formats: tuple[str, ...] = FORMATS) -> str | None:
+    """The extension of a file name as one of ``formats``, or None."""
+    return next((s for s in formats if name.lower().endswith(s)), None)
+
+
+def display_name(name: str) -> str:
+    """A visitor's file name made fit to show and to offer for download: no folders, no markup, 60 characters."""
+    base = re.split(r"[/\\]", name)[-1]
+    clean = re.sub(r"[^\w.\- ]", "_", base).strip(". ") or "volume"
+    if len(clean) <= 60:
+        return clean
+    suffix = suffix_of(clean) or ""
+    return clean[: 59 - len(suffix)] + "…" + suffix
+
+
+def stem_of(name: str) -> str:
+    """A display name without its extension."""
+    return name[: len(name) - len(suffix_of(name) or "")] or "volume"
+
+
+def take(path: Path, folder: Path, kind: str, formats: tuple[str, ...] = FORMATS) -> Path:
+    """Move the uploaded ``path`` into ``folder`` as ``kind`` with its extension, in the place of the one before.
+
+    A zip is unpacked into a folder of that name. Returns what to read. Raises `BadInput`; the upload goes either way.
+    """
+    name = display_name(path.name)
+    try:
+        suffix = suffix_of(path.name, formats)
+        if suffix is None:
+            raise BadInput(f"{name}: not a file this page reads; give one of {', '.join(formats)}")
+        if path.is_symlink() or not path.is_file():
+            raise BadInput(f"{name}: not a file")
+        if path.stat().st_size > limits.MAX_UPLOAD_MB * 1024**2:
+            raise BadInput(f"{name}: {path.stat().st_size / 1024**2:.0f} MB; the limit is {limits.MAX_UPLOAD_MB} MB")
+        target = folder / (kind if suffix == ".zip" else kind + suffix)
+        fresh = folder / f"new-{target.name}"
+        if suffix == ".zip":
+            try:
+                unpack(path, fresh, name)
+            except BaseException:
+                shutil.rmtree(fresh, ignore_errors=True)
+                raise
+        else:
+            shutil.move(path, fresh)
+        for old in [folder / kind, *folder.glob(f"{kind}.*")]:
+            remove(old)
+        fresh.replace(target)
+        return target
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """A file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def unpack(archive: Path, folder: Path, name: str) -> None:
+    """The files of a zipped DICOM series into the new ``folder``, under names of our own.
+
+    `BadInput` on too many entries, too many bytes (as declared and as they come), links, devices, encryption, names
+    that climb out, damage.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            entries = _checked(opened, name)
+            folder.mkdir()
+            left = limits.MAX_BYTES
+            for number, entry in enumerate(entries):
+                left = _copy(opened, entry, folder / f"{number:05d}.dcm", left, name)
+    except BadInput:
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
+        # zipfile's own words may hold the names of entries, which are the sender's.
+        kind = type(error).__name__
+        raise BadInput(f"{name}: a damaged or unusual zip file ({kind}); zip the series again") from error
+
+
+def _checked(opened: zipfile.ZipFile, name: str) -> list[zipfile.ZipInfo]:
+    entries = [e for e in opened.infolist() if not e.is_dir() and not e.filename.startswith(CLUTTER)]
+    entries = [e for e in entries if PurePosixPath(e.filename).name not in CLUTTER]
+    count = len(opened.infolist())
+    if count > limits.MAX_ZIP_ENTRIES:
+        raise BadInput(f"{name}: holds {count} entries, the limit is {limits.MAX_ZIP_ENTRIES}; zip one series only")
+    if not entries:
+        raise BadInput(f"{name}: the zip file is empty; give a zipped DICOM series")
+    for entry in entries:
+        parts = re.split(r"[/\\]", entry.filename)
+        if ".." in parts or entry.filename.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", entry.filename):
+            raise BadInput(f"{name}: an entry's name leads out of the archive; zip the folder of the series again")
+        mode = entry.external_attr >> 16
+        if entry.create_system == UNIX and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+            raise BadInput(f"{name}: holds a link or a device; zip the files themselves")
+        if entry.flag_bits & 0x1:
+            raise BadInput(f"{name}: is encrypted; zip it without a password")
+    if (total := sum(entry.file_size for entry in entries)) > limits.MAX_BYTES:
+        raise BadInput(_too_large(name, f"unpacks to {total / 1024**2:.0f} MB"))
+    return entries
+
+
+def _copy(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, left: int, name: str) -> int:
+    """Unpack one entry; the sizes that an archive declares may be lies. Returns how many bytes may still come."""
+    with opened.open(entry) as source, target.open("xb") as out:
+        while chunk := source.read(CHUNK_BYTES):
+            left -= len(chunk)
+            if left < 0:
+                raise BadInput(_too_large(name, "unpacks to more than it declares"))
+            out.write(chunk)
+    return left
+
+
+def _too_large(name: str, what: str) -> str:
+    return f"{name}: {what}; the limit is {limits.MAX_BYTES / 1024**2:.0f} MB unpacked"
