@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import multiprocessing
 import os
 import signal
@@ -25,7 +26,7 @@ from diffatlas.train.state import LAST, Run
 from tests.training import balls
 
 UPDATES = 24
-SETTINGS = [f"steps={UPDATES}", "save_every=1", "threads=1"]
+SETTINGS = [f"steps={UPDATES}", "save_every=1", "log_every=1", "validate_every=10", "threads=1"]
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,12 @@ def saved(run: Path) -> int:
         return 0
     with safe_open(run / LAST, "pt") as file:
         return int(file.metadata()["step"])
+
+
+def logged(run: Path) -> list[dict[str, str]]:
+    """The rows of a run's table, without the time they took."""
+    with (run / "log.csv").open(newline="", encoding="utf-8") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
 def wait_for(run: Path, step: int, alive: Callable[[], bool]) -> None:
@@ -81,6 +88,9 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(tmp_path: Path, forkserver
     models = [tmp_path / f"{run}-model" / "model.safetensors" for run in ("left-alone", "killed")]
     assert models[0].read_bytes() == models[1].read_bytes()
     assert list((tmp_path / "killed").glob(".diffatlas-*")) == []
+    rows = logged(tmp_path / "killed")
+    assert [row["step"] for row in rows] == [str(step + 1) for step in range(UPDATES)]
+    assert rows == logged(tmp_path / "left-alone")
 
 
 def test_sigterm_ends_a_run_with_a_checkpoint_and_a_line(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from diffatlas.cli import files, launch, models, run
+from diffatlas.cli import files, launch, models, run, training
 from diffatlas.cli.batch import batch
 from diffatlas.cli.errors import Commands
 from diffatlas.cli.evaluate import evaluate
@@ -36,7 +36,8 @@ app.command("info")(files.info)
 app.command("convert")(models.convert)
 app.command("pull")(models.pull)
 app.command("prepare")(prepare)
-app.command("train")(launch.train)
+app.command("train")(training.train)
+app.command("export")(training.export)
 app.command("evaluate")(evaluate)
 app.command("demo")(launch.demo)
 app.command("app")(launch.web)

@@ -1,4 +1,4 @@
-"""The commands that start something larger: train, demo, app, napari."""
+"""The commands that start something larger: demo, app, napari."""
 
 from __future__ import annotations
 
@@ -15,25 +15,6 @@ from diffatlas.errors import BadInput
 DEMO_MODEL = "heart-phantom"
 # Far from every seed that training draws from.
 DEMO_SEED = 1_000_000
-
-
-def train(
-    config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="A YAML file; those of the shipped models are in weights/.")
-    ],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
-    ] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="Stop after this long, minutes.", show_default="when all steps are done")
-    ] = None,
-) -> None:
-    """Train an atlas; continues where an interrupted run of the same configuration stopped."""
-    if not config.is_file():
-        raise BadInput(f"{config}: no such file; give the YAML file of a training run")
-    from diffatlas import train as training
-
-    training.run(config, overrides or (), minutes)
 
 
 def demo(

@@ -66,6 +66,8 @@ def export(run: Run, folder: Path | None = None, weights: Which = "ema") -> Path
 
 def export_run(source: Path, folder: Path | None = None, weights: Which = "ema") -> Path:
     """Export the last checkpoint of a run, given its folder or its configuration; `BadInput` where there is none."""
+    if source.is_dir() and not (source / CONFIG).is_file():
+        raise BadInput(f"{source}: no {CONFIG} in it; give the run_folder of a training, or its configuration")
     config = load_config(source / CONFIG if source.is_dir() else source)
     if source.is_dir():  # wherever it has been moved to
         config = config.model_copy(update={"run_folder": source.resolve()})

@@ -46,7 +46,7 @@ class AtlasTask(Task):
     """Ours: pairs at two noise levels (`diffatlas.train.objective`); answers as preset "fast" does, in two steps."""
 
     ANSWER_STEPS = 2
-    PAIR_STEPS = 20
+    PAIR_STEPS = 12
 
     def __init__(self, config: TrainConfig) -> None:
         if config.task_options:
@@ -114,7 +114,7 @@ class PublishedTask(Task):
     With ours the same is asked of a network that is told the level twice, on distances within +- 1.
     """
 
-    PAIR_STEPS = 20
+    PAIR_STEPS = 12
 
     def __init__(self, config: TrainConfig) -> None:
         try:

@@ -23,7 +23,7 @@ from diffatlas.train.state import Run
 
 # Rows of the picture: cases, and generated pairs.
 SHOWN = 3
-PLANE_PX = 128
+PLANE_PX = 160
 HEAD_PX = 16
 
 
