@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffatlas.errors import BadInput
+from diffatlas.schedule import published_alphas_cumprod
 from diffatlas.train import objective
 from diffatlas.train.config import load_config
 from diffatlas.train.devices import launched, share, start
@@ -138,13 +139,12 @@ def test_every_tensor_is_made_on_the_device_it_is_used_on(tmp_path: Path, monkey
         assert x0.device.type == "cpu"
         loss, _ = task.losses(network, x0, Draws(0, 0, 8, tuple(range(8)), torch.device("cpu")))
         loss.sum().backward()
-        for other in (
-            ["task=published"],
-            ["task=published", "network={kind: published-unet, dim: 8, multipliers: [1]}"],
-        ):
-            published = task_of(load_config(tmp_path / "train.yaml", other))
+        for more in ([], ["network={kind: published-unet, dim: 8, multipliers: [1]}"]):
+            other = load_config(tmp_path / "train.yaml", ["task=published", *more])
+            published = task_of(other)
             with torch.device("cpu"):
-                network = published.build(load_config(tmp_path / "train.yaml", other))
+                network = published.build(other)
+                published_alphas_cumprod(300)  # kept on the CPU, and moved each time
             loss, _ = published.losses(network, x0, Draws(0, 0, 8, tuple(range(8)), torch.device("cpu")))
             loss.sum().backward()
 

@@ -117,10 +117,14 @@ def train(config: TrainConfig, minutes: float | None = None) -> Path:
 
     if config.threads:
         torch.set_num_threads(config.threads)
+    pace = Pace(minutes)
     fabric = start(config)
+    begin = time.monotonic()
+    prepared = config.data.cache.is_file()
     with fabric.rank_zero_first():
         data = load_or_prepare(config.data, config.space.build())
-    pace = Pace(minutes)
+    if not prepared:
+        pace.deadline += time.monotonic() - begin
     kept = len(data) - config.data.holdout
     if kept < 1:
         raise BadInput(f"data.holdout: keeps {config.data.holdout} of {len(data)} cases from training; none is left")
