@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import time
 from io import StringIO
 from pathlib import Path
 
@@ -141,15 +140,12 @@ def test_a_deadline_leaves_time_to_save_and_export() -> None:
 
 def test_a_run_out_of_time_still_exports_and_goes_on_later(tmp_path: Path) -> None:
     config = load_config(balls(tmp_path), ["steps=100000"])
-    begin = time.monotonic()
     folder = train(config, minutes=0.05)
     assert (folder / "card.yaml").is_file()
-    assert time.monotonic() > begin
-    step = int(rows(config.run_folder / "log.csv")[-1]["step"]) if (config.run_folder / "log.csv").is_file() else 0
     again = Run(config)
     assert again.resume()
     assert 1 <= again.step < 100000
-    assert again.step >= step
+    assert rows(config.run_folder / "log.csv")[-1]["step"] == str(again.step)
 
 
 def test_numbers_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 
 def run(config: Path, overrides: Sequence[str] = (), minutes: float | None = None) -> Path:
-    """Train what ``config`` describes, or resume it where its run folder holds a checkpoint; returns the model's folder.
+    """Train what ``config`` describes, or resume it where its run folder holds a checkpoint; returns the folder.
 
-    ``minutes``: be done, model and all, after this long; preparing the cases is not counted, loading the libraries is.
+    ``minutes``: be done, model and all, after this long; preparing the cases is not counted, loading libraries is.
     """
     begin = time.monotonic()
     from diffatlas.train.config import load_config
