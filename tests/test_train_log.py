@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import time
 from io import StringIO
 from pathlib import Path
 
@@ -133,23 +132,20 @@ def test_the_picture_has_cases_and_pairs(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_deadline_leaves_time_to_save_and_export() -> None:
     pace = Pace(1.0)
     assert pace.time_for("update", "validation")
-    pace.seconds |= {"update": 5.0, "save": 2.0, "validation": 38.0}
+    pace.seconds |= {"update": 5.0, "save": 2.0, "validation": 45.0}
     assert pace.time_for("update")
-    assert not pace.time_for("update", "validation")  # 1.2 * (5 + 38 + 2 * 2 + 1) is less than a minute away no more
+    assert not pace.time_for("update", "validation")  # with 2 s for a checkpoint, 2 s for the model, and a fifth more
     assert Pace(None).time_for("update")
 
 
 def test_a_run_out_of_time_still_exports_and_goes_on_later(tmp_path: Path) -> None:
     config = load_config(balls(tmp_path), ["steps=100000"])
-    begin = time.monotonic()
     folder = train(config, minutes=0.05)
     assert (folder / "card.yaml").is_file()
-    assert time.monotonic() > begin
-    step = int(rows(config.run_folder / "log.csv")[-1]["step"]) if (config.run_folder / "log.csv").is_file() else 0
     again = Run(config)
     assert again.resume()
     assert 1 <= again.step < 100000
-    assert again.step >= step
+    assert rows(config.run_folder / "log.csv")[-1]["step"] == str(again.step)
 
 
 def test_numbers_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

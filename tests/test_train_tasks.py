@@ -93,7 +93,9 @@ def test_a_converted_checkpoint_is_trained_on(tmp_path: Path) -> None:
     said = yaml.safe_load(file.read_text())
     del said["network"]  # it is the checkpoint's
     file.write_text(yaml.safe_dump(said))
-    run = Run(load_config(file, ["task=published", "start_from=converted", "data.scheme=mmwhs"]))
+    named = "[" + ", ".join(f"{{name: {s.name}, id: {s.id}}}" for s in before.card.scheme.structures) + "]"
+    settings = ["task=published", "start_from=converted", "data.scheme=null", f"data.structures={named}"]
+    run = Run(load_config(file, settings))
     assert run.config.network.kind == "published-unet"
     given = before.network.state_dict()
     assert [k for k, v in run.network.state_dict().items() if not torch.equal(v, given[k])] == []

@@ -8,11 +8,20 @@ run that is resumed needs no generator's state. All are drawn on the CPU: a GPU 
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Floats = NDArray[np.float32]
+# Draws of more numbers than this are worth sharing among processors.
+SHARED = 100_000
 
 
 def _digest(*parts: object) -> bytes:
@@ -42,13 +51,11 @@ class Draws:
 
     def normal(self, name: str, shape: tuple[int, ...] = ()) -> Tensor:
         """Standard normal float32 [B, *shape]."""
-        rows = [self._generator(name, i).standard_normal(shape, dtype=np.float32) for i in self.indices]
-        return self._stacked(rows, shape)
+        return self._each(name, shape, lambda g, out: g.standard_normal(out=out, dtype=np.float32))
 
     def uniform(self, name: str, shape: tuple[int, ...] = ()) -> Tensor:
         """Uniform in [0, 1), float32 [B, *shape]."""
-        rows = [self._generator(name, i).random(shape, dtype=np.float32) for i in self.indices]
-        return self._stacked(rows, shape)
+        return self._each(name, shape, lambda g, out: g.random(out=out, dtype=np.float32))
 
     def between(self, name: str, width: float, shape: tuple[int, ...] = ()) -> Tensor:
         """Uniform in +- ``width``, float32 [B, *shape]."""
@@ -70,6 +77,29 @@ class Draws:
         key = int.from_bytes(_digest(self.seed, self.update, index, name)[:16], "little")
         return np.random.Generator(np.random.Philox(key=key))
 
-    def _stacked(self, rows: list[np.ndarray], shape: tuple[int, ...]) -> Tensor:
-        stacked = np.stack(rows) if rows else np.empty((0, *shape), dtype=np.float32)
-        return torch.from_numpy(np.ascontiguousarray(stacked, dtype=np.float32)).to(self.device)
+    def _each(self, name: str, shape: tuple[int, ...], fill: Callable[[np.random.Generator, Floats], object]) -> Tensor:
+        out = np.empty((len(self), *shape), dtype=np.float32)
+
+        def one(row: int) -> None:
+            fill(self._generator(name, self.indices[row]), out[row, ...] if shape else out[row : row + 1])
+
+        # Each row is its own, so who draws it changes nothing; a network on a GPU would wait for a single processor.
+        if out.size > SHARED and len(self) > 1 and (threads := _threads(self.device)) > 1:
+            list(_pool(threads).map(one, range(len(self))))
+        else:
+            for row in range(len(self)):
+                one(row)
+        return torch.from_numpy(out).to(self.device)
+
+
+def _threads(device: torch.device) -> int:
+    """Processors that this process may draw with."""
+    if device.type == "cpu":  # those that the network has to itself
+        return torch.get_num_threads()
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", "1"))))
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)

@@ -83,7 +83,7 @@ class Log:
         self.events: Any = None
         self.progress: Progress | None = None
         self.console = Console(highlight=False)
-        self.said = {"loss": "", "dice": "", "left": ""}
+        self.said: dict[str, Any] = {"loss": "", "dice": "", "left": ""}
         if not speaks:
             return
         self.table = Table(folder / TABLE, step)
@@ -141,7 +141,9 @@ class Log:
         if self.progress is not None:
             self.progress.update(self.bar, **self.said)
         else:
-            self.say("  ".join(part for part in (f"update {step} of {self.total}", *self.said.values()) if part))
+            self.say(
+                "  ".join(part for part in (f"update {step} of {self.total}", *map(str, self.said.values())) if part)
+            )
 
     def picture(self, step: int, picture: NDArray[np.uint8]) -> None:
         """A picture uint8 [H, W, 3] of what the network knows after ``step`` updates."""

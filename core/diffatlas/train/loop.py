@@ -48,7 +48,7 @@ def rate(step: int, config: TrainConfig) -> float:
 
 @lru_cache(maxsize=4)
 def _order(seed: int, epoch: int, cases: int) -> tuple[int, ...]:
-    return tuple(torch.randperm(cases, generator=torch_generator(seed, "order", epoch)).tolist())
+    return tuple(torch.randperm(cases, generator=torch_generator(seed, "order", epoch), device="cpu").tolist())
 
 
 def cases_of(draws: Draws, cases: int) -> list[int]:
@@ -60,7 +60,7 @@ def cases_of(draws: Draws, cases: int) -> list[int]:
 def batch_of(data: Prepared, config: TrainConfig, draws: Draws) -> Tensor:
     """Random augmented pairs x0 [B, 1 + K, X, Y, Z] for ``draws``, on their device."""
     picks = cases_of(draws, len(data))
-    shares = torch.tensor(config.data.shares or (1.0,) * data.image.shape[1], dtype=torch.float64)
+    shares = torch.tensor(config.data.shares or (1.0,) * data.image.shape[1], dtype=torch.float64, device="cpu")
     if len(shares) != data.image.shape[1]:
         raise BadInput(f"data.shares: {len(shares)} numbers for {data.image.shape[1]} appearances of each case")
     edges = torch.cumsum(shares / shares.sum(), 0)
@@ -117,10 +117,14 @@ def train(config: TrainConfig, minutes: float | None = None) -> Path:
 
     if config.threads:
         torch.set_num_threads(config.threads)
+    pace = Pace(minutes)
     fabric = start(config)
+    begin = time.monotonic()
+    prepared = config.data.cache.is_file()
     with fabric.rank_zero_first():
         data = load_or_prepare(config.data, config.space.build())
-    pace = Pace(minutes)
+    if not prepared:
+        pace.deadline += time.monotonic() - begin
     kept = len(data) - config.data.holdout
     if kept < 1:
         raise BadInput(f"data.holdout: keeps {config.data.holdout} of {len(data)} cases from training; none is left")

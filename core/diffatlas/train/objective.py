@@ -92,10 +92,12 @@ def losses(
     levels = Levels(*(draws.rows(level) for level in (whole.mode, whole.rho, whole.image, whole.mask)))
     noise = draws.normal("noise", tuple(x0.shape[1:]))
     start = x0
-    own = torch.nonzero(levels.mode == 1)[:, 0]
-    if len(own):
+    # Looked up where they were drawn: asking a GPU would make the processor wait for it.
+    chosen = torch.nonzero(whole.mode[list(draws.indices)] == 1)[:, 0]
+    if len(chosen):
+        own = chosen.to(x0.device)
         t, rho = levels.mask[own], levels.rho[own]
-        some = draws.select(own)
+        some = draws.select(chosen)
         jump = some.uniform("jump")
         # Half of the answers come from pure noise, the way every walk begins; half from a level a little above.
         earlier = torch.where(jump < 0.5, torch.ones_like(t), t + (1 - t) * (2 * jump - 1))

@@ -152,4 +152,5 @@ def _sheet(
 
 
 def _middle(labels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    return np.argwhere(labels > 0).mean(axis=0)
+    middle: NDArray[np.float64] = np.argwhere(labels > 0).mean(axis=0)
+    return middle
