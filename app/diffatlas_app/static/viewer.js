@@ -55,6 +55,7 @@
       this.plots = new root.DiffAtlasPlots(this.find(".dv-plots"), (index) => this.goTo(index, true));
       this.scene = { back: null, mask: null, unsure: null, slope: 1, inter: 0, units: "", window: [0, 1], colors: [], visible: [], opacity: 0.55, unsureOpacity: 0, depth: 0.12, at: null, turn: [...DEFAULT_TURN] };
       this.blend = 0;
+      this.changed = new Set();
       this.scheme = [];
       this.forget();
       this.#controls();
@@ -79,6 +80,7 @@
       const hooks = {
         moved: (mm) => this.moved(mm),
         turned: (azimuth, elevation) => this.turned(azimuth, elevation),
+        rest: () => this.refresh("rest"),
         lost: () => this.stageNow(true).then(() => this.refresh("back", "mask", "look")).catch((error) => this.fail(error)),
       };
       this.stage = null;
@@ -118,13 +120,14 @@
         this.say("done", m.words || `Recorded run: ${this.total} steps`);
         const still = !m.play || matchMedia("(prefers-reduced-motion: reduce)").matches;
         this.follow = still;
-        await this.show(still ? this.steps.length - 1 : 0);
+        this.show(still ? this.steps.length - 1 : 0);
         return still ? undefined : this.play();
       }
       this.add(m);
       if (m.kind === "done") this.say("done", m.words || `Done: ${m.total} steps${m.seconds == null ? "" : ` in ${seconds(m.seconds)}`}`);
       else this.say("running", `Step ${m.index + 1} of ${m.total} · noise level ${m.t.toFixed(2)}${m.left == null ? "" : ` · about ${seconds(m.left)} left`}`);
-      if (this.follow) await this.show(this.steps.length - 1);
+      // Not awaited: where drawing is slower than the run, what has been overtaken is never drawn.
+      if (this.follow) this.show(this.steps.length - 1);
       else this.drawSteps();
     }
 
@@ -186,7 +189,8 @@
 
     forget() {
       this.pause();
-      Object.assign(this, { steps: [], figures: new Map(), total: 0, at: -1, follow: true, run: null, bytes: 0 });
+      Object.assign(this, { steps: [], figures: new Map(), total: 0, at: -1, follow: true, run: null, bytes: 0, half: null });
+      delete this.box.dataset.shown;
       this.drawSteps();
     }
 
@@ -221,7 +225,7 @@
         try {
           while (this.stale) {
             this.stale = false;
-            await this.#draw(this.steps[this.at]);
+            if (this.steps[this.at]) await this.#draw(this.steps[this.at]);
           }
         } finally {
           this.showing = null;
@@ -231,27 +235,36 @@
     }
 
     async #draw(step) {
-      if (!step) return;
-      const { scene } = this;
-      scene.mask = await V.unpack(step.labels);
-      scene.unsure = step.confidence && inverted(await V.unpack(step.confidence));
-      this.half = this.blend > 0 || !this.patient ? await V.unpack(step.half) : null;
-      this.box.dataset.step = step.index;
-      await this.refresh(...(this.half || this.blended ? ["back", "mask"] : ["mask"]));
+      const { steps } = this;
+      const mask = await V.unpack(step.labels);
+      const unsure = step.confidence && inverted(await V.unpack(step.confidence));
+      const half = this.blend > 0 || !this.patient ? await V.unpack(step.half) : null;
+      if (steps !== this.steps && !this.steps.includes(step)) return; // another run, or another image, by now
+      Object.assign(this.scene, { mask, unsure });
+      this.half = half;
+      await this.refresh(...(half || this.blended ? ["back", "mask"] : ["mask"]));
       this.box.dataset.shown = step.index;
     }
 
-    // Bring the stage up to date with the scene.
+    // Bring the stage up to date with the scene: one update at a time, of all that has changed meanwhile.
     async refresh(...what) {
-      const { scene } = this;
       if (what.includes("back")) this.#mix();
       this.fields();
-      if (!this.stage) return;
-      try {
-        await this.stage.update(new Set(what));
-      } catch (error) {
-        this.fail(error);
-      }
+      what.forEach((part) => this.changed.add(part));
+      this.updating ??= (async () => {
+        try {
+          while (this.changed.size && this.stage) {
+            const changed = this.changed;
+            this.changed = new Set();
+            await this.stage.update(changed);
+          }
+        } catch (error) {
+          this.fail(error);
+        } finally {
+          this.updating = null;
+        }
+      })();
+      return this.updating;
     }
 
     #mix() {
