@@ -219,7 +219,9 @@ def test_a_reference_is_compared(site: Site, open_tab: Open, tmp_path: Path) -> 
     tab.page.click("#run")
     tab.wait_for_status("Done")
     labels = tab.download("Labels", tmp_path)
-    assert tab.page.locator(".da-volumes thead th").all_inner_texts() == ["ml"]
+    heads = tab.page.locator(".da-volumes thead th")
+    heads.first.wait_for()
+    assert heads.all_inner_texts() == ["ml"]
     tab.page.click("#reference-panel >> text=Compare with")
     tab.page.set_input_files("#reference input[type=file]", str(labels))
     tab.page.locator("#result >> text=Compared with scan_labels.nii.gz").wait_for()
