@@ -93,7 +93,8 @@ class Events:
     def arrive(self, request: gr.Request) -> Out:
         """The first screen: what the address asks for, else the first example; a recorded run while that is made."""
         visitor = self.visitor(request)
-        wanted, wrong = settings.Settings(), None
+        wanted = settings.Settings()
+        wrong: Exception | None = None
         try:
             wanted = settings.Settings.from_link(dict(request.query_params))
         except BadInput as error:
