@@ -58,7 +58,8 @@ CSS = """
 #upload { border: 1px dashed var(--border-color-primary) !important; }
 #upload .wrap { font-size: 13px; line-height: 1.35; }
 
-#result:not(:has(table, p)), #files:not(:has(a, p)), #gallery:not(:has(button)) { display: none; }
+/* no comma within brackets: gradio takes selectors apart at commas */
+#result:not(:has(table)):not(:has(p)), #files:not(:has(a)):not(:has(p)), #gallery:not(:has(button)) { display: none; }
 #transport { align-items: center; flex-wrap: nowrap; }
 
 .gradio-container .da-status p { margin: 0; font-variant-numeric: tabular-nums; }
