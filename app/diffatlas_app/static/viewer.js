@@ -57,6 +57,7 @@
       this.plots = new root.DiffAtlasPlots(this.find(".dv-plots"), (index) => this.goTo(index, true));
       this.scene = { back: null, mask: null, unsure: null, slope: 1, inter: 0, units: "", window: [0, 1], colors: [], visible: [], opacity: 0.55, unsureOpacity: 0, depth: 0.12, at: null, turn: [...DEFAULT_TURN] };
       this.blend = 0;
+      this.limit = KEPT_BYTES;
       this.changed = new Set();
       this.scheme = [];
       this.forget();
@@ -206,7 +207,7 @@
       step.bytes = [step.labels, step.half, step.confidence].reduce((n, part) => n + (part ? part.packed.length : 0), 0);
       this.steps.push(step);
       this.bytes += step.bytes;
-      while (this.bytes > KEPT_BYTES && this.steps.length > 8) {
+      while (this.bytes > this.limit && this.steps.length > 4) {
         this.steps = this.steps.filter((_, i) => i % 2 === 0 || i === this.steps.length - 1);
         this.bytes = this.steps.reduce((n, s) => n + s.bytes, 0);
       }
