@@ -29,6 +29,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="these tests drive 
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
+    "--disable-3d-apis",  # no WebGL: the viewer itself has tests with it
     "--disable-background-networking",
     "--no-first-run",
     "--disable-component-update",
@@ -141,9 +142,13 @@ def serve_site() -> Site:
     return site
 
 
+def chromium_path() -> str | None:
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    path = chromium_path()
     if path is None:
         message = "no chromium on this machine: apt-get install chromium"
         if os.environ.get("CI"):

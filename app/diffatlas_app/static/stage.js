@@ -90,7 +90,7 @@
       canvas.addEventListener("pointerdown", () => stage.#resolve(MOVING_MS) && nv.resizeListener());
       // Where there is room, and a graphics card, the 3-D view is the largest picture; else all four are equal.
       const arrange = () => {
-        nv.opts.heroImageFraction = !software && holder.clientWidth > 1.25 * holder.clientHeight ? 0.5 : 0;
+        nv.customLayout = !software && holder.clientWidth > 1.3 * holder.clientHeight ? wide(nv, holder) : null;
       };
       arrange();
       stage.resized = new ResizeObserver(arrange);
@@ -133,6 +133,7 @@
       const fit = (limit) => SCALES.find((scale) => this.cost * scale ** 2 <= limit) || SCALES.at(-1);
       const before = this.scale;
       this.scale = fit(ms);
+      nv.opts.fontMinPx = Math.max(14, 9 / this.scale); // letters stay legible on a coarse canvas
       nv.opts.forceDevicePixelRatio = this.scale === 1 ? 0 : this.scale * (window.devicePixelRatio || 1);
       clearTimeout(this.rest);
       if (fit(RESTING_MS) > this.scale) this.rest = setTimeout(this.hooks.rest, REST_AFTER_MS);
@@ -209,6 +210,19 @@
       this.nv.cleanup?.();
       this.canvas.remove();
     }
+  }
+
+  // The 3-D view in a square on the left, beside it the axial plane over the coronal and the sagittal one.
+  function wide(nv, holder) {
+    const left = Math.min(0.56, holder.clientHeight / holder.clientWidth);
+    const gap = 0.006;
+    const half = (1 - left - 2 * gap) / 2;
+    return [
+      { sliceType: nv.sliceTypeRender, position: [0, 0, left, 1] },
+      { sliceType: nv.sliceTypeAxial, position: [left + gap, 0, 1 - left - gap, 0.55] },
+      { sliceType: nv.sliceTypeCoronal, position: [left + gap, 0.56, half, 0.44] },
+      { sliceType: nv.sliceTypeSagittal, position: [left + 2 * gap + half, 0.56, half, 0.44] },
+    ];
   }
 
   function lookup({ colors, visible }) {
