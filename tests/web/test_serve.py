@@ -7,9 +7,10 @@ import json
 import logging
 import secrets
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import gradio
 import numpy as np
@@ -177,3 +178,22 @@ def test_a_taken_port_is_one_line(site: Site) -> None:
 def test_uploads_go_through_a_folder_of_this_process(site: Site) -> None:
     assert Path(site.served.uploads.name).is_dir()
     assert "diffatlas-uploads-" in site.served.uploads.name
+
+
+def test_an_upload_beyond_the_limit_is_cut_off_with_the_limit(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site.served.page, "max_file_size", 1000)
+
+    def upload(size: int) -> Any:
+        head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.nii"\r\n\r\n'
+        kind = {"content-type": "multipart/form-data; boundary=x"}
+        return urlopen(
+            Request(f"{site.url}/gradio_api/upload", data=head + bytes(size) + b"\r\n--x--\r\n", headers=kind),
+            timeout=20,
+        )
+
+    with upload(900) as response:
+        assert response.status == 200
+    with pytest.raises(HTTPError, match="413") as caught:
+        upload(5000)
+    assert b"1000 bytes" in caught.value.read()
+    caught.value.close()
