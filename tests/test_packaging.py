@@ -59,6 +59,14 @@ def test_the_weights_travel(wheel: zipfile.ZipFile) -> None:
             assert inside == (model / name).read_bytes()
 
 
+def test_the_viewer_s_scripts_travel(wheel: zipfile.ZipFile) -> None:
+    folder = ROOT / "app" / "diffatlas_app" / "static"
+    names = [path.name for path in folder.iterdir()]
+    assert "viewer.js" in names
+    for name in names:
+        assert wheel.read(f"diffatlas_app/static/{name}") == (folder / name).read_bytes()
+
+
 def test_the_manifest_travels_and_is_the_one_at_the_root(wheel: zipfile.ZipFile) -> None:
     root = (ROOT / "napari.yaml").read_bytes()
     assert (ROOT / "napari_diffatlas" / "napari.yaml").read_bytes() == root

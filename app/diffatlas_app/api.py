@@ -17,7 +17,7 @@ import gradio as gr
 from diffatlas import io, session
 from diffatlas.errors import BadInput
 from diffatlas.session import Result
-from diffatlas_app import limits, pairs, runs, settings
+from diffatlas_app import pairs, runs, settings
 from diffatlas_app.fields import uploads_only
 from diffatlas_app.sessions import Visitor, Visitors
 from diffatlas_app.telling import told
@@ -117,7 +117,7 @@ def add_endpoints(visitors: Visitors, running: dict[str, Any]) -> None:
             generate,
             [
                 gr.Dropdown(names, value=names[0] if names else None, label="model"),
-                gr.Number(1, label="count", maximum=limits.MAX_PAIRS),
+                gr.Number(1, label="count"),
                 gr.Number(0, label="seed"),
                 gr.Radio(presets, value="watch", label="preset"),
             ],

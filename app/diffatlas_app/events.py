@@ -93,7 +93,8 @@ class Events:
     def arrive(self, request: gr.Request) -> Out:
         """The first screen: what the address asks for, else the first example; a recorded run while that is made."""
         visitor = self.visitor(request)
-        wanted, wrong = settings.Settings(), None
+        wanted = settings.Settings()
+        wrong: Exception | None = None
         try:
             wanted = settings.Settings.from_link(dict(request.query_params))
         except BadInput as error:
@@ -352,7 +353,7 @@ class Events:
         for last in pairs.draw(visitor, request):
             out = self._step(last)
             if last.frame.result is not None:
-                out |= {**self.idle, self.shown.gallery: self._gallery(visitor, wanted.seed)}
+                out |= {**self.idle, self.shown.gallery: self._gallery(last.frame.result, wanted.seed)}
             yield out
         if last is None or last.frame.result is None:
             yield self._stopped(last)
@@ -414,10 +415,10 @@ class Events:
             self.shown.result: markup.result([result.volumes_ml], result.labels.scheme, notes),
         }
 
-    def _gallery(self, visitor: Visitor, seed: int) -> str:
+    def _gallery(self, result: session.Result, seed: int) -> str:
         pictures = [
             (jpeg(render.montage(image, mask, height_px=120)), f"Seed {seed + i}")
-            for i, (image, mask) in enumerate(visitor.pairs)
+            for i, (image, mask) in enumerate(zip(result.images, result.masks, strict=True))
         ]
         return markup.gallery(pictures)
 

@@ -66,15 +66,14 @@ def _bind(page: gr.Blocks, events: Events, chosen: controls.Controls, shown: Sho
     # As many as come: they stand in line in `Turns`, which knows how many there may be.
     running: dict[str, Any] = {"concurrency_id": "engine", "concurrency_limit": None}
     options, everything = chosen.options, events.outputs
-    hint_from = [chosen.preset, chosen.model, chosen.steps, chosen.samples, chosen.beside]
+    hint_from: list[Any] = [chosen.preset, chosen.model, chosen.steps, chosen.samples, chosen.beside]
 
     page.load(events.arrive, None, events.arrival, **reading)
     page.unload(events.leave)
 
     chosen.example.input(events.open_example, [chosen.example, *options], everything, **reading)
     chosen.upload.upload(events.open_upload, [chosen.upload, *options], everything, **reading)
-    for field in (chosen.roi, *chosen.centre):
-        act = field.input if field is chosen.roi else field.release
+    for act in (chosen.roi.input, *(slider.release for slider in chosen.centre)):
         act(events.show_region, options, [*chosen.centre, chosen.region, shown.view], **reading)
 
     chosen.model.input(events.card, chosen.model, chosen.card, **quick)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -24,22 +26,34 @@ def draw_request(model: str, count: int, seed: int, preset: PresetName = "watch"
 
 
 def draw(visitor: Visitor, request: Request) -> Iterator[runs.Update]:
-    """Draw pairs; the first of them is shown while they form, all of them stay with the visitor."""
+    """Draw pairs; the first of them is shown while they form, all of them stay in the visitor's folder."""
     for update in runs.watch(visitor, None, (request,)):
         result = update.frame.result
         if result is not None:
-            visitor.pairs = tuple(zip(result.images, result.masks, strict=True))
+            visitor.pairs_scheme = result.labels.scheme
+            visitor.pairs = tuple(
+                _kept(visitor.folder, number, image, mask)
+                for number, (image, mask) in enumerate(zip(result.images, result.masks, strict=True))
+            )
         yield update
+
+
+def _kept(folder: Path, number: int, image: Volume, mask: LabelMap) -> tuple[Path, Path]:
+    paths = folder / f"pair-{number}-image.nii", folder / f"pair-{number}-mask.nii"
+    io.write_volume(image, paths[0])
+    io.write_label_map(mask, paths[1])
+    return paths
 
 
 def open_pair(visitor: Visitor, number: int, seed: int) -> Source:
     """One of the pairs drawn last as what the visitor looks at: to be seen in three planes, or segmented."""
-    if not 0 <= number < len(visitor.pairs):
+    if not 0 <= number < len(visitor.pairs) or visitor.pairs_scheme is None:
         raise BadInput("these pairs are not here any more; draw some again")
     image, mask = visitor.pairs[number]
     name = f"pair-of-seed-{seed + number}"
-    volume = Volume(image.data, image.grid, image.modality, name)
-    visitor.source = Source(name, volume=volume, true_labels=mask)
+    # Its values are the model's, between -1 and 1: what the reader takes them for means nothing.
+    volume = replace(io.read_volume(image), name=name, modality="unknown", header=None, notes=())
+    visitor.source = Source(name, volume=volume, true_labels=io.read_label_map(mask, visitor.pairs_scheme))
     return visitor.source
 
 

@@ -13,6 +13,7 @@ import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,15 @@ def save(path: Path, recording: Recording) -> None:
 
 
 def load(path: Path) -> Recording:
-    """Read what `save` wrote; `BadInput` on anything else."""
+    """Read what `save` wrote; `BadInput` on anything else. Those who ask for the same file share what was read."""
+    try:
+        return _load(path, path.stat().st_mtime_ns)
+    except OSError as error:
+        raise BadInput(f"{path.name}: is not a recorded run of this program ({type(error).__name__})") from error
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path, mtime_ns: int) -> Recording:
     try:
         # Opened here: numpy leaves a file open that it cannot read.
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:

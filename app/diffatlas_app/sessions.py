@@ -85,7 +85,8 @@ class Visitor:
 
     A press of Run waits (``pressed``) until a run takes it; a run takes one press and no more. ``stop`` ends the run
     that is on or waits, ``idle`` says that none is. ``last`` is the random name of the folder with the last finished
-    run's files, ``saved`` what they are. ``pairs``: of the atlas, drawn last.
+    run's files, ``saved`` what they are. ``pairs``: files of image and mask, drawn from the
+    atlas last, and the scheme of the masks.
     """
 
     folder: Path
@@ -94,7 +95,8 @@ class Visitor:
     saved: Saved | None = None
     table: tuple[Sequence[dict[str, float]], Sequence[str]] = ((), ())
     link: str | None = None
-    pairs: tuple[tuple[Volume, LabelMap], ...] = ()
+    pairs: tuple[tuple[Path, Path], ...] = ()
+    pairs_scheme: LabelScheme | None = None
     mask: tuple[str, Path] | None = None
     pressed: bool = False
     gone: bool = False
@@ -227,7 +229,7 @@ class Visitors:
         return Source(EXAMPLES[name], volume=volume, key=name, true_labels=labels)
 
     def recorded(self, key: str) -> Source:
-        """A recorded run by its key; read again each time, which takes milliseconds."""
+        """A recorded run by its key."""
         for entry in recording.available():
             if entry.key == key:
                 return Source(entry.title, key=RECORDED + key, recorded=recording.load(entry.path))

@@ -58,7 +58,8 @@ CSS = """
 #upload { border: 1px dashed var(--border-color-primary) !important; }
 #upload .wrap { font-size: 13px; line-height: 1.35; }
 
-#result:not(:has(table, p)), #files:not(:has(a, p)), #gallery:not(:has(button)) { display: none; }
+/* no comma within brackets: gradio takes selectors apart at commas */
+#result:not(:has(table)):not(:has(p)), #files:not(:has(a)):not(:has(p)), #gallery:not(:has(button)) { display: none; }
 #transport { align-items: center; flex-wrap: nowrap; }
 
 .gradio-container .da-status p { margin: 0; font-variant-numeric: tabular-nums; }
@@ -85,7 +86,8 @@ CSS = """
 .da-volumes { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; margin: 0 !important;
   width: auto !important; }
 .da-volumes caption { text-align: left; font-weight: 600; padding-bottom: 4px; }
-.da-volumes, .da-volumes thead, .da-volumes tbody, .da-volumes tr, .da-volumes td, .da-volumes th { border: 0 !important; }
+.da-volumes, .da-volumes thead, .da-volumes tbody, .da-volumes tr, .da-volumes td, .da-volumes th {
+  border: 0 !important; }
 .da-volumes tr { border-bottom: 1px solid var(--border-color-primary) !important; }
 .da-volumes td, .da-volumes th { padding: 3px 0 3px 24px !important; text-align: right; font-weight: 400; }
 .da-volumes th[scope=row], .da-volumes thead td { text-align: left; padding-left: 0 !important; }

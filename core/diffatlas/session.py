@@ -18,7 +18,7 @@ from diffatlas.request import PRESETS, MaskEdit, Preset, Request
 from diffatlas.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
-    from diffatlas.metrics import Comparison
+    from diffatlas.metrics import Comparison as Comparison
 
 __all__ = [
     "EXAMPLES",

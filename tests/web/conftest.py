@@ -19,6 +19,7 @@ import pytest
 
 from diffatlas import session
 from diffatlas.grid import Grid
+from diffatlas.space import ModelSpace
 from diffatlas.volume import HIPPOCAMPUS, MMWHS, LabelMap, Volume
 from tests.fakes import FakeBackend
 
@@ -28,6 +29,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="these tests drive 
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
+    "--disable-3d-apis",  # no WebGL: the viewer itself has tests with it
     "--disable-background-networking",
     "--no-first-run",
     "--disable-component-update",
@@ -37,6 +39,8 @@ WAIT_MS = 30_000
 START_MS = 120_000  # the first example of a server is made when it is first asked for
 # What gradio 6.31 asks of pandas 3 for its statistics is deprecated there.
 GRADIO_WARNINGS = (
+    # Where no event loop runs, gradio makes a dozen while a page is built, and closes none.
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The copy keyword is deprecated:DeprecationWarning"),
 )
@@ -114,6 +118,9 @@ def fake_models() -> tuple[Any, ...]:
             licence="Apache-2.0",
             intended_use="tests",
             limits=("It is <fake>.",),
+            space=ModelSpace((16, 16, 16), (2.0, 2.0, 2.0), 6.0, {}),
+            guidance_noise=1.0,
+            published=False,
         )
         for name, title, scheme in (
             ("heart-phantom", "Phantom heart", MMWHS),
@@ -129,12 +136,19 @@ def serve_site() -> Site:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    return Site(serve(port=port, warm=False))
+    site = Site(serve(port=port, warm=False))
+    for name in session.EXAMPLES:  # else the first visitor is shown a recorded run
+        site.served.visitors.example(name)
+    return site
+
+
+def chromium_path() -> str | None:
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    path = chromium_path()
     if path is None:
         message = "no chromium on this machine: apt-get install chromium"
         if os.environ.get("CI"):
@@ -179,7 +193,7 @@ def open_tab(browser: Any) -> Iterator[Any]:
         page.on("pageerror", lambda e: tab.errors.append(str(e)))
         page.on("request", lambda r: None if is_local(r.url, site) else tab.outside.append(r.url))
         page.goto(site.url)
-        tab.wait_for_status("Ready", START_MS)
+        tab.wait_for_viewer("state", "open", timeout_ms=START_MS)
         return tab
 
     yield open_on

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,3 +38,16 @@ def test_example_in_the_fast_preset_downloads_the_engine_s_labels(
     np.testing.assert_array_equal(saved.get_fdata(), expected.to_ids())
     np.testing.assert_allclose(saved.affine, volume.grid.affine, atol=1e-4)
     assert expected.data.any()
+    # The image that is offered beside it and the report are all that the command line needs for the same labels.
+    image, report = tab.download("Image", tmp_path), tab.download("Report", tmp_path)
+    for command in (
+        ["segment", str(image), "-o", str(tmp_path / "segment.nii.gz"), "--preset", "fast", "--seed", "7"],
+        ["replay", str(report), "-o", str(tmp_path / "replay.nii.gz"), "--input", str(image)],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "diffatlas", *command], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        again = load(tmp_path / f"{command[0]}.nii.gz")
+        np.testing.assert_array_equal(again.get_fdata(), saved.get_fdata())
+        np.testing.assert_array_equal(again.affine, saved.affine)

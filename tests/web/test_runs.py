@@ -192,8 +192,12 @@ def test_pairs_are_drawn_kept_and_opened(backend: FakeBackend, visitor: Visitor)
     assert len(visitor.pairs) == 3
     source = pairs.open_pair(visitor, 2, 5)
     assert source.name == "pair-of-seed-7"
-    np.testing.assert_array_equal(source.read().data, visitor.pairs[2][0].data)
-    assert source.true_labels is visitor.pairs[2][1]
+    result = last.frame.result
+    assert result is not None
+    np.testing.assert_array_equal(source.read().data, result.images[2].data)
+    assert source.read().grid.same_as(result.images[2].grid)
+    assert source.true_labels is not None
+    np.testing.assert_array_equal(source.true_labels.data, result.masks[2].data)
     with pytest.raises(BadInput, match="draw some again"):
         pairs.open_pair(visitor, 3, 5)
 

@@ -2,8 +2,8 @@
 //
 // A scene: {back: volume or null, slope, inter, units, window: [low, high], mask, unsure: volumes or null, colors:
 // [[r, g, b]], visible: [bool], opacity, depth: how much of the image the 3-D view shows, at: mm, turn: [azimuth,
-// elevation]}. A stage has `update(what)`, what a Set of "back", "mask", "look", "at", "turn", and calls back
-// `hooks.moved(mm)`, `hooks.turned(azimuth, elevation)`, `hooks.lost(words)`.
+// elevation]}. A stage has `update(what)`, what a Set of "back", "mask", "look", "at", "turn", "rest", and calls back
+// `hooks.moved(mm)`, `hooks.turned(azimuth, elevation)`, `hooks.rest()`, `hooks.lost()`.
 "use strict";
 (function (root) {
   const V = root.DiffAtlasVolumes;
@@ -30,6 +30,13 @@
     context.getExtension("WEBGL_lose_context")?.loseContext();
     return true;
   }
+
+  // A drawing of the 3-D view takes milliseconds on a graphics card, and seconds where the processor does its work.
+  // There the canvas gets coarser while something moves, and finer again at rest.
+  const MOVING_MS = 140;
+  const RESTING_MS = 450;
+  const REST_AFTER_MS = 500;
+  const SCALES = [1, 0.75, 0.5, 0.35];
 
   class Canvas {
     static async start(holder, scene, label, url, hooks) {
@@ -75,8 +82,17 @@
       });
       await nv.attachToCanvas(canvas, false);
       canvas.tabIndex = -1; // the sliders do by keyboard what the pointer does here
-      // Where there is room the 3-D view is the largest picture; else all four are equal.
-      const arrange = () => nv.setHeroImage(holder.clientWidth > 1.25 * holder.clientHeight ? 0.5 : 0);
+      const named = nv.gl.getExtension("WEBGL_debug_renderer_info");
+      const card = named ? nv.gl.getParameter(named.UNMASKED_RENDERER_WEBGL) : "";
+      const software = /swiftshader|llvmpipe|software/i.test(card);
+      stage.cost = software ? 1500 : 10; // ms for a full drawing; measured from then on
+      stage.scale = 1;
+      canvas.addEventListener("pointerdown", () => stage.#resolve(MOVING_MS) && nv.resizeListener());
+      // Where there is room, and a graphics card, the 3-D view is the largest picture; else all four are equal.
+      const arrange = () => {
+        nv.customLayout = !software && holder.clientWidth > 1.3 * holder.clientHeight ? wide(nv, holder) : null;
+      };
+      arrange();
       stage.resized = new ResizeObserver(arrange);
       stage.resized.observe(holder);
       nv.setSliceType(nv.sliceTypeMultiplanar);
@@ -86,14 +102,16 @@
     async update(what) {
       const { nv, scene } = this;
       this.quiet = true;
+      nv.isBusy = true; // holds NiiVue's own redrawing: one drawing for all that has changed
       try {
-        const changed = what.has("mask") || what.has("back") || what.has("look");
         if (what.has("back")) await this.#back();
-        if (nv.volumes.length && changed) {
-          await this.#overlays(what.has("look") || what.has("back"));
-          const [back] = nv.volumes;
-          [back.cal_min, back.cal_max] = scene.window;
-          nv.updateGLVolume();
+        if (nv.volumes.length && (what.has("mask") || what.has("back") || what.has("look"))) {
+          const look = what.has("look") || what.has("back");
+          [nv.volumes[0].cal_min, nv.volumes[0].cal_max] = scene.window;
+          const added = await this.#overlays(look);
+          // NiiVue has seen to all layers where one was added; another mask alone leaves the image's layer as it is.
+          if (!added && look) nv.updateGLVolume();
+          else if (!added) nv.volumes.slice(1).forEach((overlay, i) => nv.refreshLayers(overlay, i + 1));
           // NiiVue shows the image as dense in 3-D as in the planes; there it would hide the structures.
           nv.renderShader.use(nv.gl);
           nv.gl.uniform1f(nv.renderShader.uniforms.backOpacity, scene.depth);
@@ -101,11 +119,40 @@
         if (nv.volumes.length) {
           if (scene.at) nv.scene.crosshairPos = nv.mm2frac(scene.at);
           [nv.scene.renderAzimuth, nv.scene.renderElevation] = scene.turn;
-          nv.drawScene();
         }
       } finally {
-        this.quiet = false;
+        nv.isBusy = false;
       }
+      await this.#drawn(this.#resolve(what.has("rest") && what.size === 1 ? RESTING_MS : MOVING_MS));
+      this.quiet = false;
+    }
+
+    // Choose the resolution at which a drawing takes about `ms`; whether it is another one.
+    #resolve(ms) {
+      const { nv } = this;
+      const fit = (limit) => SCALES.find((scale) => this.cost * scale ** 2 <= limit) || SCALES.at(-1);
+      const before = this.scale;
+      this.scale = fit(ms);
+      nv.opts.fontMinPx = Math.max(14, 9 / this.scale); // letters stay legible on a coarse canvas
+      nv.opts.forceDevicePixelRatio = this.scale === 1 ? 0 : this.scale * (window.devicePixelRatio || 1);
+      clearTimeout(this.rest);
+      if (fit(RESTING_MS) > this.scale) this.rest = setTimeout(this.hooks.rest, REST_AFTER_MS);
+      return this.scale !== before;
+    }
+
+    // Draw, and wait until it is on the screen: steps that come faster than that are skipped, not heaped up.
+    async #drawn(resized) {
+      const { nv } = this;
+      const { gl } = nv;
+      const start = performance.now();
+      if (resized) nv.resizeListener();
+      else nv.drawScene();
+      const done = gl.fenceSync(gl.SYNC_GPU_COMMANDS_COMPLETE, 0);
+      gl.flush();
+      while (done && !gl.isContextLost() && gl.clientWaitSync(done, 0, 0) === gl.TIMEOUT_EXPIRED)
+        await new Promise((resolve) => setTimeout(resolve, 6));
+      gl.deleteSync(done);
+      this.cost = 0.5 * this.cost + 0.5 * ((performance.now() - start) / this.scale ** 2);
     }
 
     async #volume(volume, options, opacity) {
@@ -129,9 +176,11 @@
       nv.addVolume(await this.#volume(scene.back, { slope: scene.slope, inter: scene.inter, low, high }, 1));
     }
 
-    // Overlays by name, in the order they lie on the image; one that is not shown has no opacity.
+    // Overlays by name, in the order they lie on the image; one that is not shown has no opacity. Returns whether one
+    // was added.
     async #overlays(look) {
       const { nv, scene } = this;
+      let added = false;
       for (const name of ["mask", "unsure"]) {
         const wanted = scene[name];
         let image = this.shown[name];
@@ -144,20 +193,36 @@
         if (fresh) {
           const options = name === "mask" ? { labels: true, low: 0, high: 255 } : { colormap: "inferno", low: 8, high: 255 };
           image = this.shown[name] = await this.#volume(wanted, options, 0);
-          nv.addVolume(image);
         } else image.img = wanted.bytes;
         if (fresh || look) {
           image._opacity = name === "mask" ? scene.opacity : scene.unsureOpacity;
           if (name === "mask") image.setColormapLabel(lookup(scene));
         }
+        if (fresh) nv.addVolume(image);
+        added ||= fresh;
       }
+      return added;
     }
 
     stop() {
+      clearTimeout(this.rest);
       this.resized.disconnect();
       this.nv.cleanup?.();
       this.canvas.remove();
     }
+  }
+
+  // The 3-D view in a square on the left, beside it the axial plane over the coronal and the sagittal one.
+  function wide(nv, holder) {
+    const left = Math.min(0.56, holder.clientHeight / holder.clientWidth);
+    const gap = 0.006;
+    const half = (1 - left - 2 * gap) / 2;
+    return [
+      { sliceType: nv.sliceTypeRender, position: [0, 0, left, 1] },
+      { sliceType: nv.sliceTypeAxial, position: [left + gap, 0, 1 - left - gap, 0.55] },
+      { sliceType: nv.sliceTypeCoronal, position: [left + gap, 0.56, half, 0.44] },
+      { sliceType: nv.sliceTypeSagittal, position: [left + 2 * gap + half, 0.56, half, 0.44] },
+    ];
   }
 
   function lookup({ colors, visible }) {
@@ -207,24 +272,7 @@
       return stage;
     }
 
-    // Redrawn until nothing has changed meanwhile: one request at a time, the newest state wins.
     async update() {
-      this.dirty = true;
-      if (this.drawing) return this.drawing;
-      this.drawing = (async () => {
-        try {
-          while (this.dirty) {
-            this.dirty = false;
-            await this.#draw();
-          }
-        } finally {
-          this.drawing = null;
-        }
-      })();
-      return this.drawing;
-    }
-
-    async #draw() {
       const { scene } = this;
       this.frame.dataset.empty = !scene.back;
       if (!scene.back) return;

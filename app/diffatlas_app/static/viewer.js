@@ -20,20 +20,22 @@
     const slider = (name, title, more = "") =>
       `<label class="dv-field" data-field="${name}"><span>${title}</span><input type="range" data-control="${name}" ${more}><output></output></label>`;
     return `
-<div class="dv-head"><p class="dv-words"></p><div class="dv-bar" role="progressbar" aria-valuemin="0"><i></i></div>
+<div class="dv-head"><div class="dv-line"><p class="dv-words"></p><p class="dv-where" aria-hidden="true"></p></div><div class="dv-bar" role="progressbar" aria-valuemin="0"><i></i></div>
   <p class="dv-live" aria-live="polite" role="status"></p></div>
-<div class="dv-stage"><div class="dv-view"></div><p class="dv-over"></p><p class="dv-where" aria-hidden="true"></p></div>
+<div class="dv-stage"><div class="dv-view"></div><p class="dv-over"></p></div>
 <div class="dv-transport" role="group" aria-label="Steps of the run">
   <button type="button" data-button="back" aria-label="Step back"><svg viewBox="0 0 16 16"><path d="M11 3v10L4 8z"/></svg></button>
   <button type="button" data-button="play" aria-label="Play the steps"><svg viewBox="0 0 16 16"><path class="dv-playing" d="M4 3h3v10H4zM9 3h3v10H9z"/><path class="dv-paused" d="M4 2v12l9-6z"/></svg></button>
   <button type="button" data-button="forth" aria-label="Step forward"><svg viewBox="0 0 16 16"><path d="M5 3v10l7-5z"/></svg></button>
   <input type="range" data-control="step" aria-label="Step" min="0" max="0" step="1" value="0"><output class="dv-count"></output>
 </div>
+<div class="dv-quick">
+  ${slider("blend", "Patient to generated image", 'min="0" max="1" step="0.05" value="0"')}
+  ${slider("opacity", "Mask opacity", 'min="0" max="1" step="0.05" value="0.55"')}
+</div>
 <div class="dv-plots" role="group" aria-label="Convergence"></div>
 <ul class="dv-legend" aria-label="Structures"></ul>
 <details class="dv-controls"><summary>View</summary><div class="dv-fields">
-  ${slider("blend", "Patient to generated image", 'min="0" max="1" step="0.05" value="0"')}
-  ${slider("opacity", "Mask opacity", 'min="0" max="1" step="0.05" value="0.55"')}
   ${slider("unsure", "Disagreement of samples", 'min="0" max="1" step="0.05" value="0"')}
   ${slider("low", "Window from", "")}${slider("high", "Window to", "")}
   ${AXES.map(([title], a) => slider(`at${a}`, title, 'step="any"')).join("")}
@@ -55,6 +57,8 @@
       this.plots = new root.DiffAtlasPlots(this.find(".dv-plots"), (index) => this.goTo(index, true));
       this.scene = { back: null, mask: null, unsure: null, slope: 1, inter: 0, units: "", window: [0, 1], colors: [], visible: [], opacity: 0.55, unsureOpacity: 0, depth: 0.12, at: null, turn: [...DEFAULT_TURN] };
       this.blend = 0;
+      this.limit = KEPT_BYTES;
+      this.changed = new Set();
       this.scheme = [];
       this.forget();
       this.#controls();
@@ -79,6 +83,7 @@
       const hooks = {
         moved: (mm) => this.moved(mm),
         turned: (azimuth, elevation) => this.turned(azimuth, elevation),
+        rest: () => this.refresh("rest"),
         lost: () => this.stageNow(true).then(() => this.refresh("back", "mask", "look")).catch((error) => this.fail(error)),
       };
       this.stage = null;
@@ -118,13 +123,14 @@
         this.say("done", m.words || `Recorded run: ${this.total} steps`);
         const still = !m.play || matchMedia("(prefers-reduced-motion: reduce)").matches;
         this.follow = still;
-        await this.show(still ? this.steps.length - 1 : 0);
+        this.show(still ? this.steps.length - 1 : 0);
         return still ? undefined : this.play();
       }
       this.add(m);
       if (m.kind === "done") this.say("done", m.words || `Done: ${m.total} steps${m.seconds == null ? "" : ` in ${seconds(m.seconds)}`}`);
       else this.say("running", `Step ${m.index + 1} of ${m.total} · noise level ${m.t.toFixed(2)}${m.left == null ? "" : ` · about ${seconds(m.left)} left`}`);
-      if (this.follow) await this.show(this.steps.length - 1);
+      // Not awaited: where drawing is slower than the run, what has been overtaken is never drawn.
+      if (this.follow) this.show(this.steps.length - 1);
       else this.drawSteps();
     }
 
@@ -186,7 +192,8 @@
 
     forget() {
       this.pause();
-      Object.assign(this, { steps: [], figures: new Map(), total: 0, at: -1, follow: true, run: null, bytes: 0 });
+      Object.assign(this, { steps: [], figures: new Map(), total: 0, at: -1, follow: true, run: null, bytes: 0, half: null });
+      delete this.box.dataset.shown;
       this.drawSteps();
     }
 
@@ -200,7 +207,7 @@
       step.bytes = [step.labels, step.half, step.confidence].reduce((n, part) => n + (part ? part.packed.length : 0), 0);
       this.steps.push(step);
       this.bytes += step.bytes;
-      while (this.bytes > KEPT_BYTES && this.steps.length > 8) {
+      while (this.bytes > this.limit && this.steps.length > 4) {
         this.steps = this.steps.filter((_, i) => i % 2 === 0 || i === this.steps.length - 1);
         this.bytes = this.steps.reduce((n, s) => n + s.bytes, 0);
       }
@@ -221,7 +228,7 @@
         try {
           while (this.stale) {
             this.stale = false;
-            await this.#draw(this.steps[this.at]);
+            if (this.steps[this.at]) await this.#draw(this.steps[this.at]);
           }
         } finally {
           this.showing = null;
@@ -231,27 +238,36 @@
     }
 
     async #draw(step) {
-      if (!step) return;
-      const { scene } = this;
-      scene.mask = await V.unpack(step.labels);
-      scene.unsure = step.confidence && inverted(await V.unpack(step.confidence));
-      this.half = this.blend > 0 || !this.patient ? await V.unpack(step.half) : null;
-      this.box.dataset.step = step.index;
-      await this.refresh(...(this.half || this.blended ? ["back", "mask"] : ["mask"]));
+      const { steps } = this;
+      const mask = await V.unpack(step.labels);
+      const unsure = step.confidence && inverted(await V.unpack(step.confidence));
+      const half = this.blend > 0 || !this.patient ? await V.unpack(step.half) : null;
+      if (steps !== this.steps && !this.steps.includes(step)) return; // another run, or another image, by now
+      Object.assign(this.scene, { mask, unsure });
+      this.half = half;
+      await this.refresh(...(half || this.blended ? ["back", "mask"] : ["mask"]));
       this.box.dataset.shown = step.index;
     }
 
-    // Bring the stage up to date with the scene.
+    // Bring the stage up to date with the scene: one update at a time, of all that has changed meanwhile.
     async refresh(...what) {
-      const { scene } = this;
       if (what.includes("back")) this.#mix();
       this.fields();
-      if (!this.stage) return;
-      try {
-        await this.stage.update(new Set(what));
-      } catch (error) {
-        this.fail(error);
-      }
+      what.forEach((part) => this.changed.add(part));
+      this.updating ??= (async () => {
+        try {
+          while (this.changed.size && this.stage) {
+            const changed = this.changed;
+            this.changed = new Set();
+            await this.stage.update(changed);
+          }
+        } catch (error) {
+          this.fail(error);
+        } finally {
+          this.updating = null;
+        }
+      })();
+      return this.updating;
     }
 
     #mix() {
@@ -422,6 +438,7 @@
         shown(`at${a}`, scene.back ? `${mm < 0 ? low : high} ${Math.abs(mm).toFixed(0)} mm` : "–", voxel ? clamp(Math.round(voxel[a]), 0, scene.back.shape[a] - 1) : null);
       });
       this.find('[data-field="unsure"]').hidden = !scene.unsure;
+      this.find('[data-field="opacity"]').hidden = !scene.mask;
       this.find('[data-field="blend"]').hidden = !(this.patient && this.steps.length && this.steps.at(-1).half);
       for (const name of ["azimuth", "elevation", "depth"]) this.find(`[data-field="${name}"]`).hidden = this.stage instanceof Slices;
       this.box.classList.toggle("dv-has-image", !!scene.back);

@@ -1,0 +1,140 @@
+"""The endpoints, as the examples in docs/web.md and app/README.md call them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pytest
+
+from diffatlas import io
+from tests.web.conftest import GRADIO_WARNINGS, Site, load
+from tests.web.test_page import oblique_scan
+
+gradio_client = pytest.importorskip("gradio_client")
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [
+    *GRADIO_WARNINGS,
+    pytest.mark.timeout(180),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:huggingface_hub.*"),
+]
+
+
+@pytest.fixture
+def client(site: Site) -> Iterator[Any]:
+    made = gradio_client.Client(site.url, verbose=False, analytics_enabled=False)
+    yield made
+    made.close()
+
+
+def saved(part: dict[str, str], folder: Path) -> Path:
+    path = folder / part["name"]
+    path.write_bytes(base64.b64decode(part["nii_gz_base64"]))
+    return path
+
+
+def test_two_endpoints_are_offered_and_described(client: Any) -> None:
+    offered = client.view_api(return_format="dict", print_info=False)
+    assert set(offered["named_endpoints"]) == {"/segment", "/generate"}
+    assert offered["unnamed_endpoints"] == {}
+    names = {
+        name: [p["parameter_name"] for p in facts["parameters"]] for name, facts in offered["named_endpoints"].items()
+    }
+    assert names["/segment"] == ["volume", "model", "preset", "seed", "samples", "guidance_noise"]
+    assert names["/generate"] == ["model", "count", "seed", "preset"]
+    for facts in offered["named_endpoints"].values():
+        assert "error" in facts["description"]
+
+
+def test_segment(site: Site, client: Any, tmp_path: Path) -> None:
+    path = oblique_scan(tmp_path / "scan.nii.gz", (12, 14, 10))
+    before = len(site.served.visitors)
+    answer = client.predict(
+        volume=gradio_client.handle_file(str(path)), seed=5, samples=2, guidance_noise=0.25, api_name="/segment"
+    )
+    grid = io.read_volume(path).grid
+    labels = load(saved(answer["labels"], tmp_path))
+    np.testing.assert_array_equal(labels.get_fdata(), site.backend.labels_at(grid, 1.0, 5).to_ids())
+    assert answer["labels"]["name"] == "scan_labels.nii.gz"
+    assert set(answer["volumes_ml"]) == set(site.backend.scheme.names)
+    request = site.backend.requests[-1]
+    assert (request.preset, request.samples, request.guidance_noise) == ("fast", 2, 0.25)
+    assert answer["report"]["provenance"]["request"] == request.to_json()
+    assert len(site.served.visitors) == before
+    assert len(site.served.visitors.turns) == 0
+
+
+def called(site: Site, file: dict[str, Any]) -> str:
+    """What the server answers to a call made by hand: gradio_client would read the path on the caller's own machine."""
+    body = json.dumps({"data": [file, "auto", "fast", 0, 1, -1]}).encode()
+    asked = Request(f"{site.url}/gradio_api/call/segment", data=body, headers={"content-type": "application/json"})
+    with urlopen(asked, timeout=30) as response:
+        event = json.loads(response.read())["event_id"]
+    with urlopen(f"{site.url}/gradio_api/call/segment/{event}", timeout=30) as response:
+        return str(response.read().decode())
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "https://192.0.2.1/scan.nii.gz",
+        "file:///etc/passwd",
+        "http://127.0.0.1:1/scan.nii.gz",
+        "/etc/passwd",
+        "../../../../etc/passwd",
+        "/proc/self/environ",
+    ],
+)
+@pytest.mark.parametrize("key", ["path", "url"])
+def test_addresses_and_paths_of_this_machine_are_refused(site: Site, path: str, key: str) -> None:
+    file = {"path": path, "url": path if key == "url" else None, "meta": {"_type": "gradio.FileData"}}
+    answer = called(site, file)
+    assert answer.startswith("event: error")
+    assert "root:" not in answer
+    assert Path("/etc/passwd").exists()
+    assert site.backend.requests == []
+
+
+def test_what_is_wrong_comes_back_as_one_line(site: Site, client: Any, tmp_path: Path) -> None:
+    path = tmp_path / "broken.nii.gz"
+    path.write_bytes(b"not a volume")
+    answer = client.predict(volume=gradio_client.handle_file(str(path)), api_name="/segment")
+    assert list(answer) == ["error"]
+    assert answer["error"].startswith("broken.nii.gz")
+    assert "/" not in answer["error"].replace(" / ", "")
+    path = oblique_scan(tmp_path / "scan.nii.gz", (12, 14, 10))
+    for wrong in ({"seed": 1.5}, {"seed": -1}, {"samples": 64}, {"guidance_noise": 7}):
+        answer = client.predict(volume=gradio_client.handle_file(str(path)), api_name="/segment", **wrong)
+        assert list(answer) == ["error"]
+    assert client.predict(api_name="/segment", volume=None)["error"].startswith("give a volume")
+    assert site.backend.requests == []
+
+
+def test_generate(site: Site, client: Any, tmp_path: Path) -> None:
+    answer = client.predict(model="heart-phantom", count=2, seed=3, preset="fast", api_name="/generate")
+    assert [p["seed"] for p in answer["pairs"]] == [3, 4]
+    for pair in answer["pairs"]:
+        assert load(saved(pair["image"], tmp_path)).shape == load(saved(pair["mask"], tmp_path)).shape == (16, 16, 16)
+        assert set(pair["volumes_ml"]) == set(site.backend.scheme.names)
+    assert "1 to 8 pairs" in client.predict("heart-phantom", 9, 0, "fast", api_name="/generate")["error"]
+
+
+@pytest.mark.parametrize("page", ["docs/web.md", "app/README.md"])
+def test_the_examples_of_the_documentation_run(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str
+) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    examples = [e for e in examples if "gradio_client" in e]
+    assert examples
+    monkeypatch.chdir(tmp_path)
+    oblique_scan(tmp_path / "scan.nii.gz", (12, 14, 10))
+    for example in examples:
+        exec(compile(example.replace("http://127.0.0.1:7860", site.url), page, "exec"), {})
+    assert load(tmp_path / "scan_labels.nii.gz").shape == (12, 14, 10)
