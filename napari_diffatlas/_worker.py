@@ -92,7 +92,7 @@ class Run:
     """One run: iterate `updates` in a worker; call `stop`, `pause`, `resume` and `shown` from any thread.
 
     ``backend`` and ``volume`` are called in the worker: the first loads torch and the weights, the second may compute a
-    lazy array. ``recording`` gets every step. ``present`` turns the result, in the worker, into the one that is handed on.
+    lazy array. ``recording`` gets every step. ``present`` turns the result, in the worker, into the one handed on.
     """
 
     endings = (Done,)

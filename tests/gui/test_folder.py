@@ -113,7 +113,7 @@ def test_a_file_that_fails_says_why_and_run_tries_it_again(opened: Any, qtbot: A
     tab.run_button.click()
     wait_for_end(qtbot, widget)
     assert [row[1] for row in rows(tab)] == ["done"] * 3
-    assert [row[2] for row in rows(tab)][0] == "was done already"
+    assert rows(tab)[0][2] == "was done already"
 
 
 def test_stop_holds_within_a_step_and_run_goes_on(opened: Any, qtbot: Any) -> None:
