@@ -1,6 +1,6 @@
 """A session in napari on real data, checked as it goes, with pictures, and the film of a run.
 
-    python docs/make_pictures/napari_session.py [OUT] [--film] [--theme light]
+    python docs/make_pictures/napari_session.py [OUT] [--film] [--theme light] [--preset fast]
 
 Opens a hippocampus MRI and the heart CT from ../shared/data and an oblique copy of the phantom heart; of each: runs,
 walks back, paints, continues, saves the labels, opens the saved file and compares it voxel for voxel with what was
@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, nargs="?", default=IMAGES, help="folder for the pictures")
     parser.add_argument("--film", action="store_true", help="write the film of a run")
     parser.add_argument("--theme", choices=("dark", "light"), default="dark")
+    parser.add_argument("--preset", choices=("fast", "watch"), default="watch")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.film:
@@ -52,15 +53,15 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         oblique = write_oblique(Path(folder) / "oblique.nii.gz")
-        for path, model, preset, picture in (
-            (HIPPOCAMPUS, "hippocampus-mri", "watch", "napari-session-hippocampus"),
-            (HEART, "heart-phantom", "watch", "napari-session-heart"),
-            (oblique, "heart-phantom", "fast", None),
+        for path, model, picture in (
+            (HIPPOCAMPUS, "hippocampus-mri", "napari-session-hippocampus"),
+            (HEART, "heart-phantom", "napari-session-heart"),
+            (oblique, "heart-phantom", None),
         ):
             if not path.is_file():
                 print(f"{path.name}: not here, left out")
                 continue
-            session = Session(path, model, preset, options.theme)
+            session = Session(path, model, options.preset if picture else "fast", options.theme)
             session.play(Path(folder))
             if picture is not None:
                 session.viewer.screenshot(str(options.out / f"{picture}.png"), canvas_only=False, flash=False)
