@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from diffatlas.errors import BadInput
 from diffatlas.grid import Array, Grid, inverse_orientation, reorient
-from diffatlas.io import guess_modality
+from diffatlas.io import Limits, guess_modality
 from diffatlas.request import MaskEdit, Request
 from diffatlas.session import Result
 from diffatlas.volume import LabelMap, LabelScheme, Modality, NiftiHeader, Structure, Volume
@@ -137,6 +137,7 @@ def read_layer(layer: Image) -> Source:
         raise BadInput(f"'{name}' is empty (shape {tuple(data.shape)}); choose another image")
     if np.dtype(data.dtype).kind not in "biuf":
         raise BadInput(f"'{name}' holds {data.dtype} values; DiffAtlas needs real numbers")
+    Limits().check(Path(name.replace("/", "|")), data.shape, np.dtype(np.float32))  # before a lazy array is computed
     state = {key: getattr(layer, key) for key in ("scale", "translate", "rotate", "shear", "units", "axis_labels")}
     state["affine"] = layer.affine.affine_matrix
     placement, notes = _placement(name, state)

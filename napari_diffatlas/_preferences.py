@@ -15,8 +15,8 @@ PLUGIN = "napari-diffatlas"
 
 @dataclass(frozen=True)
 class Preferences:
-    """``model``: name of the one that is chosen at first, "" for the first in the list. ``weights_folder``: holds folders
-    of models besides the shipped ones, "" for none. ``recording_mb``: bound of the recorded steps of a run, MiB.
+    """``model``: name of the one that is chosen at first, "" for the first in the list. ``weights_folder``: holds
+    folders of models besides the shipped ones, "" for none. ``recording_mb``: bound of a run's recorded steps, MiB.
     """
 
     device: str = "auto"

@@ -6,7 +6,6 @@ from diffatlas import session
 from diffatlas.request import Request
 from napari_diffatlas._layers import LayerTuple, label_map_to_layer, volume_to_layer
 
-
 ATLAS = "heart-phantom"
 
 

@@ -80,19 +80,29 @@ def guarded(updates: Iterator[U]) -> Iterator[U | Failed]:
     """The same updates; an exception becomes a `Failed` at their end."""
     try:
         yield from updates
+    except GeneratorExit:
+        raise
     except BadInput as error:
-        yield Failed(str(error))
-    except Exception as error:
+        yield Failed(" ".join(str(error).split()))
+    except BaseException as error:  # SystemExit and its like would leave a worker without a word, too
         log.error("a run of DiffAtlas failed", exc_info=True)
-        line = " ".join(str(error).split())
-        yield Failed(f"The engine failed ({type(error).__name__}: {line[:200]}). You can run again.")
+        yield Failed(f"The engine failed ({_words(error)}). You can run again.")
+
+
+def _words(error: BaseException) -> str:
+    """Type and message of an exception in one line."""
+    try:
+        line = " ".join(str(error).split())[:200]
+    except Exception:  # even that may fail
+        line = ""
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
 class Run:
     """One run: iterate `updates` in a worker; call `stop`, `pause`, `resume` and `shown` from any thread.
 
     ``backend`` and ``volume`` are called in the worker: the first loads torch and the weights, the second may compute a
-    lazy array. ``recording`` gets every step. ``present`` turns the result, in the worker, into the one that is handed on.
+    lazy array. ``recording`` gets every step. ``present`` turns the result, in the worker, into the one handed on.
     """
 
     endings = (Done,)

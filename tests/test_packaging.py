@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("app", "core", "docs", "napari_diffatlas", "weights", "napari.yaml", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = (
+    "app",
+    "core",
+    "docs",
+    "napari_diffatlas",
+    "weights",
+    "napari.yaml",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+)
 
 
 @pytest.fixture(scope="module")

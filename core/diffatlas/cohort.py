@@ -105,8 +105,8 @@ def find_cases(inputs: Sequence[Path], output: Path) -> tuple[list[Case], list[s
 class Cohort:
     """A request on many cases. ``backend`` is called once, in the first worker; None takes the engine on this machine.
 
-    ``workers`` cases are on their way at a time, in threads: the network is in memory once, and a case's result does not
-    depend on the others. ``redo`` runs also what is done.
+    ``workers`` cases are on their way at a time, in threads: the network is in memory once, and no result depends on
+    another case. ``redo`` runs also what is done.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """The file that a run leaves for being run again: written by one door, read by any other.
 
-A report holds the request, the hash of the weights, and of the image its voxels' hash, its place in the world and, where
-it came from a file, the path. The voxels are those of the file in the file's own order, whatever a viewer shows, so that
-the command line, napari and the web page mean the same image by the same hash.
+A report holds the request, the hash of the weights, and of the image its voxels' hash, its place in the world and,
+where it came from a file, the path. The voxels are those of the file in the file's own order, whatever a viewer shows,
+so that the command line, napari and the web page mean the same image by the same hash.
 """
 
 from __future__ import annotations

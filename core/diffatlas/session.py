@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from diffatlas.checkpoint import Model, ModelCard, available_models, find_model, load_model, read_card, use_models_folder
+from diffatlas.checkpoint import (
+    Model,
+    ModelCard,
+    available_models,
+    find_model,
+    load_model,
+    read_card,
+    use_models_folder,
+)
 from diffatlas.errors import BadInput
 from diffatlas.frame import Backend, Frame, FrameMetrics, Result
 from diffatlas.locate import Look, Proposal

@@ -111,7 +111,9 @@ def test_keys_press_the_commands_and_can_be_chosen(opened: Any, qtbot: Any, monk
     keymap["Ctrl+Alt+Z"](viewer)
     assert pressed == ["run_button", "edit.undo_button"]
     taken = [str(key) for bound in BOUND for key in action_manager._shortcuts[f"{PLUGIN}:{bound.name}"]]
-    napari_own = {str(k) for name, keys in get_settings().shortcuts.shortcuts.items() if PLUGIN not in name for k in keys}
+    napari_own = {
+        str(k) for name, keys in get_settings().shortcuts.shortcuts.items() if PLUGIN not in name for k in keys
+    }
     assert not {key.replace("Control", "Ctrl").replace("-", "+") for key in taken} & napari_own
 
 

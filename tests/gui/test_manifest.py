@@ -50,7 +50,9 @@ def test_every_contribution_points_to_a_command(manifest: PluginManifest) -> Non
     contributions: Any = manifest.contributions
     commands = {command.id: command for command in contributions.commands}
     groups = (contributions.widgets, contributions.readers, contributions.writers, contributions.sample_data)
-    pointed = {item.command for group in (*groups, *contributions.menus.values()) for item in group if hasattr(item, "command")}
+    pointed = {
+        item.command for group in (*groups, *contributions.menus.values()) for item in group if hasattr(item, "command")
+    }
     assert pointed == set(commands)
     assert {item.submenu for menu in contributions.menus.values() for item in menu if hasattr(item, "submenu")} == {
         submenu.id for submenu in contributions.submenus

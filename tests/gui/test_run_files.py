@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from qtpy.QtWidgets import QFileDialog
 from typer.testing import CliRunner
 
 from diffatlas import session
@@ -18,7 +19,6 @@ from diffatlas.grid import Grid
 from diffatlas.io import read_label_map, read_volume, write_volume
 from diffatlas.request import MaskEdit, Request
 from diffatlas.volume import MMWHS, Volume
-from napari_diffatlas import _run_files
 from napari_diffatlas._layers import AS_IS, Origin, volume_to_layer
 from napari_diffatlas._reader import read
 from napari_diffatlas._widget import DiffAtlasWidget
@@ -157,7 +157,7 @@ def test_a_report_that_cannot_be_written_is_told(saved: Any, tmp_path: Path) -> 
 
 def test_the_buttons_ask_for_a_file(saved: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _, widget, backend, report = saved
-    dialog = _run_files.QFileDialog
+    dialog = QFileDialog
     monkeypatch.setattr(dialog, "getSaveFileName", lambda *_: (str(tmp_path / "second"), ""))
     monkeypatch.setattr(dialog, "getOpenFileName", lambda *_: (str(tmp_path / "second.json"), ""))
     widget.segment.run_files.save_button.click()
@@ -188,6 +188,7 @@ def test_requests_turn_to_the_file_and_back(codes: str) -> None:
     box[tuple(slice(*r) for r in turned.roi)] = 1
     assert np.array_equal(turned.edit.labels, box)
     assert np.array_equal(origin.restore(labels), box)
+    assert turned.edit.pinned is not None
     assert np.array_equal(turned.edit.pinned, box > 0)
     back = origin.display_request(turned)
     assert back.roi == request.roi
