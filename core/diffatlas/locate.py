@@ -8,7 +8,7 @@ pure noise. An answer has the score
 
 with v_k the volume it gives structure k and e_k the volume the training cases had on average (the model's card). An
 answer that beats all before it is followed: the view moves onto the middle of what was found, a few times, as long as
-the fit grows.
+the fit grows. Where that leads nowhere the best of the other answers have their turn.
 
 A network answers with an atlas-like shape wherever it looks. What is really there stays where it is when the field of
 view moves; what is made up moves along. So two more looks are taken, ``SHIFT`` of an edge to either side, from other
@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,8 @@ SHIFT = 0.08
 MAX_LOOKS = 64
 MAX_MOVES = 4
 MIN_FIT = 0.2
+MAX_TRIED = 6
+SECOND_AWAY = 0.25
 HIT_MM = 20.0
 SURE, LIKELY = 0.9, 0.6
 LOGISTIC = (-28.0, 30.0, 4.0)
@@ -144,37 +146,52 @@ def search(
     """
     places, covered = _places(volume.grid, space)
     searcher = _Searcher(_Coarse(volume, space), answer, expected_ml)
-    best: _Candidate | None = None
+    seen: list[_Seen] = []
+    tried: list[_Candidate] = []
     record, index = MIN_FIT, 0
     for place, centre_mm in enumerate(places):
         here = searcher.look(centre_mm)
         yield Look(index, index + len(places) - place, centre_mm, here.fit)
         index += 1
-        if here.fit <= record:
-            continue
-        record = here.fit
-        for _ in range(MAX_MOVES):
+        if here.fit > record:
+            index = yield from _follow(searcher, here, tried, index, len(places) - place)
+            record = max(here.fit, tried[-1].fit)
+            if tried[-1].confidence >= SURE:
+                break
+        elif here.fit > MIN_FIT:
+            seen.append(here)
+    else:
+        # What is made up may fit better at first than what is there: give the runners-up elsewhere their turn.
+        apart = SECOND_AWAY * np.array(space.extent_mm)
+        for turn, here in enumerate(sorted(seen, key=lambda s: s.fit, reverse=True)):
             middle = searcher.middle(here)
-            if np.linalg.norm(middle - here.centre_mm) < 1.5 * max(space.spacing_mm):
+            if len(tried) >= MAX_TRIED or tried[-1].confidence >= SURE:
                 break
-            there = searcher.look(middle)
-            yield Look(index, index + len(places) - place, middle, there.fit)
-            index += 1
-            if there.fit <= here.fit:
-                break
-            here = there
-        record = max(record, here.fit)
-        agreement = searcher.agreement(here)
-        candidate = _Candidate(searcher.middle(here), here.fit, agreement, confidence(agreement, here.fit))
-        if best is None or candidate.confidence > best.confidence:
-            best = candidate
-        if best.confidence >= SURE:
-            break
-    if best is None:
-        best = _Candidate(volume.grid.centre_mm, 0.0, 0.0, 0.0)
+            if not any((np.abs(middle - c.centre_mm) < apart).all() for c in tried):
+                index = yield from _follow(searcher, here, tried, index, min(len(seen) - turn, 2))
+    best = max(tried, key=lambda c: c.confidence, default=_Candidate(volume.grid.centre_mm, 0.0, 0.0, 0.0))
     roi = field_of_view(space, volume.grid, best.centre_mm)
     proposal = Proposal(best.centre_mm, roi, best.confidence, best.agreement, best.fit, covered)
     yield Look(index, index + 1, best.centre_mm, best.fit, proposal)
+
+
+def _follow(
+    searcher: _Searcher, here: _Seen, tried: list[_Candidate], index: int, left: int
+) -> Generator[Look, None, int]:
+    """Move the view onto what ``here`` saw, weigh it, and add it to ``tried``; returns the next look's index."""
+    for _ in range(MAX_MOVES):
+        middle = searcher.middle(here)
+        if np.linalg.norm(middle - here.centre_mm) < 1.5 * max(searcher.space.spacing_mm):
+            break
+        there = searcher.look(middle)
+        yield Look(index, index + left, middle, there.fit)
+        index += 1
+        if there.fit <= here.fit:
+            break
+        here = there
+    agreement = searcher.agreement(here)
+    tried.append(_Candidate(searcher.middle(here), here.fit, agreement, confidence(agreement, here.fit)))
+    return index
 
 
 @dataclass(frozen=True, eq=False)
