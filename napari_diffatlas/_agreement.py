@@ -1,4 +1,4 @@
-"""Two label layers against each other: structures matched, voxels brought together, scores and disagreements. No viewer."""
+"""Two label layers against each other: structures matched, voxels brought together, scores, disagreements."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def agree(first: LabelSource, second: LabelSource, tolerance_mm: float) -> Agree
         whole = int(np.count_nonzero(a)) * first.grid.voxel_volume_ml
         a = nearest(a, first.grid, second.grid)
         notes.append(
-            f"'{first.name}' lies on other voxels ({_voxels(first)}) than '{second.name}' ({_voxels(second)}). It was put "
-            f"onto those of '{second.name}', the nearest value each"
+            f"'{first.name}' lies on other voxels ({_voxels(first)}) than '{second.name}' ({_voxels(second)}). It was "
+            f"put onto those of '{second.name}', the nearest value each"
         )
         kept = int(np.count_nonzero(a)) * second.grid.voxel_volume_ml
         if whole > 0 and kept == 0 and b.any():
@@ -68,27 +68,28 @@ def _matched(
 
     By name where both layers carry names, else by id, under the names of the layer that has some.
     """
-    schemes = first.scheme, second.scheme
-    by_name = schemes[0] is not None and schemes[1] is not None
-    named = [
-        {s.id: s for s in (own or (None if by_name else other) or scheme_of(np.array(ids))).structures}
-        for own, other, ids in ((schemes[0], schemes[1], found), (schemes[1], schemes[0], reference))
-    ]
-    structures: dict[object, Structure] = {}
-    ways: list[dict[object, int]] = [{}, {}]
-    # The reference first: its names, order and colours are the ones that are shown.
-    for side, ids in ((1, reference), (0, found)):
-        order = list(named[side])
-        for id_ in sorted(ids, key=lambda i: (order.index(i) if i in order else len(order), i)):
-            structure = named[side].get(id_) or scheme_of(np.array([id_])).structures[0]
-            key: object = structure.name.casefold() if by_name else id_
+    by_name = first.scheme is not None and second.scheme is not None
+    own = first.scheme or second.scheme or scheme_of(np.array(found))
+    others = second.scheme or first.scheme or scheme_of(np.array(reference))
+    structures: dict[str, Structure] = {}
+
+    def way(scheme: LabelScheme, ids: tuple[int, ...]) -> dict[int, int]:
+        known = {s.id: s for s in scheme.structures}
+        order = {id_: place for place, id_ in enumerate(known)}
+        out = {}
+        for id_ in sorted(ids, key=lambda i: (order.get(i, len(order)), i)):
+            structure = known.get(id_) or scheme_of(np.array([id_])).structures[0]
+            key = structure.name.casefold() if by_name else str(id_)
             structures.setdefault(key, structure)
-            ways[side][id_] = list(structures).index(key) + 1
+            out[id_] = list(structures).index(key) + 1
+        return out
+
+    to_second = way(others, reference)  # the reference first: its order and its colours are the ones that are shown
+    to_first = way(own, found)
     if len(structures) > MAX_STRUCTURES:
         raise BadInput(f"{len(structures)} different structures; at most {MAX_STRUCTURES} can be compared at a time")
-    unique = tuple(Structure(s.name, index, s.color) for index, s in enumerate(structures.values(), start=1))
-    first_way, second_way = ({int(str(i)): k for i, k in way.items()} for way in ways)
-    return LabelScheme("compared", unique), first_way, second_way
+    numbered = tuple(Structure(s.name, index, s.color) for index, s in enumerate(structures.values(), start=1))
+    return LabelScheme("compared", numbered), to_first, to_second
 
 
 def _found(ids: NDArray[np.generic]) -> tuple[int, ...]:

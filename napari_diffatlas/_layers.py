@@ -152,7 +152,7 @@ def read_layer(layer: Image) -> Source:
 
 @dataclass(frozen=True, eq=False)
 class LabelSource:
-    """A labels layer as it is displayed. ``data`` may be lazy: call `ids` in the worker. ``scheme``: None if unknown."""
+    """A labels layer as displayed. ``data`` may be lazy: call `ids` in the worker. ``scheme``: None if unknown."""
 
     name: str
     data: Any

@@ -30,6 +30,7 @@ from napari_diffatlas._layers import (
     read_layer,
     volume_to_layer,
 )
+from napari_diffatlas._reader import read
 from napari_diffatlas._recording import Picture
 
 LIVE_IMAGE = "DiffAtlas image"
