@@ -111,6 +111,13 @@ def test_a_volume_too_large_to_cover_is_said() -> None:
     assert not proposal_of(seen).covered
 
 
+def test_a_limit_ends_the_search_early_and_is_said() -> None:
+    looks = list(search(ball((55, 55, 55)), SPACE, honest, [BALL_ML], limit=3))
+    assert len(looks) == 4
+    assert not proposal_of(looks).covered
+    assert "did not cover" in proposal_of(looks).words
+
+
 def test_confidence_grows_with_agreement_and_fit() -> None:
     assert confidence(0.97, 0.8) > SURE > LIKELY > confidence(0.8, 0.8)
     assert confidence(0.9, 0.9) > confidence(0.9, 0.5)

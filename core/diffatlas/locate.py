@@ -61,7 +61,7 @@ class Proposal:
 
     ``centre_mm`` [3]: middle of the proposed field of view, world. ``roi``: voxel ranges of that field of view in the
     volume. ``confidence``, ``agreement``, ``fit`` in [0, 1], see the module; ``covered``: whether the fields of view
-    that the search looks at leave no gap in the volume.
+    that the search was to look at leave no gap in the volume.
     """
 
     centre_mm: Array
@@ -81,7 +81,7 @@ class Proposal:
             text = f"probably found, {share} sure; look at it before you rely on it"
         else:
             text = f"not found with any certainty ({share} sure); place the box yourself"
-        return text if self.covered else f"{text} (the volume is too large for the search to cover all of it)"
+        return text if self.covered else f"{text} (the search did not cover all of the volume)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,11 +141,13 @@ def search(
     space: ModelSpace,
     answer: Answer,
     expected_ml: Sequence[float] | None = None,
+    limit: int | None = None,
 ) -> Iterator[Look]:
     """Look for the structures of a model in ``volume``; the last `Look` carries the `Proposal`.
 
     ``answer``: image [X, Y, Z] in [-1, 1] and a seed -> signed distances [K, X, Y, Z] (any unit, negative inside) from
     one pass of the network. ``expected_ml``: volumes of the K structures; None leaves them out of the fit.
+    ``limit``: looks after which no new place is tried.
     """
     places, covered = _places(volume.grid, space)
     searcher = _Searcher(_Coarse(volume, space), answer, expected_ml)
@@ -153,6 +155,9 @@ def search(
     tried: list[_Candidate] = []
     record, index = MIN_FIT, 0
     for place, centre_mm in enumerate(places):
+        if limit is not None and index >= limit:
+            covered = False
+            break
         here = searcher.look(centre_mm)
         yield Look(index, index + len(places) - place, centre_mm, here.fit)
         index += 1
