@@ -20,11 +20,12 @@ from napari_diffatlas._table import Table
 from napari_diffatlas._worker import Failed, guarded
 
 HINT = "Any two label layers: a result, an edit of it, another reader's file."
-COLUMNS = ("Structure", "Dice", "Surf. Dice", "HD95", "ml", "ml ref.")
+COLUMNS = ("Structure", "Dice", "Surf.", "HD95", "ml", "ref.")  # short: a dock is narrow
+TITLES = ("structure", "Dice", "surface Dice", "HD95, mm", "volume, ml", "reference volume, ml")
 TIPS = (
     "Matched by name where both layers carry names, else by id",
     "Overlap, 0 to 1",
-    "Share of both surfaces that lies within the tolerance of the other, 0 to 1",
+    "Surface Dice: share of both surfaces that lies within the tolerance of the other, 0 to 1",
     "95th percentile of the distance between the surfaces, mm",
     "Volume in the labels, ml",
     "Volume in the reference, ml",
@@ -54,7 +55,7 @@ class CompareTab(Tab):
         self.progress.setTextVisible(False)
         self.progress.hide()
         self.status = Status()
-        self.table = Table(COLUMNS)
+        self.table = Table(COLUMNS, TITLES)
         for column, tip in enumerate(TIPS):
             item = self.table.table.horizontalHeaderItem(column)
             assert item is not None
@@ -150,14 +151,14 @@ class CompareTab(Tab):
                 row.name,
                 _number(row.dice, ".3f"),
                 _number(row.surface_dice, ".3f"),
-                _number(row.hd95_mm, ".2f"),
-                _number(row.volume_prediction_ml, ".2f"),
-                _number(row.volume_reference_ml, ".2f"),
+                _number(row.hd95_mm, ".1f"),
+                _volume(row.volume_prediction_ml),
+                _volume(row.volume_reference_ml),
             )
             for row in figures.comparison.rows
         ]
         mean = figures.comparison.mean
-        means = (_number(mean["dice"], ".3f"), _number(mean["surface_dice"], ".3f"), _number(mean["hd95_mm"], ".2f"))
+        means = (_number(mean["dice"], ".3f"), _number(mean["surface_dice"], ".3f"), _number(mean["hd95_mm"], ".1f"))
         if len(rows) > 1:
             rows.append(("mean", *means, "", ""))
         self.table.set_rows(rows, [s.color for s in figures.scheme.structures])
@@ -169,3 +170,7 @@ class CompareTab(Tab):
 
 def _number(value: float, form: str) -> str:
     return "–" if math.isnan(value) else format(value, form)
+
+
+def _volume(ml: float) -> str:
+    return f"{ml:.0f}" if ml >= 100 else f"{ml:.3g}"

@@ -44,4 +44,4 @@ def pixmap(rgb: NDArray[np.uint8], scale: float = 1.0) -> QPixmap:
         rgb = np.asarray(Image.fromarray(rgb).resize((round(rgb.shape[1] * scale), round(rgb.shape[0] * scale))))
     rgb = np.ascontiguousarray(rgb)
     height, width, _ = rgb.shape
-    return QPixmap.fromImage(QImage(rgb.data, width, height, 3 * width, QImage.Format.Format_RGB888).copy())
+    return QPixmap.fromImage(QImage(rgb.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888).copy())

@@ -108,11 +108,12 @@ def test_the_tab_shows_figures_copies_them_and_leaves_one_layer_of_disagreements
         qtbot.waitUntil(lambda: not tab.busy and bool(tab.table.rows()), timeout=90_000)
         qtbot.waitUntil(tab.compare_button.isEnabled, timeout=90_000)
     # Within 0.5 mm: of the 384 faces of each only those of the four sides, without the end that sticks out: 4 x 56.
-    assert tab.table.rows() == [["left ventricle", "0.875", "0.583", "1.00", "0.51", "0.51"]]
+    assert tab.table.rows() == [["left ventricle", "0.875", "0.583", "1.0", "0.512", "0.512"]]
     tab.table.copy_button.click()
     clipboard = QApplication.clipboard()
     assert clipboard is not None
-    assert clipboard.text().splitlines()[1] == "left ventricle\t0.875\t0.583\t1.00\t0.51\t0.51"
+    assert clipboard.text().splitlines()[1] == "left ventricle\t0.875\t0.583\t1.0\t0.512\t0.512"
+    assert clipboard.text().splitlines()[0].startswith("structure\tDice\tsurface Dice\tHD95, mm")
     assert [layer.name for layer in viewer.layers] == ["mine", "theirs", "disagreement"]
     layer = viewer.layers["disagreement"]
     assert np.count_nonzero(layer.data == ONLY_FIRST) == np.count_nonzero(layer.data == ONLY_SECOND) == 64
