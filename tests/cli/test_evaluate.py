@@ -34,11 +34,13 @@ def test_tables_are_written_and_what_is_lacking_is_said(
 ) -> None:
     from diffatlas.evaluate import runs
 
-    told = {}
+    told: dict[str, object] = {}
 
     def carry_out(asked: object, minutes: float | None, say: object, only_read: bool) -> Finished:
         told.update(minutes=minutes, only_read=only_read)
-        structures = {"left ventricle": {"dice": 0.5, "surface_dice": 0.4, "hd95_mm": 3.0}}
+        structures: dict[str, dict[str, float | None]] = {
+            "left ventricle": {"dice": 0.5, "surface_dice": 0.4, "hd95_mm": 3.0}
+        }
         score = Score("CT", "shipped", "fast", 0, "ct-900000", structures, 1.0)
         return Finished(asked, [score], [], ["CT / shipped / seed 0 / fast: 1 of 2 cases not scored"])  # type: ignore[arg-type]
 
