@@ -1,7 +1,7 @@
 """Does the search find the heart, and is it as sure as it is right? Large volumes with a digital heart, and without.
 
     python benchmarks/bench_locate.py                  # the hit rate in docs/models.md; writes results/locate.json
-    python benchmarks/bench_locate.py --split choose   # fits the curve of diffatlas.locate.confidence to other seeds
+    python benchmarks/bench_locate.py --split choose   # other seeds: to draw the curve of diffatlas.locate.confidence
 
 A volume is 270 to 400 mm long on each side; the heart lies anywhere in it, whole, or (every third volume) beyond its
 border. A hit is a proposal within `diffatlas.locate.HIT_MM` of the middle of the box around the true labels.
@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 from common import write_results
-from scipy.optimize import minimize
 
 from diffatlas.grid import Grid
-from diffatlas.locate import HIT_MM, LIKELY, LOGISTIC, SURE
+from diffatlas.locate import HIT_MM, LIKELY, SURE
 from diffatlas.phantom import phantom
 from diffatlas.request import Request
 from diffatlas.session import locate
@@ -69,17 +68,6 @@ def measure(seed: int, request: Request) -> dict[str, Any]:
     }
 
 
-def fitted(cases: list[dict[str, Any]]) -> list[float]:
-    """The logistic curve of the chance of a hit over agreement and fit, with a ridge that keeps it from a cliff."""
-    x = np.array([[1.0, row["agreement"], row["fit"]] for row in cases])
-    y = np.array([1.0 if row["hit"] else -1.0 for row in cases])
-
-    def loss(w: Any) -> float:
-        return float(np.logaddexp(0, -y * (x @ w)).sum() + 0.002 * (w[1:] ** 2).sum())
-
-    return [round(float(v), 1) for v in minimize(loss, np.zeros(3)).x]
-
-
 def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:
     there = [row for row in cases if row["error_mm"] is not None]
     absent = [row for row in cases if row["error_mm"] is None]
@@ -104,7 +92,7 @@ def summary(cases: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", default="report", choices=tuple(SEEDS))
-    parser.add_argument("--count", type=int, default=30, help="volumes")
+    parser.add_argument("--count", type=int, default=18, help="volumes")
     options = parser.parse_args()
     request = Request(model="heart-phantom", force=True)
     cases = []
@@ -113,9 +101,7 @@ def main() -> None:
         print(" ".join(f"{key}={value}" for key, value in cases[-1].items()), flush=True)
     figures = summary(cases)
     print(figures)
-    if options.split == "choose":
-        print("LOGISTIC =", fitted(cases), "now", LOGISTIC)
-    else:
+    if options.split == "report":
         write_results("locate", {"hit_mm": HIT_MM, "summary": figures, "cases": cases})
 
 

@@ -1,4 +1,4 @@
-"""The box in the viewer: where the model looks, as a wire frame, and the shapes a user draws to say where."""
+"""The box in the viewer: where the model looks, and the shapes that a user draws to say where."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from napari.utils.colormaps import Colormap
 from numpy.typing import NDArray
 
 from diffatlas.errors import BadInput
@@ -16,8 +17,8 @@ from napari_diffatlas._layers import KEY, Placement, Source
 
 BOX, SKETCH = "DiffAtlas box", "DiffAtlas region: draw here"
 BOX_COLOR, SKETCH_COLOR = "#ffb000", "#ffffff"
-# Corners of a cube (binary digits: one axis each) in an order that walks every edge.
-TRAIL = (0, 1, 3, 2, 0, 4, 5, 7, 6, 4, 5, 1, 3, 7, 6, 2)
+BOX_COLORS = Colormap(["#000000", BOX_COLOR], name="DiffAtlas box")
+TINT = 0.12  # so that a slice shows whether it is in the box; the frame is drawn over every slice
 
 
 class Box:
@@ -56,27 +57,26 @@ class Box:
         return np.asarray((placement.to_ras @ [*point[-3:], 1.0])[:3])
 
     def show(self, centre_mm: Array, extent_mm: tuple[float, float, float], placement: Placement) -> None:
-        """A wire frame of ``extent_mm`` along RAS about ``centre_mm``, in every slice that it crosses and in 3-D."""
-        signs = np.array([[(corner >> axis & 1) - 0.5 for axis in range(3)] for corner in TRAIL])
-        corners = np.c_[centre_mm + signs * extent_mm, np.ones(len(TRAIL))]
-        path = (corners @ np.linalg.inv(placement.to_ras).T)[:, :3]
+        """A box of ``extent_mm`` along RAS about ``centre_mm``: its frame, and a tint in the slices that it crosses."""
+        affine = np.diag([*(e / 2 for e in extent_mm), 1.0])
+        affine[:3, 3] = centre_mm - np.array(extent_mm) / 4
         active = self._viewer.layers.selection.active
         self._changing = True  # who hears of layers that go and come: it is the same box
         self.hide()
-        self._box = self._viewer.add_shapes(
-            [path],
-            shape_type="path",
+        # Shapes lie in one slice each; a layer's own frame is there in all of them, and in 3-D.
+        self._box = self._viewer.add_image(
+            np.ones((2, 2, 2), dtype=np.float32),
             name=BOX,
-            edge_color=BOX_COLOR,
-            edge_width=float(np.ptp(path, axis=0).min()) / 100,
-            face_color="transparent",
-            opacity=1.0,
-            units=placement.units,
-            axis_labels=placement.axis_labels,
+            contrast_limits=(0, 1),
+            colormap=BOX_COLORS,
+            opacity=TINT,
+            blending="additive",
             metadata={KEY: {"live": True}},
+            **placement.layer_arguments(Grid((2, 2, 2), affine)),
         )
+        frame = self._box.bounding_box
+        frame.visible, frame.points, frame.line_color, frame.line_thickness = True, False, BOX_COLOR, 2
         self._changing = False
-        self._box.editable = False
         self._viewer.layers.selection.active = active if active in self._viewer.layers else None
 
     def hide(self) -> None:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
-from napari.layers import Image
+from napari.layers import Image, Labels
 from napari.utils.colormaps import DirectLabelColormap, label_colormap
 from napari.utils.transforms import Affine
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from diffatlas.errors import BadInput
 from diffatlas.grid import Array, Grid, inverse_orientation, reorient
@@ -138,8 +139,7 @@ def read_layer(layer: Image) -> Source:
     if np.dtype(data.dtype).kind not in "biuf":
         raise BadInput(f"'{name}' holds {data.dtype} values; DiffAtlas needs real numbers")
     Limits().check(Path(name.replace("/", "|")), data.shape, np.dtype(np.float32))  # before a lazy array is computed
-    state = {key: getattr(layer, key) for key in ("scale", "translate", "rotate", "shear", "units", "axis_labels")}
-    state["affine"] = layer.affine.affine_matrix
+    state = _state(layer)
     placement, notes = _placement(name, state)
     grid = _grid(name, tuple(data.shape), placement, _data_to_world(state))
     ours = layer.metadata.get(KEY, {})
@@ -149,6 +149,46 @@ def read_layer(layer: Image) -> Source:
     else:  # another reader's layer, or one the user has moved since: its own place is the truth
         origin = Origin(grid, AS_IS)
     return Source(name, data, grid, placement, origin, ours.get("modality"), (*ours.get("notes", ()), *notes))
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSource:
+    """A labels layer as displayed. ``data`` may be lazy: call `ids` in the worker. ``scheme``: None if unknown."""
+
+    name: str
+    data: Any
+    grid: Grid
+    placement: Placement
+    scheme: LabelScheme | None = None
+
+    def ids(self) -> NDArray[Any]:
+        """The ids, computed: whole numbers [X, Y, Z]."""
+        ids = np.asarray(self.data)
+        return ids.astype(np.uint8) if ids.dtype.kind == "b" else ids
+
+
+def read_label_layer(layer: Labels) -> LabelSource:
+    """The label map in a labels layer; `BadInput` says in one line what kind of layer cannot be used."""
+    name = str(layer.name)
+    if layer.multiscale:
+        raise BadInput(f"'{name}' is a multiscale layer; add its finest level as a layer of its own")
+    if layer.ndim != 3:
+        raise BadInput(f"'{name}' is {layer.ndim}-D; DiffAtlas compares 3-D labels")
+    if min(layer.data.shape) < 1:
+        raise BadInput(f"'{name}' is empty (shape {tuple(layer.data.shape)}); choose another layer")
+    state = _state(layer)
+    placement, _ = _placement(name, state)
+    grid = _grid(name, tuple(layer.data.shape), placement, _data_to_world(state))
+    return LabelSource(name, layer.data, grid, placement, layer.metadata.get(KEY, {}).get("scheme"))
+
+
+def nearest(data: NDArray[np.uint8], grid: Grid, onto: Grid) -> NDArray[np.uint8]:
+    """``data`` on ``grid`` at the voxels of ``onto``, the nearest value; 0 outside."""
+    matrix = np.linalg.inv(grid.affine) @ onto.affine
+    out = ndimage.affine_transform(
+        data, matrix[:3, :3], matrix[:3, 3], onto.shape, order=0, mode="grid-constant", cval=0
+    )
+    return np.asarray(out, dtype=np.uint8)
 
 
 def read_labels(data: Any, state: Mapping[str, Any]) -> tuple[LabelMap, NiftiHeader | None]:
@@ -234,6 +274,12 @@ def _turned(request: Request, orientation: NDArray[np.float64], shape: tuple[int
         pinned = None if edit.pinned is None else reorient(edit.pinned, orientation)
         edit = MaskEdit(reorient(edit.labels, orientation), pinned, edit.t)
     return replace(request, roi=roi, edit=edit)
+
+
+def _state(layer: Image | Labels) -> dict[str, Any]:
+    """The layer's place in the world, as napari's layer data tuples hold it."""
+    state = {key: getattr(layer, key) for key in ("scale", "translate", "rotate", "shear", "units", "axis_labels")}
+    return state | {"affine": layer.affine.affine_matrix}
 
 
 def _data_to_world(state: Mapping[str, Any]) -> Array:

@@ -217,7 +217,7 @@ class Panel(QWidget):
             self.about.hide()
             return
         self.model_combo.setToolTip(card.title)
-        self.model_text.setText(_legend(card.scheme))
+        self.model_text.setText(legend(card.scheme))
         self.about_text.setText("".join(f'<p style="margin: 0 0 4px 0;">{line}</p>' for line in _facts(card)))
         self.options.set_model(card.name, card.guidance_noise)
 
@@ -231,7 +231,7 @@ class Panel(QWidget):
             box.setEnabled(not self._running)
 
 
-def _legend(scheme: LabelScheme) -> str:
+def legend(scheme: LabelScheme) -> str:
     """The structures and their colours, as rich text."""
     # No-break spaces inside a structure, a plain one between two: lines break only there.
     return "&nbsp;&nbsp; ".join(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from qtpy.QtCore import QSignalBlocker, Signal  # type: ignore[attr-defined, unused-ignore]
-from qtpy.QtWidgets import QGridLayout, QLabel, QPushButton, QWidget
+from qtpy.QtWidgets import QGridLayout, QLabel, QPushButton, QSizePolicy, QWidget
 
 from diffatlas.errors import BadInput
 from diffatlas.grid import Array, Grid
@@ -46,7 +46,7 @@ class RegionForm(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.cursor_button = QPushButton("At cursor")
+        self.cursor_button = QPushButton("Cursor")
         self.cursor_button.setToolTip("A box of the model's size about the place last clicked, in the slice in sight")
         self.draw_button = QPushButton("Draw")
         self.draw_button.setCheckable(True)
@@ -56,11 +56,12 @@ class RegionForm(QWidget):
         self.clear_button = QPushButton("Clear")
         self.clear_button.setToolTip("No box: the run decides where to look")
         self.text = Text()
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
         form = QGridLayout(self)
         form.setContentsMargins(0, 0, 0, 0)
         form.addWidget(QLabel("Region"), 0, 0)
         buttons = (self.cursor_button, self.draw_button, self.find_button, self.clear_button)
-        for column, (button, width) in enumerate(zip(buttons, (9, 6, 7, 6), strict=True), start=1):
+        for column, (button, width) in enumerate(zip(buttons, (7, 6, 7, 6), strict=True), start=1):
             form.addWidget(yielding(button), 0, column)
             form.setColumnStretch(column, width)
         form.addWidget(self.text, 1, 0, 1, 5)
@@ -176,7 +177,9 @@ class RegionControl(RegionForm):
         view = field_of_view(card.space, source.grid, centre)
         larger = any(b - a > LARGER * (d - c) for (a, b), (c, d) in zip(roi, view, strict=True))
         words = (
-            "in the middle of what you drew, which is larger" if larger else "around what you drew; labels within it"
+            "in the middle of what you drew, which is larger"
+            if larger
+            else "around what you drew, with labels within it"
         )
         self._set(Region(source.name, source.grid, centre, roi, words))
         self.said.emit("", False)
@@ -221,7 +224,7 @@ class RegionControl(RegionForm):
             return ""
         extent = card.space.extent_mm
         if region is not None:
-            return f"Looks at {_mm(extent)} {region.words}."
+            return f"Looks at {_mm(extent)}: {region.words}."
         low, high = world_box(source.grid)
         size = tuple(float(s) for s in high - low)
         if not any(s > LARGER * e for s, e in zip(size, extent, strict=True)):

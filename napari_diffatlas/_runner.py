@@ -49,7 +49,7 @@ class Runner(QObject):
     def start(self, run: Job, client: Callable[[Any], None]) -> None:
         """Begin ``run``; ``client`` gets its updates, exactly one `Stopped`, `Failed` or of its ``endings`` last.
 
-        A step counts as drawn when ``client`` returns. Does nothing while another run is on its way.
+        An update counts as drawn when ``client`` returns. Does nothing while another run is on its way.
         """
         if self._run is not None:
             return
@@ -93,8 +93,8 @@ class Runner(QObject):
         try:
             client(update)
         finally:  # whatever the viewer says to new layers, the widget works again
+            run.shown()
             if isinstance(update, Step):
-                run.shown()
                 self._show_activity(update.frame.index + 1, update.frame.total)
             elif isinstance(update, (Stopped, Failed, *run.endings)):
                 self._end()

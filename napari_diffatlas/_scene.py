@@ -9,16 +9,27 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from napari.layers import Image
+from napari.layers import Image, Labels
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from diffatlas.errors import BadInput
 from diffatlas.grid import Grid, reorient
 from diffatlas.session import Result
-from diffatlas.volume import LabelMap, LabelScheme
+from diffatlas.volume import LabelMap, LabelScheme, Structure, Volume
+from napari_diffatlas._agreement import DIFFERENT, ONLY_FIRST, ONLY_SECOND
 from napari_diffatlas._box import Box
-from napari_diffatlas._layers import AXES, KEY, Source, label_style, read_layer
+from napari_diffatlas._layers import (
+    AXES,
+    KEY,
+    LabelSource,
+    Source,
+    label_map_to_layer,
+    label_style,
+    nearest,
+    read_label_layer,
+    read_layer,
+    volume_to_layer,
+)
 from napari_diffatlas._reader import read
 from napari_diffatlas._recording import Picture
 
@@ -26,6 +37,7 @@ LIVE_IMAGE = "DiffAtlas image"
 LIVE_LABELS = "DiffAtlas labels"
 LIVE_CONFIDENCE = "DiffAtlas confidence"
 MAX_RESULTS = 10
+DISAGREEMENT_COLORS = ((255, 176, 0), (100, 143, 255), (220, 38, 127))  # apart for any colour vision
 # Where the samples agree there is nothing to see: doubt shines through.
 CONFIDENCE_STYLE = {"contrast_limits": (0, 1), "colormap": "hot_r", "blending": "additive"}
 
@@ -134,6 +146,35 @@ class Scene:
         viewer.reset_view()
         self._centre_slices(np.mean(viewer.layers.extent.world, axis=0))
 
+    def labels_names(self) -> list[str]:
+        """Names of the labels layers, bottom to top, but for our own map of disagreements."""
+        layers = [layer for layer in self._viewer.layers if isinstance(layer, Labels)]
+        return [str(layer.name) for layer in layers if not layer.metadata.get(KEY, {}).get("disagreement")]
+
+    def label_source(self, name: str) -> LabelSource:
+        """The labels layer of that name, checked."""
+        if name not in self._viewer.layers:
+            raise BadInput("choose two label layers; one is gone")
+        return read_label_layer(self._viewer.layers[name])
+
+    def show_disagreement(self, where: NDArray[np.uint8], first: str, second: LabelSource) -> None:
+        """A layer on the voxels of ``second``, in place of the one before; see `_agreement` for the numbers."""
+        for layer in [it for it in self._viewer.layers if it.metadata.get(KEY, {}).get("disagreement")]:
+            self._viewer.layers.remove(layer)
+        scheme = disagreement_scheme(first, second.name)
+        state = label_style(scheme) | second.placement.layer_arguments(second.grid)
+        own = {"metadata": {KEY: {"disagreement": True}}, "opacity": 0.9}
+        self._viewer.add_labels(where, name="disagreement", **(state | own))
+
+    def add_pair(self, image: Volume, mask: LabelMap, name: str) -> None:
+        """A generated image in the model's range, [-1, 1], and its mask as two layers."""
+        data, state, _ = volume_to_layer(image)
+        labels, label_state, _ = label_map_to_layer(mask, f"{name} labels")
+        place = {"name": name, "contrast_limits": (-1, 1), "colormap": "gray"}
+        layer = self._viewer.add_image(data, **(state | place))
+        self._viewer.add_labels(labels, **label_state)
+        self._centre_slices(layer.extent.world.mean(axis=0))
+
     # -- a run -------------------------------------------------------------------------------------------------------
     def begin(self, source: Source, model: str, title: str) -> None:
         """Clear the live layers of the run before and hide its result; ``title`` names the result to come."""
@@ -189,7 +230,7 @@ class Scene:
             seen = result.confidence
             if self._picture is not None:  # where the model did not look there is neither doubt nor its absence
                 field = np.ones(self._picture.grid.shape, dtype=np.uint8)
-                seen = np.where(_nearest(field, self._picture.grid, source.grid) > 0, seen, np.float32(np.nan))
+                seen = np.where(nearest(field, self._picture.grid, source.grid) > 0, seen, np.float32(np.nan))
             self._viewer.add_image(seen, name=name, visible=False, **CONFIDENCE_STYLE, **own, **place)
         self.results.append(Made(str(layer.name), result, self._model, source, layer))
         del self.results[:-MAX_RESULTS]  # the layers of older ones stay, only Undo forgets them
@@ -275,8 +316,8 @@ class Scene:
         labels = LabelMap.from_ids(np.asarray(layer.data), grid, picture.scheme)
         changed = labels.data != reorient(picture.labels, orientation)
         onto = source.grid
-        native = LabelMap(_nearest(labels.data, grid, onto), onto, picture.scheme)
-        return Edited(native, _nearest(changed.astype(np.uint8), grid, onto) > 0, source, self._model)
+        native = LabelMap(nearest(labels.data, grid, onto), onto, picture.scheme)
+        return Edited(native, nearest(changed.astype(np.uint8), grid, onto) > 0, source, self._model)
 
     def arm_live_brush(self) -> None:
         """Make the live labels the active layer, so that the brush is at hand while a run holds."""
@@ -316,10 +357,8 @@ def _arm_brush(layer: Any, scheme: LabelScheme) -> None:
     layer.selected_label = scheme.ids[0]  # what the brush paints: a structure, not napari's label 1
 
 
-def _nearest(data: NDArray[np.uint8], grid: Grid, onto: Grid) -> NDArray[np.uint8]:
-    """``data`` on ``grid`` at the voxels of ``onto``, the nearest value; 0 outside."""
-    matrix = np.linalg.inv(grid.affine) @ onto.affine
-    out = ndimage.affine_transform(
-        data, matrix[:3, :3], matrix[:3, 3], onto.shape, order=0, mode="grid-constant", cval=0
-    )
-    return np.asarray(out, dtype=np.uint8)
+def disagreement_scheme(first: str, second: str) -> LabelScheme:
+    """Names and colours of the kinds of disagreement, numbered as in `_agreement`."""
+    kinds = (f"only in {first}", f"only in {second}", "another structure")
+    colors = zip(kinds, (ONLY_FIRST, ONLY_SECOND, DIFFERENT), DISAGREEMENT_COLORS, strict=True)
+    return LabelScheme("disagreement", tuple(Structure(kind, id_, color) for kind, id_, color in colors))

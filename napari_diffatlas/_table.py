@@ -22,11 +22,15 @@ Color = tuple[int, int, int]
 
 
 class Table(QWidget):
-    """Rows of words and figures; the first column names, a colour before each name where there is one."""
+    """Rows of words and figures; the first column names, a colour before each name where there is one.
 
-    def __init__(self, columns: Sequence[str]) -> None:
+    ``titles``: the columns' names in full, for the clipboard; None takes those that are shown.
+    """
+
+    def __init__(self, columns: Sequence[str], titles: Sequence[str] | None = None) -> None:
         super().__init__()
         self._columns = list(columns)
+        self._titles = list(titles or columns)
         self.table = QTableWidget(0, len(self._columns))
         self.table.setHorizontalHeaderLabels(self._columns)
         sides, header = self.table.verticalHeader(), self.table.horizontalHeader()
@@ -55,6 +59,7 @@ class Table(QWidget):
             color = colors[y] if y < len(colors) else None
             for x, text in enumerate(row):
                 item = QTableWidgetItem(text)
+                item.setToolTip(text)  # a narrow dock cuts long names
                 if x:
                     item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
                 elif color is not None:
@@ -75,7 +80,7 @@ class Table(QWidget):
 
     def copy(self, _: Any = None) -> None:
         """Put head and rows into the clipboard, a tab between two cells."""
-        lines = ["\t".join(row) for row in (self._columns, *self.rows())]
+        lines = ["\t".join(row) for row in (self._titles, *self.rows())]
         clipboard = QApplication.clipboard()
         assert clipboard is not None
         clipboard.setText("\n".join(lines))

@@ -10,7 +10,9 @@ from qtpy.QtWidgets import QTabWidget, QVBoxLayout, QWidget
 
 from diffatlas import session
 from diffatlas.session import Backend
+from napari_diffatlas._atlas import AtlasTab
 from napari_diffatlas._commands import register
+from napari_diffatlas._compare import CompareTab
 from napari_diffatlas._folder import FolderTab
 from napari_diffatlas._preferences import models, preferences
 from napari_diffatlas._runner import Runner
@@ -34,8 +36,10 @@ class DiffAtlasWidget(QWidget):
         self.runner = Runner()
         self.runner.setParent(self)
         self.segment = SegmentTab(self._scene, self.runner, backend, cards)
+        self.atlas = AtlasTab(self._scene, self.runner, backend, cards)
+        self.compare = CompareTab(self._scene)
         self.folder = FolderTab(self._scene, self.runner, backend, self.segment.options)
-        self.pages: tuple[Tab, ...] = (self.segment, self.folder)
+        self.pages: tuple[Tab, ...] = (self.segment, self.atlas, self.compare, self.folder)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
         for page in self.pages:

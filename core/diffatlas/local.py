@@ -107,6 +107,9 @@ class SampleNoise:
         return torch.randn(shape, generator=self.generator)
 
 
+# A run that is to begin soon does not search a whole body first: `LocalBackend.locate` does, and can be stopped.
+AUTOMATIC_LOOKS = 12
+
 # A guidance whose last view of the image channel is worth showing.
 Watched = ImageGuidance | GradientGuidance | GradientPull
 
@@ -200,7 +203,7 @@ class _Run:
                     f"its middle was taken, as in the published preprocessing; a region of interest decides otherwise"
                 )
             elif larger:
-                proposal = deque(self.looks(), maxlen=1)[0].proposal
+                proposal = deque(self.looks(AUTOMATIC_LOOKS), maxlen=1)[0].proposal
                 assert proposal is not None
                 moved = float(np.linalg.norm(proposal.centre_mm - grid.centre_mm))
                 grid = space.place(volume.grid, proposal.roi)
@@ -237,10 +240,10 @@ class _Run:
             notes.append(f"this model has {self.card.levels} noise levels; there are no more steps than that")
         return notes
 
-    def looks(self) -> Iterator[Look]:
-        """Search the whole volume for the model's structures, see `diffatlas.locate`."""
+    def looks(self, limit: int | None = None) -> Iterator[Look]:
+        """Search the volume for the model's structures, see `diffatlas.locate`."""
         assert self.volume is not None
-        return search(self.volume, self.card.space, self._one_step, self.card.expected_volumes_ml)
+        return search(self.volume, self.card.space, self._one_step, self.card.expected_volumes_ml, limit)
 
     def _one_step(self, image: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
         """Signed distances (clip units) from the clean image and a pure-noise mask: [K, X, Y, Z]."""

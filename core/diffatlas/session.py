@@ -6,7 +6,9 @@ Everything a front end needs comes from here and from the value types; importing
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 from diffatlas.checkpoint import (
     Model,
@@ -45,10 +47,13 @@ __all__ = [
     "local_backend",
     "locate",
     "model_card",
+    "pair_request",
+    "pairs",
     "read_run",
     "segment",
     "stream",
     "use_models_folder",
+    "write_pair",
     "write_report",
 ]
 
@@ -93,6 +98,31 @@ def segment(volume: Volume | None, request: Request) -> Result:
     if result is None:
         raise RuntimeError("the run ended without a result")
     return result
+
+
+def pair_request(request: Request) -> Request:
+    """``request`` as one that draws image-mask pairs from the atlas alone, whatever else it asked for."""
+    return replace(request, task="generate", guidance="none", roi=None, edit=None, force=False)
+
+
+def pairs(request: Request, count: int, backend: Backend | None = None) -> Iterator[Frame]:
+    """Draw ``count`` image-mask pairs from the atlas, one after the other; pair i belongs to seed ``request.seed + i``.
+
+    Every pair ends with a `Frame` that carries its `Result` (one image, one mask). ``close()`` stops within a step.
+    """
+    for i in range(count):
+        one = replace(pair_request(request), seed=request.seed + i, samples=1)
+        yield from (backend or local_backend()).stream(None, one)
+
+
+def write_pair(folder: Path, index: int, image: Volume, mask: LabelMap) -> str:
+    """Write a pair as ``case-NNN_image.nii.gz`` and ``case-NNN_label.nii.gz``; returns ``case-NNN``."""
+    from diffatlas import io
+
+    case = f"case-{index:03d}"
+    io.write_volume(image, folder / f"{case}_image.nii.gz")
+    io.write_label_map(mask, folder / f"{case}_label.nii.gz")
+    return case
 
 
 def example(name: str, seed: int = 7) -> tuple[Volume, LabelMap]:

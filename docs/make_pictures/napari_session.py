@@ -11,6 +11,7 @@ Needs a screen; without one: ``xvfb-run -s "-screen 0 1280x800x24" python ...``.
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,7 @@ def film(path: Path, theme: str) -> None:
         widget.segment.scrubber.slider.setValue(step)
         wait(lambda: False, 0.3)  # until it is painted
         frames.append(_picture(viewer))
-    if any(np.array_equal(a, b) for a, b in zip(frames, frames[1:], strict=False)):
+    if any(np.array_equal(a, b) for a, b in itertools.pairwise(frames)):
         raise SystemExit("a step was not painted in time; run it again on a quieter machine")
     widget.segment.scrubber.newest_button.click()
     wait(lambda: False, 0.3)

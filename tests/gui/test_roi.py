@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -39,6 +40,11 @@ def add(viewer: Any, volume: Volume) -> Any:
     return viewer.add_image(data, **state)
 
 
+def corners_of(box: Any) -> Any:
+    """The corners of the box in the world."""
+    return np.array([box.data_to_world(corner) for corner in itertools.product((-0.5, 1.5), repeat=3)])
+
+
 def wait_for_end(qtbot: Any, widget: DiffAtlasWidget) -> None:
     qtbot.waitUntil(lambda: not widget.running, timeout=90_000)
 
@@ -71,7 +77,8 @@ def test_the_box_at_the_cursor_restricts_the_run(
     viewer.dims.set_point((0, 1, 2), tuple(wanted))
     widget.segment.region.cursor_button.click()
     box = viewer.layers[BOX]
-    corners = np.array([box.data_to_world(corner) for corner in box.data[0]])
+    corners = corners_of(box)
+    assert box.bounding_box.visible
     assert np.ptp(corners, axis=0) == pytest.approx(FIELD.extent_mm)
     assert corners.mean(axis=0)[2] == pytest.approx(wanted[2], abs=1.0 + 1e-6)
     widget.segment.panel.run_button.click()
@@ -98,7 +105,7 @@ def test_a_box_near_the_border_is_moved_into_the_image(
     viewer.dims.set_point((0, 1, 2), (59.0, 0.0, 0.0))
     widget.segment.region.cursor_button.click()
     box = viewer.layers[BOX]
-    assert max(box.data_to_world(corner)[0] for corner in box.data[0]) == pytest.approx(60.0)
+    assert corners_of(box)[:, 0].max() == pytest.approx(60.0)
 
 
 def test_the_last_click_counts_in_the_plane_and_the_slice_across_it(
@@ -118,7 +125,7 @@ def test_the_last_click_counts_in_the_plane_and_the_slice_across_it(
     viewer.dims.set_point(2, 4.0)  # axial: z is across
     widget.segment.region.cursor_button.click()
     box = viewer.layers[BOX]
-    corners = np.array([box.data_to_world(corner) for corner in box.data[0]])
+    corners = corners_of(box)
     assert (corners.min(axis=0) + corners.max(axis=0)) / 2 == pytest.approx((5.0, -7.0, 4.0), abs=1.0 + 1e-6)
 
 

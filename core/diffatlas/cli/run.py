@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from diffatlas.session import Frame, Result
     from diffatlas.volume import Volume
 
-# As many pairs at a time as fit a small machine's memory.
-GENERATE_BATCH = 8
 MAX_COUNT = 10_000
 
 ConfidenceFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Agreement of the samples, 0 to 1.")]
@@ -138,38 +136,27 @@ def generate(
     if model == "auto":
         raise BadInput("--model auto needs an image to choose by: name the atlas to draw from (diffatlas models)")
     request = Request(
-        task="generate",
-        model=model,
-        preset=preset,
-        steps=steps,
-        sampler=sampler,
-        guidance="none",
-        seed=seed,
-        device=device,
-        precision=precision,
+        model=model, preset=preset, steps=steps, sampler=sampler, seed=seed, device=device, precision=precision
     )
     opt.check_model(model)
     check_folder(output)
 
-    from diffatlas import io
     from diffatlas.cli import terminal
+    from diffatlas.session import pairs, write_pair
 
     cases: list[dict[str, Any]] = []
     with staging(output) as folder:
-        for start in range(0, count, GENERATE_BATCH):
-            batch = replace(request, seed=seed + start, samples=min(GENERATE_BATCH, count - start))
-            title = f"pairs {start + 1} to {start + batch.samples} of {count}"
+        for index in range(count):
+            pair = replace(request, seed=seed + index)
             last: Result | None = None
-            with closing(terminal.watched(local_stream(None, batch), title)) as frames:
+            with closing(terminal.watched(pairs(pair, 1), f"pair {index + 1} of {count}")) as frames:
                 for frame in frames:
                     last = frame.result
             result = finished(last)
             terminal.notes(result.notes)
-            for offset, (image, mask) in enumerate(zip(result.images, result.masks, strict=True)):
-                case = f"case-{start + offset:03d}"
-                io.write_volume(image, folder / f"{case}_image.nii.gz")
-                io.write_label_map(mask, folder / f"{case}_label.nii.gz")
-                cases.append({"case": case, "seed": seed + start + offset, "volumes_ml": mask.volumes_ml()})
+            mask = result.masks[0]
+            case = write_pair(folder, index, result.images[0], mask)
+            cases.append({"case": case, "seed": pair.seed, "volumes_ml": mask.volumes_ml()})
         publish(folder, output)
     if as_json:
         terminal.print_json({"model": model, "folder": output, "cases": cases})

@@ -1,0 +1,109 @@
+"""Pictures of the region, the Atlas tab and the Compare tab on real runs: `napari-{region,atlas,compare}-THEME.png`.
+
+    python docs/make_pictures/napari_tabs.py OUT [--pairs 4] [--only region]
+
+Needs a screen; without one: ``xvfb-run -s "-screen 0 1280x800x24" python ...``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import napari
+import numpy as np
+from napari_screenshot import SIZE, wait
+
+from diffatlas.grid import Grid
+from diffatlas.phantom import phantom
+from napari_diffatlas._layers import volume_to_layer
+from napari_diffatlas._sample_data import heart_ct
+from napari_diffatlas._widget import DiffAtlasWidget
+
+THEMES = ("dark", "light")
+SEED = 800_012  # a heart that no model was trained on
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder for the pictures")
+    parser.add_argument("--pairs", type=int, default=4)
+    parser.add_argument("--only", choices=tuple(SCENES))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, scene in SCENES.items():
+        if options.only in (None, name):
+            for path in pictures(options.out, name, scene, options):
+                print(path, flush=True)
+
+
+def pictures(out: Path, name: str, scene: Any, options: argparse.Namespace) -> Iterator[Path]:
+    """Play a scene in a fresh viewer; a picture of its end in either theme."""
+    viewer = napari.Viewer(show=True, show_welcome_screen=False)
+    viewer.window.resize(*SIZE)
+    widget = DiffAtlasWidget(viewer)
+    viewer.window.add_dock_widget(widget, name="DiffAtlas")
+    wait(lambda: False, 1.0)  # the window takes its size
+    scene(viewer, widget, options)
+    for theme in THEMES:
+        viewer.theme = theme
+        wait(lambda: False, 1.0)
+        path = out / f"napari-{name}-{theme}.png"
+        viewer.screenshot(str(path), canvas_only=False, flash=False)
+        yield path
+    viewer.close()
+
+
+def region(viewer: Any, widget: DiffAtlasWidget, _: argparse.Namespace) -> None:
+    """A chest in which the heart is not in the middle; the search has found it."""
+    affine = np.diag([3.0, 3.0, 3.0, 1.0])
+    shape = np.array([118, 100, 110])
+    affine[:3, 3] = -np.array([40.0, -30.0, 45.0]) - 3.0 * (shape - 1) / 2
+    volume, _truth = phantom(SEED, "ct", Grid((118, 100, 110), affine))
+    data, state, _kind = volume_to_layer(volume)
+    viewer.add_image(data, **(state | {"name": "chest CT"}))
+    viewer.reset_view()
+    widget.segment.panel.about.open(False)
+    widget.segment.region.find_button.click()
+    wait(lambda: not widget.running)
+    viewer.dims.set_point(2, 0.0)
+
+
+def atlas(viewer: Any, widget: DiffAtlasWidget, options: argparse.Namespace) -> None:
+    """Pairs in the gallery, the first opened."""
+    widget.tabs.setCurrentWidget(widget.atlas)
+    widget.atlas.count_box.setValue(options.pairs)
+    widget.atlas.draw_button.click()
+    wait(lambda: not widget.running, 1200)
+    widget.atlas.gallery.item(0).setSelected(True)
+    widget.atlas.open_button.click()
+    widget.atlas.gallery.scrollToTop()
+    viewer.reset_view()
+
+
+def compare(viewer: Any, widget: DiffAtlasWidget, _: argparse.Namespace) -> None:
+    """The fast preset against the phantom's truth."""
+    for data, state, kind in heart_ct():
+        (viewer.add_image if kind == "image" else viewer.add_labels)(data, **state)
+    viewer.reset_view()
+    widget.segment.panel.options.presets.choose("fast")
+    widget.segment.panel.model_combo.setCurrentIndex(widget.segment.panel.model_combo.findData("heart-phantom"))
+    widget.segment.panel.run_button.click()
+    wait(lambda: not widget.running)
+    widget.tabs.setCurrentWidget(widget.compare)
+    tab = widget.compare
+    tab.reference_combo.setCurrentText("phantom CT truth")
+    tab.labels_combo.setCurrentIndex(tab.labels_combo.count() - 1)
+    tab.compare_button.click()
+    wait(lambda: bool(tab.table.rows()))
+    for layer in viewer.layers:
+        layer.visible = layer.name in ("phantom CT", "disagreement")
+
+
+SCENES = {"region": region, "compare": compare, "atlas": atlas}
+
+
+if __name__ == "__main__":
+    main()
