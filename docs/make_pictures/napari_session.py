@@ -11,6 +11,7 @@ Needs a screen; without one: ``xvfb-run -s "-screen 0 1280x800x24" python ...``.
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ HEART = SHARED / "ct_mr" / "heart_ct.nii.gz"
 SIZE = (1280, 800)
 FILM_FRAMES = 90
 FILM_WIDTH_PX = 800
+FILM_TIMEOUT_S = 3600.0
 TURN_DEG = (20.0, 12.0)
 
 
@@ -186,12 +188,15 @@ def film(path: Path, theme: str) -> None:
     wait(lambda: False, 1.0)
     viewer.reset_view()
     panel.run_button.click()
-    wait(lambda: not widget.running)
-    frames = []
+    if not wait(lambda: not widget.running, FILM_TIMEOUT_S) or not panel.status.text().startswith("Done"):
+        raise SystemExit(f"the run did not end: {panel.status.text()}")
+    frames: list[Any] = []
     for step in range(widget.segment.scrubber.slider.maximum()):
         widget.segment.scrubber.slider.setValue(step)
-        wait(lambda: False, 0.05)
+        wait(lambda: False, 0.3)  # until it is painted
         frames.append(_picture(viewer))
+    if any(np.array_equal(a, b) for a, b in itertools.pairwise(frames)):
+        raise SystemExit("a step was not painted in time; run it again on a quieter machine")
     widget.segment.scrubber.newest_button.click()
     wait(lambda: False, 0.3)
     frames += [_picture(viewer)] * (FILM_FRAMES - len(frames))
