@@ -144,12 +144,13 @@ def test_a_rectangle_is_as_deep_as_the_field_of_view_and_a_second_one_makes_a_bo
     assert "labels within it" in widget.segment.region.text.text()
     widget.segment.panel.run_button.click()
     wait_for_end(qtbot, widget)
-    # x: -10 to 10 of voxels whose borders lie at -60, -58, ...; z: 32 mm about 4, borders at -45, -43, ...
-    assert backend.requests[0].roi == ((25, 35), (22, 29), (16, 32))
+    # In the file's voxels, whose axes run to L, P, S: x 10 to -10 from a border at 60, y 8 to -6 from one at 50, 2 mm
+    # each; z 32 mm about 4 from a border at -45.
+    assert backend.requests[0].roi == ((25, 35), (21, 28), (16, 32))
     sketch.add([[0, -6, -1], [0, -6, 9], [0, 8, 9], [0, 8, -1]], shape_type="rectangle")
     widget.segment.panel.run_button.click()
     wait_for_end(qtbot, widget)
-    assert backend.requests[1].roi == ((25, 35), (22, 29), (22, 27))
+    assert backend.requests[1].roi == ((25, 35), (21, 28), (22, 27))
 
 
 def test_a_shape_beside_the_image_is_told(make_napari_viewer_proxy: Any, open_widget: Open, large: Volume) -> None:
@@ -215,7 +216,7 @@ def test_find_it_shows_the_place_and_says_how_sure_it_is(
     widget.segment.panel.run_button.click()
     wait_for_end(qtbot, widget)
     source = widget._scene.source("large")
-    assert backend.requests[0].roi == field_of_view(FIELD, source.grid, centre)
+    assert backend.requests[0].roi == field_of_view(FIELD, source.origin.grid, centre)
 
 
 def test_an_error_in_the_search_is_one_line_and_the_widget_lives_on(
