@@ -306,7 +306,9 @@ class Events:
                 for ahead in until_my_turn(ticket, visitor.stop.is_set):
                     words = f"Waiting: {ahead} {'run' if ahead == 1 else 'runs'} before yours…"
                     yield {self.shown.view: waiting_message(words)}
-                if task == "segment":
+                if visitor.stop.is_set():
+                    yield self._stopped(None)
+                elif task == "segment":
                     yield from self._segment(visitor, wanted)
                 elif task == "atlas":
                     yield from self._draw(visitor, wanted, atlas_model, atlas_count)
@@ -318,9 +320,6 @@ class Events:
             visitor.rest()
 
     def _segment(self, visitor: Visitor, wanted: settings.Settings) -> Iterator[Out]:
-        if visitor.stop.is_set():
-            yield self._stopped(None)
-            return
         source = visitor.source
         if source is None:
             raise BadInput("no image yet: choose an example or drop a file")
@@ -390,7 +389,10 @@ class Events:
         scores, against = None, ""
         truth = None if source is None or wanted is None else source.true_labels
         if truth is not None and _comparable(truth, first.labels):
-            scores, against = session.compare(first.labels, truth), "the true labels"
+            scores, against = (
+                session.compare(first.labels, truth),
+                "the true labels" + (" (the first run)" if len(ends) > 1 else ""),
+            )
         visitor.link = None if wanted is None else wanted.link()
         visitor.table = ([r.volumes_ml for r in results], first.notes)
         return {
