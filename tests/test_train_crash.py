@@ -26,7 +26,7 @@ from diffatlas.train.state import LAST, Run
 from tests.training import balls
 
 UPDATES = 24
-SETTINGS = [f"steps={UPDATES}", "save_every=1", "log_every=1", "validate_every=10", "threads=1"]
+SETTINGS = [f"steps={UPDATES}", "save_every=1", "log_every=1", "validate_every=10", "pictures=false", "threads=1"]
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,9 @@ def test_a_table_takes_back_what_lies_beyond_the_checkpoint(tmp_path: Path) -> N
     again.write({"step": 30, "loss": 0.5, "dice": 0.25, "new": 1.0})
     assert rows(path)[0] == {"step": "10", "loss": "1", "dice": "", "new": ""}
     assert rows(path)[2] == {"step": "30", "loss": "0.5", "dice": "0.25", "new": "1"}
+    again.write({"step": 30, "loss": math.nan, "dice": 0.75})
+    assert [row["step"] for row in rows(path)] == ["10", "20", "30"]
+    assert rows(path)[2] == {"step": "30", "loss": "0.5", "dice": "0.75", "new": "1"}
 
 
 def test_events_and_pictures_lie_in_the_run_folder(tmp_path: Path) -> None:

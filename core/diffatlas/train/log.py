@@ -36,6 +36,7 @@ class Table:
         """Open the table at ``path``, and take back rows beyond update ``step``."""
         self.path = path
         self.columns: list[str] = []
+        self.last = math.nan
         if path.is_file():
             with path.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
@@ -44,14 +45,21 @@ class Table:
             self._rewrite(rows)
 
     def write(self, row: Row) -> None:
-        """Append ``row``, by column."""
-        if new := [name for name in row if name not in self.columns]:
+        """Append ``row``, by column; a second row of an update adds to its first."""
+        new = [name for name in row if name not in self.columns]
+        again = self.last == row["step"]
+        self.last = row["step"]
+        if new or again:
             rows: list[dict[str, str]] = []
             if self.columns:
                 with self.path.open(newline="", encoding="utf-8") as file:
                     rows = list(csv.DictReader(file))
             self.columns += new
+            if again:
+                rows[-1] |= {k: _cell(v) for k, v in row.items() if not math.isnan(v)}
             self._rewrite(rows)
+        if again:
+            return
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns, restval="").writerow({k: _cell(v) for k, v in row.items()})
 

@@ -192,7 +192,8 @@ def _walk(run: Run, data: Prepared, held: Held, log: Log, pace: Pace, asked: thr
         if stop == "late":
             break
         pace.measure("update", lambda: advance(run, data))
-        validate_now = config.validate_every > 0 and run.step % config.validate_every == 0
+        due = run.step == config.steps or run.step % max(config.validate_every, 1) == 0
+        validate_now = config.validate_every > 0 and due
         if validate_now or run.step % config.log_every == 0:
             _report(run, held, log, pace, validate_now)
             validated = run.step if validate_now else validated
