@@ -73,9 +73,6 @@ def test_a_folder_is_run_with_the_options_of_the_first_tab(opened: Any, qtbot: A
     tab.refresh()
     assert "heart-phantom, 3 steps, seed 7" in tab.options_text.text()
     tab.run_button.click()
-    assert not tab.run_button.isEnabled()
-    assert not widget.segment.panel.run_button.isEnabled()
-    assert tab.stop_button.isEnabled()
     wait_for_end(qtbot, widget)
     assert [row[:2] for row in rows(tab)] == [["a", "done"], ["b", "done"], ["c", "done"]]
     assert all(row[2].endswith(" s") for row in rows(tab))
@@ -124,6 +121,9 @@ def test_stop_holds_within_a_step_and_run_goes_on(opened: Any, qtbot: Any) -> No
     tab.run_button.click()
     qtbot.waitUntil(lambda: backend.frames_made > 4, timeout=90_000)
     qtbot.waitUntil(lambda: any(row[2].startswith("step ") for row in rows(tab)), timeout=90_000)
+    assert not tab.run_button.isEnabled()
+    assert not widget.segment.panel.run_button.isEnabled()
+    assert tab.stop_button.isEnabled()
     tab.stop_button.click()
     made = backend.frames_made
     wait_for_end(qtbot, widget)
