@@ -77,6 +77,14 @@ def test_the_viewer_s_scripts_travel(wheel: zipfile.ZipFile) -> None:
         assert wheel.read(f"diffatlas_app/static/{name}") == (folder / name).read_bytes()
 
 
+def test_the_recorded_runs_travel(wheel: zipfile.ZipFile) -> None:
+    folder = ROOT / "app" / "diffatlas_app" / "recorded"
+    paths = list(folder.iterdir())
+    assert paths
+    for path in paths:
+        assert wheel.read(f"diffatlas_app/recorded/{path.name}") == path.read_bytes()
+
+
 def test_the_manifest_travels_and_is_the_one_at_the_root(wheel: zipfile.ZipFile) -> None:
     root = (ROOT / "napari.yaml").read_bytes()
     assert (ROOT / "napari_diffatlas" / "napari.yaml").read_bytes() == root

@@ -208,6 +208,7 @@
       clearTimeout(this.rest);
       this.resized.disconnect();
       this.nv.cleanup?.();
+      this.nv.gl.getExtension("WEBGL_lose_context")?.loseContext();
       this.canvas.remove();
     }
   }

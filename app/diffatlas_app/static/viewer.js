@@ -10,13 +10,12 @@
     ["Bottom to top", "I", "S"],
   ];
   const DEFAULT_TURN = [130, 12];
-  const groups = new Map();
-  let count = 0;
+  const viewers = new Set();
 
   const seconds = (s) => (s < 9.95 ? `${s.toFixed(1)} s` : s < 59.5 ? `${Math.round(s)} s` : `${Math.floor(Math.round(s) / 60)} min ${Math.round(s) % 60} s`);
   const clamp = (v, low, high) => Math.min(Math.max(v, low), high);
 
-  function markup(id, label) {
+  function markup() {
     const slider = (name, title, more = "") =>
       `<label class="dv-field" data-field="${name}"><span>${title}</span><input type="range" data-control="${name}" ${more}><output></output></label>`;
     return `
@@ -46,13 +45,12 @@
 
   class Viewer {
     constructor(element, setup, props, watch, server) {
-      this.id = ++count;
       this.setup = setup;
       this.server = server;
       this.box = element.querySelector(".dv");
       this.box.setAttribute("role", "region");
       this.box.setAttribute("aria-label", setup.label);
-      this.box.innerHTML = markup(this.id, setup.label);
+      this.box.innerHTML = markup();
       this.find = (selector) => this.box.querySelector(selector);
       this.plots = new root.DiffAtlasPlots(this.find(".dv-plots"), (index) => this.goTo(index, true));
       this.scene = { back: null, mask: null, unsure: null, slope: 1, inter: 0, units: "", window: [0, 1], colors: [], visible: [], opacity: 0.55, unsureOpacity: 0, depth: 0.12, at: null, turn: [...DEFAULT_TURN] };
@@ -63,10 +61,9 @@
       this.forget();
       this.#controls();
       if (matchMedia("(min-width: 900px)").matches) this.find(".dv-controls").open = true;
-      if (setup.group) {
-        if (!groups.has(setup.group)) groups.set(setup.group, new Set());
-        groups.get(setup.group).add(this);
-      }
+      // A browser grants few canvases of WebGL: those of viewers that have left the page are given back.
+      for (const other of viewers) if (!other.box.isConnected) other.leave();
+      viewers.add(this);
       // Messages are taken one by one, in the order they came.
       this.queue = Promise.resolve();
       const take = () => {
@@ -84,8 +81,9 @@
         moved: (mm) => this.moved(mm),
         turned: (azimuth, elevation) => this.turned(azimuth, elevation),
         rest: () => this.refresh("rest"),
-        lost: () => this.stageNow(true).then(() => this.refresh("back", "mask", "look")).catch((error) => this.fail(error)),
+        lost: () => this.stage && this.stageNow(true).then(() => this.refresh("back", "mask", "look")).catch((error) => this.fail(error)),
       };
+      this.stage?.stop();
       this.stage = null;
       this.stage = without
         ? await Slices.start(view, this.scene, this.setup.label, this.server, hooks)
@@ -102,14 +100,12 @@
         this.forget();
         Object.assign(this.scene, { back: null, mask: null, unsure: null });
         this.patient = null;
-        this.say("empty", m.words);
-        return this.refresh("back");
+        return this.say("empty", m.words), this.refresh("back");
       }
       if (m.kind === "waiting") {
         this.forget();
         Object.assign(this.scene, { mask: null, unsure: null });
-        this.say("waiting", m.words);
-        return this.refresh("back", "mask");
+        return this.say("waiting", m.words), this.refresh("back", "mask");
       }
       if (m.kind === "stopped") {
         const last = this.steps.at(-1);
@@ -136,15 +132,13 @@
 
     async open(m) {
       this.forget();
-      this.name = m.name;
-      if (m.scheme) this.setScheme(m.scheme);
-      else this.setScheme([]);
-      this.patient = m.image && { ...(await V.unpack(V.keep(m.image))) };
+      this.setScheme(m.scheme || []);
+      this.patient = m.image && (await V.unpack(V.keep(m.image)));
       const { scene } = this;
       Object.assign(scene, { mask: null, unsure: null, back: this.patient });
       if (m.image) this.setImage(m.image);
       if (m.labels) scene.mask = await V.unpack(V.keep(m.labels));
-      this.say("open", m.hint || (m.name ? `${m.name}` : ""));
+      this.say("open", m.hint || m.name);
       await this.refresh("back", "mask", "look");
       this.drawSteps();
     }
@@ -274,10 +268,9 @@
       const { scene, patient, half } = this;
       this.blended = false;
       if (!patient) {
-        if (half && !V.sameGrid(half, scene.back)) {
-          scene.back = half;
-          this.setImage({ slope: 2 / 255, inter: -1, window: [-1, 1], units: "" });
-        } else if (half) scene.back = half;
+        const first = half && !V.sameGrid(half, scene.back);
+        scene.back = half || scene.back;
+        if (first) this.setImage({ slope: 2 / 255, inter: -1, window: [-1, 1], units: "" });
         return;
       }
       scene.back = patient;
@@ -288,11 +281,14 @@
       this.blended = true;
     }
 
+    // The kept step nearest to step `index` of the run.
+    nearest(index) {
+      const far = this.steps.map((step) => Math.abs(step.index - index));
+      return far.indexOf(Math.min(...far));
+    }
+
     goTo(index, byHand = false) {
-      if (!this.steps.length) return;
-      let best = 0;
-      this.steps.forEach((s, i) => Math.abs(s.index - index) < Math.abs(this.steps[best].index - index) && (best = i));
-      this.choose(best, byHand);
+      this.choose(this.nearest(index), byHand);
     }
 
     choose(position, byHand = false) {
@@ -304,15 +300,8 @@
         if (byHand) other.pause();
         const share = this.total > 1 ? this.steps[this.at].index / (this.total - 1) : 1;
         other.follow = this.follow;
-        if (other.steps.length) other.goToShare(share);
+        other.show(other.nearest(share * Math.max(other.total - 1, 0)));
       });
-    }
-
-    goToShare(share) {
-      let best = 0;
-      const index = share * Math.max(this.total - 1, 0);
-      this.steps.forEach((s, i) => Math.abs(s.index - index) < Math.abs(this.steps[best].index - index) && (best = i));
-      this.show(best);
     }
 
     play() {
@@ -360,7 +349,15 @@
     }
 
     others(act) {
-      for (const other of groups.get(this.setup.group) || []) if (other !== this && other.box.isConnected) act(other);
+      if (!this.setup.group) return;
+      for (const other of viewers) if (other !== this && other.setup.group === this.setup.group && other.box.isConnected) act(other);
+    }
+
+    leave() {
+      this.pause();
+      this.stage?.stop();
+      this.stage = null;
+      viewers.delete(this);
     }
 
     // What the page around the picture says.
