@@ -121,10 +121,9 @@
           [nv.scene.renderAzimuth, nv.scene.renderElevation] = scene.turn;
         }
       } finally {
-        nv.isBusy = false;
+        nv.isBusy = this.quiet = false; // from here on, what moves was moved by hand
       }
       await this.#drawn(this.#resolve(what.has("rest") && what.size === 1 ? RESTING_MS : MOVING_MS));
-      this.quiet = false;
     }
 
     // Choose the resolution at which a drawing takes about `ms`; whether it is another one.
