@@ -17,7 +17,6 @@ from qtpy.QtWidgets import (
     QListView,
     QListWidget,
     QListWidgetItem,
-    QProgressBar,
     QPushButton,
     QSpinBox,
 )
@@ -29,7 +28,7 @@ from diffatlas.session import Backend
 from napari_diffatlas._options import MAX_SEED, Presets
 from napari_diffatlas._pairs import AllDrawn, Coming, Drawn, Pair, Pairs
 from napari_diffatlas._panel import Card, legend
-from napari_diffatlas._parts import Status, Text, combo_box, yielding
+from napari_diffatlas._parts import Bar, Status, Text, combo_box, yielding
 from napari_diffatlas._runner import Runner
 from napari_diffatlas._scene import Scene
 from napari_diffatlas._tab import Tab
@@ -66,7 +65,7 @@ class AtlasTab(Tab):
         self.draw_button = QPushButton("Draw pairs")
         self.stop_button = QPushButton("Stop")
         self.stop_button.setToolTip("End after this step; the pairs that are done stay")
-        self.progress = QProgressBar()
+        self.progress = Bar()
         self.status = Status()
         self.gallery = QListWidget()
         self.open_button = QPushButton("Open as layers")
@@ -186,7 +185,7 @@ class AtlasTab(Tab):
                 rgb = picture(pair.image.data, pair.mask.data, pair.mask.grid, pair.mask.scheme)
                 self._show(number, rgb, f"seed {pair.seed}")
                 self._advance(number + 1, 0.0)
-                self.gallery.item(number).setToolTip(_volumes(pair))
+                self._item(number).setToolTip(_volumes(pair))
             case AllDrawn(count, seconds):
                 self.status.say(f"Drew {_pairs(count)} in {seconds:.1f} s.")
             case Stopped(count):
@@ -200,10 +199,15 @@ class AtlasTab(Tab):
         if number == self.gallery.count():
             self.gallery.addItem(QListWidgetItem())
             self.gallery.scrollToBottom()
-        item = self.gallery.item(number)
+        item = self._item(number)
         item.setIcon(QIcon(pixmap(rgb)))
         item.setText(text)
         item.setTextAlignment(Qt.AlignmentFlag.AlignCenter)
+
+    def _item(self, number: int) -> QListWidgetItem:
+        item = self.gallery.item(number)
+        assert item is not None  # items are added as pairs begin, and none is taken away alone
+        return item
 
     def _advance(self, done: int, share: float) -> None:
         self.progress.setRange(0, 100 * self.count_box.value())

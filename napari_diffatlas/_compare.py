@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from napari.qt.threading import create_worker
-from qtpy.QtWidgets import QDoubleSpinBox, QGridLayout, QLabel, QProgressBar, QPushButton
+from qtpy.QtWidgets import QDoubleSpinBox, QGridLayout, QLabel, QPushButton
 
 from diffatlas.errors import BadInput
 from napari_diffatlas._agreement import Agreement, agree
 from napari_diffatlas._layers import LabelSource
 from napari_diffatlas._panel import legend
-from napari_diffatlas._parts import Status, Text, combo_box, offer, yielding
+from napari_diffatlas._parts import Bar, Status, Text, combo_box, offer, yielding
 from napari_diffatlas._scene import Scene, disagreement_scheme
 from napari_diffatlas._tab import Tab
 from napari_diffatlas._table import Table
@@ -50,7 +50,7 @@ class CompareTab(Tab):
         self.tolerance_box.setSuffix(" mm")
         self.tolerance_box.setToolTip("Surfaces that are no farther apart count as one in the surface Dice")
         self.compare_button = QPushButton("Compare")
-        self.progress = QProgressBar()
+        self.progress = Bar()
         self.progress.setRange(0, 0)
         self.progress.setTextVisible(False)
         self.progress.hide()

@@ -17,7 +17,6 @@ from qtpy.QtWidgets import (
     QHeaderView,
     QLabel,
     QLineEdit,
-    QProgressBar,
     QPushButton,
     QSpinBox,
     QTableWidget,
@@ -29,8 +28,8 @@ from diffatlas.errors import BadInput
 from diffatlas.request import PRESETS, Request
 from diffatlas.session import Backend
 from napari_diffatlas._folder_run import Finished, FolderRun, FolderUpdate, Listed
+from napari_diffatlas._parts import Bar, Text, yielding
 from napari_diffatlas._parts import Status as StatusLine
-from napari_diffatlas._parts import Text, yielding
 from napari_diffatlas._runner import Runner
 from napari_diffatlas._scene import Scene
 from napari_diffatlas._tab import Tab
@@ -72,7 +71,7 @@ class FolderTab(Tab):
         self.stop_button.setToolTip("End after the step each volume is at; Run goes on from there")
         self.rerun_button = QPushButton("Rerun all")
         self.rerun_button.setToolTip("Segment everything again, also what is done")
-        self.progress = QProgressBar()
+        self.progress = Bar()
         self.status = StatusLine()
         self.table = QTableWidget(0, 3)
         self._lay_out()

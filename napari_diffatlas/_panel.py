@@ -12,7 +12,6 @@ from qtpy.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QLabel,
-    QProgressBar,
     QPushButton,
     QVBoxLayout,
     QWidget,
@@ -22,7 +21,7 @@ from diffatlas.request import Request
 from diffatlas.space import ModelSpace
 from diffatlas.volume import LabelScheme
 from napari_diffatlas._options import Options
-from napari_diffatlas._parts import Fold, Status, Text, about, combo_box, offer, yielding
+from napari_diffatlas._parts import Bar, Fold, Status, Text, about, combo_box, offer, yielding
 
 
 class Card(Protocol):
@@ -88,7 +87,7 @@ class Panel(QWidget):
         self.pause_button.setToolTip("Hold the run after this step; everything can be looked at and edited")
         self.stop_button = QPushButton("Stop")
         self.stop_button.setToolTip("End the run after this step")
-        self.progress = QProgressBar()
+        self.progress = Bar()
         self.progress_text = Text()
         self.status = Status()
         self._lay_out()

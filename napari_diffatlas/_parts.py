@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QComboBox, QLabel, QSizePolicy, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QLabel, QProgressBar, QSizePolicy, QToolButton, QVBoxLayout, QWidget
 
 W = TypeVar("W", bound=QWidget)
 ERROR_COLORS = {True: "#ff8a80", False: "#b3261e"}  # readable on a dark and on a light ground
@@ -53,6 +54,28 @@ class Status(Text):
 
     def _paint(self) -> None:
         self.setStyleSheet(f"color: {ERROR_COLORS[self._dark]};" if self._error else "")
+
+
+class Bar(QProgressBar):
+    """A progress bar that is painted when the window is.
+
+    Qt's own paints at once and the whole window with it. In the middle of a change of layers, the canvas would then
+    draw textures that are gone; software OpenGL dies of that.
+    """
+
+    def setValue(self, value: int) -> None:
+        self._later(super().setValue, value)
+
+    def setRange(self, minimum: int, maximum: int) -> None:
+        self._later(super().setRange, minimum, maximum)
+
+    def setTextVisible(self, visible: bool) -> None:
+        self._later(super().setTextVisible, visible)
+
+    def _later(self, change: Callable[..., None], *values: int) -> None:
+        self.setUpdatesEnabled(False)
+        change(*values)
+        self.setUpdatesEnabled(True)
 
 
 class Fold(QWidget):

@@ -22,6 +22,11 @@ from tests.gui.conftest import LongBackend
 Open = Callable[[Any, FakeBackend], DiffAtlasWidget]
 
 
+def item(tab: Any, row: int) -> Any:
+    """The pair in a row of the gallery."""
+    return tab.gallery.item(row)
+
+
 def wait_for_end(qtbot: Any, widget: DiffAtlasWidget) -> None:
     qtbot.waitUntil(lambda: not widget.running, timeout=90_000)
 
@@ -46,8 +51,8 @@ def test_pairs_come_one_by_one_with_the_seeds_that_follow(
         ("generate", "none", seed, 1) for seed in (5, 6, 7)
     ]
     assert backend.volumes == [None] * 3
-    assert [tab.gallery.item(row).text() for row in range(tab.gallery.count())] == ["seed 5", "seed 6", "seed 7"]
-    assert "left ventricle" in tab.gallery.item(0).toolTip()
+    assert [item(tab, row).text() for row in range(tab.gallery.count())] == ["seed 5", "seed 6", "seed 7"]
+    assert "left ventricle" in item(tab, 0).toolTip()
     assert tab.status.text().startswith("Drew 3 pairs in ")
     assert len(viewer.layers) == 0
     draw(qtbot, widget, 1)
@@ -62,7 +67,7 @@ def test_a_pair_opens_as_two_layers_where_it_was_drawn(
     widget = open_widget(viewer, backend)
     tab = draw(qtbot, widget, 2, seed=1)
     assert not tab.open_button.isEnabled()
-    tab.gallery.item(1).setSelected(True)
+    item(tab, 1).setSelected(True)
     tab.open_button.click()
     image, labels = viewer.layers
     assert isinstance(image, Image)
@@ -111,7 +116,7 @@ def test_stop_keeps_the_pairs_that_are_done_and_only_those(
     tab = widget.atlas
     tab.draw_button.click()
     assert not widget.segment.panel.run_button.isEnabled()  # one run at a time, whichever tab began it
-    qtbot.waitUntil(lambda: tab.gallery.count() == 2 and tab.gallery.item(1).text().startswith("step "), timeout=90_000)
+    qtbot.waitUntil(lambda: tab.gallery.count() == 2 and item(tab, 1).text().startswith("step "), timeout=90_000)
     tab.stop_button.click()
     wait_for_end(qtbot, widget)
     assert backend.open_runs == 0
