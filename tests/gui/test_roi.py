@@ -226,10 +226,11 @@ def test_an_error_in_the_search_is_one_line_and_the_widget_lives_on(
     add(viewer, large)
     widget = open_widget(viewer, FakeBackend())
 
+    def fail(index: int) -> Look:
+        raise RuntimeError("no memory left")
+
     def broken(volume: Volume, request: Request) -> Iterator[Look]:
-        if volume is not None:
-            raise RuntimeError("no memory left")
-        yield from ()
+        return map(fail, range(1))
 
     widget.segment.region._locate = broken
     widget.segment.region.find_button.click()
