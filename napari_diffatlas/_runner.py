@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from napari.qt.threading import create_worker
 from napari.utils import progress
-from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined, unused-ignore]
+from qtpy.QtCore import QObject, QTimer, Signal  # type: ignore[attr-defined, unused-ignore]
 
 from napari_diffatlas._worker import Failed, Step, Stopped
 
@@ -39,6 +39,7 @@ class Runner(QObject):
         self._client: Callable[[Any], None] | None = None
         self._workers = 0
         self._activity: progress | None = None
+        self._seen = 0, 0  # steps done, of how many
         self._stop_on_destroyed: Callable[[], None] | None = None
 
     @property
@@ -95,7 +96,10 @@ class Runner(QObject):
         finally:  # whatever the viewer says to new layers, the widget works again
             run.shown()
             if isinstance(update, Step):
-                self._show_activity(update.frame.index + 1, update.frame.total)
+                self._seen = update.frame.index + 1, update.frame.total
+                # napari's bar paints the window at once. Layers that the client has just made are not to be drawn in
+                # the middle of it all (see `Bar`), but when the window is painted for them.
+                QTimer.singleShot(0, self._show_activity)
             elif isinstance(update, (Stopped, Failed, *run.endings)):
                 self._end()
 
@@ -115,8 +119,9 @@ class Runner(QObject):
             activity.close()
         self.busy_changed.emit(False)
 
-    def _show_activity(self, done: int, total: int) -> None:
+    def _show_activity(self) -> None:
         """napari's own activity bar, which stays in sight when our dock is covered."""
+        done, total = self._seen
         activity = self._activity  # it handles waiting events when it moves: the run may be over on the next line
         if activity is not None:
             if activity.total != total:

@@ -72,6 +72,8 @@ class Scene:
     def __init__(self, viewer: Any) -> None:
         self._viewer = viewer
         self._live: dict[str, Any] = {}
+        # Of the run before, to be used again: software OpenGL dies of drawing new images after others were taken away.
+        self._spare: dict[str, Any] = {}
         self._picture: Picture | None = None
         self._source: Source | None = None
         self._model = self._title = ""
@@ -177,10 +179,10 @@ class Scene:
 
     # -- a run -------------------------------------------------------------------------------------------------------
     def begin(self, source: Source, model: str, title: str) -> None:
-        """Clear the live layers of the run before and hide its result; ``title`` names the result to come."""
+        """Hide the live layers of the run before and its result; ``title`` names the result to come."""
+        self._spare |= self._live
         for layer in self._live.values():
-            if layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)
+            layer.visible = False
         for made in self.results:
             made.layer.visible = False
         self._live, self._picture, self._chosen = {}, None, None
@@ -336,17 +338,34 @@ class Scene:
         own = place | {"metadata": {KEY: {"scheme": scheme, "live": True}}}
         # The image half lives in the model's window, -1 to 1: limits of its own would make the contrast flicker.
         picture = {"name": LIVE_IMAGE, "contrast_limits": (-1, 1), "colormap": "gray"} | own
+        labels = label_style(scheme) | own
         self._live = {
-            LIVE_IMAGE: self._viewer.add_image(shown[LIVE_IMAGE], **picture),
-            LIVE_LABELS: self._viewer.add_labels(shown[LIVE_LABELS], name=LIVE_LABELS, **(label_style(scheme) | own)),
+            LIVE_IMAGE: self._live_layer(self._viewer.add_image, shown[LIVE_IMAGE], picture),
+            LIVE_LABELS: self._live_layer(self._viewer.add_labels, shown[LIVE_LABELS], {"name": LIVE_LABELS} | labels),
         }
         if LIVE_CONFIDENCE in shown:
-            map_ = {"name": LIVE_CONFIDENCE, **CONFIDENCE_STYLE} | own
-            self._live[LIVE_CONFIDENCE] = self._viewer.add_image(shown[LIVE_CONFIDENCE], visible=False, **map_)
+            map_ = {"name": LIVE_CONFIDENCE, "visible": False} | CONFIDENCE_STYLE | own
+            self._live[LIVE_CONFIDENCE] = self._live_layer(self._viewer.add_image, shown[LIVE_CONFIDENCE], map_)
+        for layer in self._spare.values():  # a run without confidence after one with it
+            if layer in self._viewer.layers:
+                self._viewer.layers.remove(layer)
+        self._spare = {}
         box = self._live[LIVE_IMAGE].extent.world
         point = np.asarray(self._viewer.dims.point)[-3:]
         if np.any((point < box[0]) | (point > box[1])):
             self._centre_slices(box.mean(axis=0))
+
+    def _live_layer(self, add: Callable[..., Any], data: NDArray[Any], state: dict[str, Any]) -> Any:
+        """The layer of this name of the run before, on top and with everything new; else a new one."""
+        layer = self._spare.pop(state["name"], None)
+        if layer is None or layer not in self._viewer.layers:
+            return add(data, **state)
+        layer.data = data
+        for key, value in ({"visible": True} | state).items():
+            setattr(layer, key, value)
+        layers = self._viewer.layers
+        layers.move(layers.index(layer), len(layers))
+        return layer
 
     def _centre_slices(self, world: Sequence[float] | NDArray[np.float64]) -> None:
         axes = range(self._viewer.dims.ndim - len(world), self._viewer.dims.ndim)
