@@ -19,8 +19,8 @@ from tests.fakes import FakeBackend
 
 def test_generate_seeds_do_not_depend_on_the_batch(cli: Cli, backend: FakeBackend, tmp_path: Path) -> None:
     assert cli("generate", "-o", tmp_path / "ten", "--count", 10, "--seed", 4).code == 0
-    assert [(r.task, r.seed, r.samples) for r in backend.requests] == [("generate", 4, 8), ("generate", 12, 2)]
-    assert backend.volumes == [None, None]
+    assert [(r.task, r.seed, r.samples) for r in backend.requests] == [("generate", seed, 1) for seed in range(4, 14)]
+    assert backend.volumes == [None] * 10
     assert len(files(tmp_path / "ten")) == 20
     assert cli("generate", "-o", tmp_path / "one", "--seed", 13).code == 0
     for half in ("image", "label"):
