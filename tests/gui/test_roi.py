@@ -230,7 +230,7 @@ def test_an_error_in_the_search_is_one_line_and_the_widget_lives_on(
         raise RuntimeError("no memory left")
 
     def broken(volume: Volume, request: Request) -> Iterator[Look]:
-        return map(fail, range(1))
+        yield from map(fail, range(1))
 
     widget.segment.region._locate = broken
     widget.segment.region.find_button.click()

@@ -368,7 +368,8 @@ def test_pause_holds_the_run_and_resume_lets_it_go_on(
     panel = widget.segment.panel
     panel.run_button.click()
     wait_for_steps(qtbot, viewer, widget)
-    assert [bar.total for bar in progress._all_instances] == [backend.total]  # napari's own activity bar
+    # napari's own activity bar, which follows after the window is painted
+    qtbot.waitUntil(lambda: [bar.total for bar in progress._all_instances] == [backend.total], timeout=90_000)
     panel.pause_button.click()
     qtbot.waitUntil(lambda: panel.pause_button.text() == "Resume", timeout=90_000)
     made = panel.progress.value()  # the step it holds at is the one that is shown
