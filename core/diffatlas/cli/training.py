@@ -40,6 +40,7 @@ def train(
     if minutes is not None and not minutes > 0:
         raise BadInput(f"--minutes {minutes:g}: give a time of more than 0")
     from diffatlas import train as training
+    from diffatlas.evaluate import baselines  # noqa: F401  (their tasks can be trained by name, too)
 
     training.run(config, overrides or (), minutes)
 
@@ -59,6 +60,7 @@ def export(
         raise BadInput(f"{source}: no such file or folder; give a run's folder or its YAML file")
     if output is not None and output.exists() and not output.is_dir():
         raise BadInput(f"{output}: is a file; give the name of a folder")
+    from diffatlas.evaluate import baselines  # noqa: F401  (runs of theirs, too)
     from diffatlas.train.export import export_run
 
     typer.echo(f"model: {export_run(source, output, weights)}")

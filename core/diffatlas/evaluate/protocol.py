@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from diffatlas.errors import BadInput
 from diffatlas.evaluate import baselines as _baselines  # noqa: F401  (registers their tasks)
 from diffatlas.request import Request
-from diffatlas.train.config import TrainConfig, load_config
+from diffatlas.train.config import TrainConfig, load_config, read_mapping
 from diffatlas.train.task import task_of
 
 Kind = Literal["same-domain", "cross-modality", "varying-domain", "zero-shot", "few-shot"]
@@ -182,14 +182,7 @@ def slug(name: str) -> str:
 
 def load_protocol(path: Path) -> Protocol:
     """Read a YAML file; relative paths are taken from its own folder. `BadInput` where it is not a protocol."""
-    try:
-        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BadInput(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadInput(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from error
-    if not isinstance(data, dict):
-        raise BadInput(f"{path}: a protocol is a mapping of names to values")
+    data = read_mapping(path, "a protocol")
     try:
         protocol = Protocol.model_validate(data)
     except ValidationError as error:

@@ -230,9 +230,8 @@ class TrainConfig(_Strict):
         return LabelScheme(self.name, scheme.structures) if self.data.structures else scheme
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Read a YAML file, apply ``key.sub=value`` overrides; relative paths are taken from the file's own folder."""
-    path = Path(path)
+def read_mapping(path: Path, what: str) -> dict[str, Any]:
+    """A YAML file that holds settings by name; `BadInput`, speaking of ``what`` it should be, where it does not."""
     try:
         data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -240,7 +239,14 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BadInput(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from error
     if not isinstance(data, dict):
-        raise BadInput(f"{path}: a training configuration is a mapping of names to values")
+        raise BadInput(f"{path}: {what} is a mapping of names to values")
+    return data
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a YAML file, apply ``key.sub=value`` overrides; relative paths are taken from the file's own folder."""
+    path = Path(path)
+    data = read_mapping(path, "a training configuration")
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator:
