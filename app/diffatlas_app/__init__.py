@@ -31,7 +31,7 @@ def main(host: str = "127.0.0.1", port: int | None = None, share: bool = False, 
     from diffatlas_app.serve import serve
 
     served = serve(host=host, port=port, share=share, open_browser=open_browser)
-    print(f"DiffAtlas: {served.url} (Ctrl-C stops it)")
+    print(f"DiffAtlas: {served.url} (Ctrl-C stops it)", flush=True)  # a log or a pipe is told at once, too
     try:
         served.page.block_thread()
     finally:
