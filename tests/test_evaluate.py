@@ -200,7 +200,7 @@ def test_a_baseline_learns_and_its_losses_belong_to_samples(base: Path, task: st
     alone, _ = one.losses(network, x0[2:], draws.select(torch.tensor([2])))
     assert torch.allclose(alone, losses[2:], atol=1e-5)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
-    for _ in range(30):
+    for _ in range(60):
         optimizer.zero_grad()
         one.losses(network, x0, draws)[0].mean().backward()
         optimizer.step()
@@ -210,7 +210,7 @@ def test_a_baseline_learns_and_its_losses_belong_to_samples(base: Path, task: st
     assert answer.shape == (3, 2, 24, 24, 24)
     # A sphere inside a shell, both seen in the image: learnt well enough that most of each is inside.
     found = classes_of(answer)
-    assert float((found == classes_of(x0[:, 1:])).float().mean()) > 0.7
+    assert float((found == classes_of(x0[:, 1:])).float().mean()) > 0.8
 
 
 def test_the_unet_holds_every_weight_under_one_name(base: Path) -> None:
