@@ -242,9 +242,17 @@ def test_classes_and_soft_dice_by_hand() -> None:
 
 
 def test_arithmetic_is_that_of_the_convolutions(base: Path) -> None:
-    small = forward_and_backward_flop(task_of(config := config_of(base, task="segmenter")), config)
-    wide = config_of(base, task="segmenter", batch=8)
-    assert forward_and_backward_flop(task_of(wide), wide) == pytest.approx(2 * small)
+    small = forward_and_backward_flop(config_of(base, task="segmenter"))
+    assert forward_and_backward_flop(config_of(base, task="segmenter", batch=8)) == pytest.approx(2 * small)
+
+
+def test_arithmetic_is_that_of_a_whole_run(base: Path) -> None:
+    shares = {"one_step": 0, "recycled": 1, "conditional": 0, "shared": 0, "paint": 0}  # each asks the network twice
+    twice = forward_and_backward_flop(config_of(base, objective=shares))
+    once = forward_and_backward_flop(config_of(base, objective={**shares, "one_step_first": 1}))
+    assert 1.2 * once < twice < 1.5 * once  # an answer without a way back beside a third of each update
+    half = forward_and_backward_flop(config_of(base, objective={**shares, "one_step_first": 0.5}))
+    assert half == pytest.approx((once + twice) / 2)
 
 
 def test_calibration_counts_what_was_given_and_what_was_right() -> None:

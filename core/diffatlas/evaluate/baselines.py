@@ -19,7 +19,7 @@ from diffatlas.nn.unet import channels_last
 from diffatlas.train.config import NetworkConfig, TrainConfig
 from diffatlas.train.draws import Draws
 from diffatlas.train.objective import soft_dice_loss
-from diffatlas.train.task import Task, register_task
+from diffatlas.train.task import Task, register_task, task_of
 from diffatlas.train.tasks import build_network
 
 
@@ -143,13 +143,15 @@ def soft_dice_of_classes(logits: Tensor, classes: Tensor) -> Tensor:
     return 1 - dice.mean(1)
 
 
-def forward_and_backward_flop(task: Task, config: TrainConfig, updates: int = 4) -> float:
+def forward_and_backward_flop(config: TrainConfig, updates: int = 4) -> float:
     """Floating-point operations of one update, forward and backward, as torch counts convolutions and products.
 
-    The mean of ``updates``, because an atlas's updates differ in how much of the batch is recycled.
+    The mean of ``updates`` spread over a whole run, because an atlas's updates differ in how much of the batch is
+    recycled, by chance and from its beginning to its end.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
+    task = task_of(config.model_copy(update={"steps": updates}))
     network = task.build(config)
     shape = (config.batch, 1 + len(config.scheme), *config.space.shape)
     counter = FlopCounterMode(display=False)

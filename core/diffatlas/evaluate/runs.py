@@ -145,7 +145,7 @@ class _One:
 
     def train(self, end: float, say: Say) -> None:
         """Train to the end, or until ``end`` (time.monotonic) comes; then it goes on from there the next time."""
-        per_update = forward_and_backward_flop(self.task, self.config)
+        per_update = forward_and_backward_flop(self.config)
         budget = self.protocol.budget_tflop
         steps = self.config.steps if budget is None else max(1, round(budget * 1e12 / per_update))
         config = self.config.model_copy(update={"steps": steps})
