@@ -61,6 +61,9 @@ CSS = """
 /* no comma within brackets: gradio takes selectors apart at commas */
 #result:not(:has(table)):not(:has(p)), #files:not(:has(a)):not(:has(p)), #gallery:not(:has(button)) { display: none; }
 #transport { align-items: center; flex-wrap: nowrap; }
+#seeds { align-items: flex-end; padding-right: 12px; }
+#new-seed { margin-bottom: 14px; height: 38px; border-radius: 6px; }
+footer .divider:first-child, footer button[style*="none"] + .divider { display: none; }
 
 .gradio-container .da-status p { margin: 0; font-variant-numeric: tabular-nums; }
 .gradio-container .da-error p { color: #b91c1c; font-weight: 600; overflow-wrap: anywhere; }
@@ -80,8 +83,7 @@ CSS = """
 .da-limits { margin: 4px 0 0; padding-left: 18px; }
 .da-limits li { margin: 0 0 2px !important; }
 
-.da-result { display: flex; flex-wrap: wrap; gap: 16px 48px; align-items: flex-start; }
-.da-result > div { flex: 1 1 320px; }
+.da-result { overflow-x: auto; }
 /* gradio styles tables and links of its own accord, and wins without the "important" */
 .da-volumes { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; margin: 0 !important;
   width: auto !important; }
