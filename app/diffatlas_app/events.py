@@ -318,13 +318,13 @@ class Events:
         if source is None:
             raise BadInput("no image yet: choose an example or drop a file")
         volume = source.read()
-        roi = regions.chosen(source, volume, wanted)
+        roi, doubt = regions.chosen(source, volume, wanted), False
         if roi is None and session.needs_search(volume, wanted.model):
             for looking in regions.search(volume, wanted.request()):
                 if visitor.stop.is_set():
                     yield self._stopped(None)
                     return
-                waiting, roi = waiting_message(looking.words, looking.view), looking.found
+                waiting, roi, doubt = waiting_message(looking.words, looking.view), looking.found, looking.doubt
                 yield {self.shown.view: waiting, self.shown.second: waiting}
             volume = replace(volume, notes=(*volume.notes, looking.words))
         requests = wanted.requests(roi)
@@ -335,7 +335,9 @@ class Events:
         last = None
         ends: dict[int, runs.Update] = {}
         for last in runs.run(self.visitors, visitor, volume, requests):
-            out = self._step(last)
+            out = self._step(
+                last, "Done, but the search found nothing for certain: read the note below" if doubt else ""
+            )
             if last.frame.result is not None:
                 ends[last.side] = last
             if last.saved is not None:
@@ -379,11 +381,11 @@ class Events:
         if last is None or last.saved is None:
             yield self._stopped(last)
 
-    def _step(self, update: runs.Update) -> Out:
+    def _step(self, update: runs.Update, end: str = "") -> Out:
         view = self.shown.second if update.side else self.shown.view
         if update.frame.result is None:
             return {view: frame_message(update.frame, update.metrics, left_s=update.seconds_left)}
-        return {view: done_message(update.frame, update.metrics, seconds=update.seconds)}
+        return {view: done_message(update.frame, update.metrics, seconds=update.seconds, words=end)}
 
     def _finished(self, visitor: Visitor, ends: Sequence[runs.Update], wanted: settings.Settings | None) -> Out:
         results = [u.frame.result for u in ends if u.frame.result is not None]

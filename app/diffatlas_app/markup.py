@@ -112,7 +112,7 @@ def result(
 ) -> str:
     """The table below a finished run, and what was found on the way; ``against``: what ``scores`` compare with."""
     said = "".join(f'<p class="da-note">{text(note)}</p>' for note in notes)
-    return f'<div class="da-result">{table(volumes_ml, scheme, scores, against)}{said}</div>'
+    return f'<div class="da-result">{said}{table(volumes_ml, scheme, scores, against)}</div>'
 
 
 def downloads(saved: Saved, link: str | None = None) -> str:

@@ -17,15 +17,19 @@ from diffatlas_app.sessions import Source
 
 SHOWN = LabelScheme("region", (Structure("what the model sees", 1, (86, 180, 233)),))
 
+DOUBT = 0.6
+"""A find less sure than this is said to be in doubt wherever the run says that it is done."""
+
 
 @dataclass(frozen=True, eq=False)
 class Searching:
     """A search on its way: ``words`` for the visitor, the field of view that is looked at (None at first), and at the
-    end what is ``found``."""
+    end what is ``found``, and whether that is in ``doubt``."""
 
     words: str
     view: LabelMap | None = None
     found: Roi | None = None
+    doubt: bool = False
 
 
 def card_for(volume: Volume, model: str) -> ModelCard:
@@ -65,11 +69,13 @@ def search(volume: Volume, request: Request) -> Iterator[Searching]:
         which = f"look {number} of about {most}" if number <= most else f"look {number}, a closer one"
         yield Searching(f"Searching for the structures: {which}", _box(card, look.centre_mm))
     assert proposal is not None
-    words = f"a search chose {in_words(proposal.roi).lower()} ({proposal.words})"
+    region = in_words(proposal.roi).lower()
     yield Searching(
-        f"The image is larger than what the model sees ({_size(card)}): {words}; settings can choose another",
+        f"The image is larger than what the model sees ({_size(card)}). A search chose {region}: {proposal.words}. "
+        f"More settings can choose another region.",
         view_of(card, volume.grid, proposal.roi),
         proposal.roi,
+        proposal.confidence < DOUBT,
     )
 
 

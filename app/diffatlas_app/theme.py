@@ -61,8 +61,8 @@ CSS = """
 /* no comma within brackets: gradio takes selectors apart at commas */
 #result:not(:has(table)):not(:has(p)), #files:not(:has(a)):not(:has(p)), #gallery:not(:has(button)) { display: none; }
 #transport { align-items: center; flex-wrap: nowrap; }
-#seeds { align-items: flex-end; padding-right: 12px; }
-#new-seed { margin-bottom: 14px; height: 38px; border-radius: 6px; }
+#seeds { align-items: flex-end !important; padding-right: 12px; background: var(--block-background-fill); }
+#seeds #new-seed { margin-bottom: 12px; height: 36px; align-self: flex-end; border-radius: 6px; }
 footer .divider:first-child, footer button[style*="none"] + .divider { display: none; }
 
 .gradio-container .da-status p { margin: 0; font-variant-numeric: tabular-nums; }
@@ -84,6 +84,7 @@ footer .divider:first-child, footer button[style*="none"] + .divider { display: 
 .da-limits li { margin: 0 0 2px !important; }
 
 .da-result { overflow-x: auto; }
+.da-result .da-note { margin: 0 0 12px; max-width: 760px; }
 /* gradio styles tables and links of its own accord, and wins without the "important" */
 .da-volumes { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; margin: 0 !important;
   width: auto !important; }

@@ -164,7 +164,7 @@ def test_a_large_volume_is_searched_in_sight_and_the_find_reaches_the_request(
     search.go_on()
     tab.wait_for_status("Done")
     assert site.backend.requests[-1].roi == search.roi
-    tab.page.locator("#result >> text=a search chose voxels x 2:6 · y 3:7 · z 1:5").wait_for()
+    tab.page.locator("#result >> text=A search chose voxels x 2:6 · y 3:7 · z 1:5").wait_for()
     report = json.loads(tab.download("Report", tmp_path).read_text(encoding="utf-8"))
     assert Request.from_json(report["provenance"]["request"]).roi == search.roi  # so that a replay need not search
 
