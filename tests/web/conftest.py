@@ -36,7 +36,7 @@ CHROMIUM_FLAGS = [
     "--disable-sync",
 ]
 EXAMPLE_REGION = ((6, 18), (7, 19), (6, 18))  # of the examples here
-WAIT_MS = 30_000
+WAIT_MS = 90_000  # generous: a limit is reached only where something hangs, and the machine may be busy
 START_MS = 120_000  # the first example of a server is made when it is first asked for
 # What gradio 6.31 asks of pandas 3 for its statistics is deprecated there.
 GRADIO_WARNINGS = (

@@ -23,9 +23,9 @@ from diffatlas_app.theme import CSS, HEAD, theme
 from tests.fakes import FakeBackend
 from tests.web.conftest import GRADIO_WARNINGS, WAIT_MS, chromium_path, fake_example
 
-pytestmark = [*GRADIO_WARNINGS, pytest.mark.timeout(300)]
+pytestmark = [*GRADIO_WARNINGS, pytest.mark.timeout(600)]
 WEBGL_FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-SLOW_MS = 3 * WAIT_MS  # the 3-D view without a graphics card, on a busy machine
+SLOW_MS = 2 * WAIT_MS  # the 3-D view without a graphics card, on a busy machine
 # No warning either, but for those of the graphics driver about its own speed.
 QUIET = ("GPU stall due to ReadPixels", "GroupMarkerNotSet", "Automatic fallback to software WebGL")
 
