@@ -63,7 +63,6 @@ CSS = """
 #transport { align-items: center; flex-wrap: nowrap; }
 #seeds { align-items: flex-end !important; padding-right: 12px; background: var(--block-background-fill); }
 #seeds #new-seed { margin-bottom: 12px; height: 36px; align-self: flex-end; border-radius: 6px; }
-footer .divider:first-child, footer button[style*="none"] + .divider { display: none; }
 
 .gradio-container .da-status p { margin: 0; font-variant-numeric: tabular-nums; }
 .gradio-container .da-error p { color: #b91c1c; font-weight: 600; overflow-wrap: anywhere; }
@@ -114,4 +113,7 @@ footer .divider:first-child, footer button[style*="none"] + .divider { display: 
 """
 
 # Gradio confines CSS to the page's content; the frame around it is reached from the head.
-HEAD = "<style>@media (max-width: 720px) { .main.fillable { padding: 14px !important; } }</style>"
+HEAD = """<style>@media (max-width: 720px) {
+  .main.fillable { padding: 14px !important; }
+  footer .divider { display: none; }
+}</style>"""

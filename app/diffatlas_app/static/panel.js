@@ -31,7 +31,7 @@
   ${slider("low", "Window from", "")}${slider("high", "Window to", "")}
   ${AXES.map(([title], a) => slider(`at${a}`, title, 'step="any"')).join("")}
   ${slider("azimuth", "Turn 3-D", 'min="0" max="360" step="1"')}${slider("elevation", "Tilt 3-D", 'min="-90" max="90" step="1"')}
-  ${slider("depth", "Image in 3-D", 'min="0" max="1" step="0.01" value="0.6"')}
+  ${slider("depth", "Image in 3-D", 'min="0" max="1" step="0.01" value="1"')}
 </div></details>`;
   }
 

@@ -6,7 +6,7 @@
   const { AXES, markup } = root.DiffAtlasPanel;
   const KEPT_BYTES = 48 * 1024 * 1024; // packed steps of one run; beyond it every second one is let go
   const DEFAULT_TURN = [130, 12];
-  const DEPTH = { alone: 0.6, behind: 0.12 }; // of the image in 3-D, without a mask and with one
+  const DEPTH = { alone: 1, behind: 0.12 }; // of the image in 3-D, without a mask and with one
   const viewers = new Set();
 
   const seconds = (s) => (s < 9.95 ? `${s.toFixed(1)} s` : s < 59.5 ? `${Math.round(s)} s` : `${Math.floor(Math.round(s) / 60)} min ${Math.round(s) % 60} s`);
@@ -407,7 +407,7 @@
       shown("blend", percent(this.blend));
       shown("opacity", percent(scene.opacity));
       shown("unsure", percent(scene.unsureOpacity));
-      shown("depth", percent(scene.depth));
+      shown("depth", percent(scene.depth), scene.depth);
       shown("low", `${round(scene.window[0])} ${scene.units}`.trim(), scene.window[0]);
       shown("high", `${round(scene.window[1])} ${scene.units}`.trim(), scene.window[1]);
       shown("azimuth", `${Math.round(scene.turn[0])}°`, scene.turn[0]);
