@@ -174,6 +174,15 @@ def test_where_a_gpu_is_lent_a_run_asks_for_its_time(lent: list[int], monkeypatc
     assert lent == [gpu.duration_s(volume, Request(preset="watch", steps=3))]
 
 
+def test_a_search_asks_for_its_time_too(lent: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[int | None] = []
+    monkeypatch.setattr(session, "locate", lambda volume, request, limit: limits.append(limit) or iter(()))
+    volume = fake_example("heart-ct")[0]
+    assert list(gpu.looks(volume, Request())) == []
+    assert limits == [session.AUTOMATIC_LOOKS]
+    assert lent == [gpu.duration_s(volume, Request())]
+
+
 def test_elsewhere_it_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
     monkeypatch.setitem(sys.modules, "spaces", None)  # importing it would fail
