@@ -1,11 +1,17 @@
-"""The web page under load: 20 visitors at once, more than the line takes, and 200 runs in a row.
+"""The web page: from the click to the first step, 20 visitors at once, more than the line takes, 200 runs in a row.
 
     python benchmarks/bench_web.py [--runs 200] [--model NAME] [--out benchmarks/results/web.json]
 
-The page is served by a process of its own and called as a service, over HTTP. Every visitor has a volume and a seed of
-their own, and every answer is compared, voxel by voxel, with what the engine computes for that volume and seed here:
-nothing may be mixed. Without ``--model`` a tiny network with random weights is used (the queue, the files and the page
-are what is measured; the network's time is in the other benchmarks). Exits with 1 where anything was mixed or lost.
+Clicks: the page as it is shipped, with its models, in headless Chromium without WebGL (a browser that draws with the
+processor would take the engine's time), a tab of its own for each press of Run on the first screen's example: seconds
+until the page says that it begins, until the noise is on screen, and until the first step is; beside them the same on
+the whole example without its region, as an upload, which is searched first.
+
+Load: the page is served by a process of its own and called as a service, over HTTP. Every visitor has a volume and a
+seed of their own, and every answer is compared, voxel by voxel, with what the engine computes for that volume and seed
+here: nothing may be mixed. Without ``--model`` a tiny network with random weights is used (the queue, the files and the
+page are what is measured; the network's time is in the other benchmarks). Exits with 1 where anything was mixed or
+lost.
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ import argparse
 import base64
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -27,6 +34,7 @@ from urllib.request import urlopen
 import numpy as np
 from common import ROOT, machine
 from gradio_client import Client, handle_file
+from playwright.sync_api import sync_playwright
 
 from diffatlas import io, session
 from diffatlas.grid import Grid
@@ -60,20 +68,17 @@ def case(folder: Path, number: int) -> Path:
 class Page:
     """The page in a process of its own."""
 
-    def __init__(self, weights: Path) -> None:
+    def __init__(self, weights: Path | None = None) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         self.process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", SERVE, str(port)],
-            env={**os.environ, "DIFFATLAS_WEIGHTS": str(weights)},
+            env=os.environ if weights is None else {**os.environ, "DIFFATLAS_WEIGHTS": str(weights)},
             stdout=subprocess.DEVNULL,
         )
-        while not self.health().get("ready"):
-            if self.process.poll() is not None:
-                raise SystemExit("the page did not start")
-            time.sleep(0.5)
+        self.ready_s = self.wait_until_ready()
 
     def health(self) -> dict[str, Any]:
         try:
@@ -82,6 +87,15 @@ class Page:
                 return facts
         except OSError:
             return {}
+
+    def wait_until_ready(self) -> float:
+        """Seconds from now until models are loaded and the first example is offered."""
+        start = time.monotonic()
+        while not self.health().get("ready"):
+            if self.process.poll() is not None:
+                raise SystemExit("the page did not start")
+            time.sleep(0.2)
+        return time.monotonic() - start
 
     def memory_mb(self) -> float:
         """Resident memory of the page's process."""
@@ -93,6 +107,63 @@ class Page:
     def close(self) -> None:
         self.process.terminate()
         self.process.wait(60)
+
+
+# Notes when the viewer's state and the step it shows change for the first time, seconds after the click on Run.
+WATCH = """() => {
+  const box = document.querySelector('#view .dv'), seen = (window.seen = {});
+  let clicked = null;
+  const note = (key) => { if (clicked !== null && !(key in seen)) seen[key] = (performance.now() - clicked) / 1000; };
+  new MutationObserver(() => {
+    note(box.dataset.state);
+    if (box.dataset.shown !== undefined) note(Number(box.dataset.shown) < 0 ? 'noise' : 'step');
+  }).observe(box, {attributes: true});
+  document.querySelector('#run').addEventListener('click', () => { clicked = performance.now(); }, {capture: true});
+}"""
+
+
+def clicks(folder: Path, times: int) -> dict[str, Any]:
+    """From the click to the first step: the example of the first screen, and the same image as an upload."""
+    page = Page()
+    upload = folder / "chest.nii.gz"
+    io.write_volume(session.example("heart-ct")[0], upload)
+    try:
+        with sync_playwright() as playwright:
+            flags = ["--no-sandbox", "--disable-gpu", "--disable-3d-apis"]
+            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
+            example = [click(browser, page.url) for _ in range(times)]
+            searched = click(browser, page.url, upload)
+            browser.close()
+    finally:
+        page.close()
+    rows = sorted(example, key=lambda row: row["step"])
+    return {
+        "presses": times,
+        "server ready after_s": round(page.ready_s, 1),
+        "example": rows[times // 2],
+        "example, slowest": rows[-1],
+        "upload, searched first": searched,
+    }
+
+
+def click(browser: Any, url: str, upload: Path | None = None) -> dict[str, float]:
+    """One tab, one press of Run; seconds to what is seen."""
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    tab.set_default_timeout(150_000)
+    tab.goto(url)
+    tab.wait_for_selector('#view .dv[data-state="open"]')
+    if upload is not None:
+        tab.set_input_files("#upload input[type=file]", str(upload))
+        tab.wait_for_selector(f"#source >> text={upload.name}")
+    tab.wait_for_timeout(1500)  # the page is at rest
+    tab.evaluate(WATCH)
+    tab.click("#run")
+    tab.wait_for_function("'step' in window.seen", polling=100)
+    seen = tab.evaluate("seen")
+    tab.click("#stop")
+    tab.wait_for_selector('#view .dv[data-state="stopped"]')
+    tab.close()
+    return {name: round(seen[name], 2) for name in ("waiting", "noise", "step")}
 
 
 def call(client: Client, path: Path, model: str, seed: int) -> tuple[dict[str, Any], float]:
@@ -157,17 +228,41 @@ def in_a_row(page: Page, client: Client, paths: list[Path], model: str, runs: in
     }
 
 
+def table(report: dict[str, Any]) -> str:
+    """The report for people."""
+    pressed, once, crowd, row = (report[k] for k in ("clicks", "at once", "crowd", "in a row"))
+    memory = row["memory_mb"]
+    lines = [("seconds from the click to:", "it begins", "noise", "first step")]
+    lines += [
+        (name, *(f"{pressed[name][k]:.2f}" for k in ("waiting", "noise", "step")))
+        for name in ("example", "example, slowest", "upload, searched first")
+    ]
+    lines += [("visitors:", "answered", "line full", "last, s")]
+    lines += [
+        (f"{r['visitors']} at once", str(r["answered"]), str(r["told that the line is full"]), f"{r['last_s']:.1f}")
+        for r in (once, crowd)
+    ]
+    lines += [("runs in a row:", "median, s", "MB at first", "MB at last")]
+    lines += [(f"{row['runs']}", f"{row['median_s']:.2f}", f"{memory[1]:.0f}", f"{memory[-1]:.0f}")]
+    mixed = once["mixed"] + crowd["mixed"] + row["mixed or failed"]
+    ends = f"mixed or failed: {mixed} · load average {report['load_average_before'][0]} · {report['wall_s']} s in all"
+    return "\n".join(f"{a:<28}{b:>12}{c:>12}{d:>12}" for a, b, c, d in lines) + "\n" + ends
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--clicks", type=int, default=5)
     parser.add_argument("--model", help="a model that ships, in place of the tiny one")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "web.json")
     options = parser.parse_args()
+    start = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        load = [round(v, 2) for v in os.getloadavg()]
+        pressed = clicks(folder, options.clicks)
         model = options.model or tiny_model(folder / "weights")
         os.environ["DIFFATLAS_WEIGHTS"] = str(folder / "weights")
-        load = [round(v, 2) for v in os.getloadavg()]
         page = Page(folder / "weights")
         try:
             clients = [
@@ -182,6 +277,7 @@ def main() -> int:
                 "machine": machine(),
                 "cores": os.cpu_count(),
                 "load_average_before": load,
+                "clicks": pressed,
                 "at once": at_once(clients[:VISITORS], paths[:VISITORS], model, folder),
                 "crowd": at_once(clients, paths, model, folder),
                 "in a row": in_a_row(page, clients[0], paths, model, options.runs, folder),
@@ -193,7 +289,8 @@ def main() -> int:
                 client.close()
         finally:
             page.close()
-    print(json.dumps(report, indent=2))
+    report["wall_s"] = round(time.monotonic() - start)
+    print(table(report))
     options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     bad = (
         report["at once"]["mixed"] + report["at once"]["other errors"] + report["at once"]["told that the line is full"]

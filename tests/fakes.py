@@ -8,7 +8,7 @@ can be compared; the labels depend on the seed by one voxel, so that seeds can b
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -27,19 +27,22 @@ SHA256 = "0" * 64
 class FakeBackend:
     """Implements `diffatlas.session.Backend`.
 
-    ``delay_s`` passes at every step; ``fail_at`` raises ``error`` at that step. ``requests`` and ``volumes`` record
-    what was asked; ``frames_made`` counts steps over all runs, ``open_runs`` the streams neither ended nor closed.
+    ``before`` is called before the first step; ``delay_s`` passes at every step; ``fail_at`` raises ``error`` at that
+    step. ``requests`` and ``volumes`` record what was asked; ``frames_made`` counts steps over all runs, ``open_runs``
+    the streams neither ended nor closed.
     """
 
     def __init__(
         self,
         scheme: LabelScheme = MMWHS,
         *,
+        before: Callable[[], Any] = lambda: None,
         delay_s: float = 0.0,
         fail_at: int | None = None,
         error: BaseException | None = None,
     ) -> None:
         self.scheme = scheme
+        self.before = before
         self.delay_s = delay_s
         self.fail_at = fail_at
         self.error = error or RuntimeError("expected a tensor of another shape")
@@ -57,6 +60,26 @@ class FakeBackend:
         finally:
             self.open_runs -= 1
 
+    def start(self, volume: Volume | None, request: Request) -> Frame:
+        """Stands in for `diffatlas.session.start`."""
+        grid = model_grid(volume)
+        rng = np.random.default_rng(request.seed)
+        labels = LabelMap(rng.integers(0, len(self.scheme) + 1, grid.shape, dtype=np.uint8), grid, self.scheme)
+        noise = rng.standard_normal(grid.shape).astype(np.float32)
+        return Frame(
+            index=-1,
+            total=request.steps or DEFAULT_STEPS,
+            t=1.0,
+            grid=grid,
+            scheme=self.scheme,
+            noisy_image=noise,
+            image=np.clip(noise, -1, 1),
+            labels=labels.data,
+            sdf=self._sdf(labels),
+            confidence=None,
+            metrics=FrameMetrics(None, None, {}, 0.0),
+        )
+
     def _frames(self, volume: Volume | None, request: Request) -> Iterator[Frame]:
         total = request.steps or DEFAULT_STEPS
         grid = model_grid(volume)
@@ -65,6 +88,7 @@ class FakeBackend:
         confidence = np.full(grid.shape, 0.5, np.float32) if request.samples > 1 else None
         metrics: list[FrameMetrics] = []
         start = time.perf_counter()
+        self.before()
         for index in range(total):
             if self.delay_s:
                 time.sleep(self.delay_s)
@@ -138,7 +162,8 @@ class FakeBackend:
             grid = model_grid(volume)
             images = (Volume(np.full(grid.shape, 0.25, np.float32), grid, "unknown", "painted"),)
         confidence = np.full(labels.grid.shape, 0.5, np.float32) if request.samples > 1 else None
-        return Result(labels, confidence, metrics, provenance, images, masks)
+        notes = () if volume is None else volume.notes
+        return Result(labels, confidence, metrics, provenance, images, masks, notes)
 
 
 def model_grid(volume: Volume | None) -> Grid:

@@ -39,6 +39,7 @@ ORDER = (
     "convert",
     "hub",
     "local",
+    "start",
     "session",
     "render",
     "train",
@@ -48,7 +49,7 @@ ORDER = (
 )
 FRONT_ENDS = {"diffatlas_app": ROOT / "app", "napari_diffatlas": ROOT / "napari_diffatlas"}
 FOR_FRONT_ENDS = {"session", "request", "grid", "space", "volume", "errors", "io", "metrics", "render", "cohort"}
-USES_TORCH = {"schedule", "denoise", "guidance", "sample", "nn", "published", "local", "train", "evaluate"}
+USES_TORCH = {"schedule", "denoise", "guidance", "sample", "nn", "published", "local", "start", "train", "evaluate"}
 
 
 def imports(path: Path, *, at_import_only: bool = False) -> Iterator[str]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from diffatlas import denoise, local
 from diffatlas.errors import BadInput
 from diffatlas.grid import Grid
 from diffatlas.request import MaskEdit, Request
-from diffatlas.session import Frame, Result, segment, stream
+from diffatlas.session import Frame, Result, load_model, needs_search, segment, start, stream
 from diffatlas.volume import Volume
 from tests.test_grid import ORIENTATIONS, stored
 from tests.test_space import ball_grid
@@ -55,6 +57,30 @@ def test_frames_say_what_they_are(request_: Request) -> None:
     result = last(frames)
     assert result.labels.grid is VOLUME.grid
     assert len(result.metrics) == 4
+
+
+@pytest.mark.parametrize("task", ["segment", "generate"])
+def test_the_start_is_what_the_network_is_given_first(request_: Request, task: Literal["segment", "generate"]) -> None:
+    volume = VOLUME if task == "segment" else None
+    request = replace(request_, task=task, guidance="image" if volume else "none")
+    begin = start(volume, request)
+    given: list[NDArray[np.float32]] = []
+    network = load_model(request.model).network
+    hook = network.register_forward_pre_hook(lambda _, x: given.append(x[0].numpy().copy()))
+    first = next(iter(stream(volume, request)))
+    hook.remove()
+    np.testing.assert_array_equal(begin.sdf, given[0][0, 1:] * np.float32(6.0))
+    if volume is None:  # else the image half is the patient's, at the guidance's noise
+        np.testing.assert_array_equal(begin.noisy_image, given[0][0, 0])
+    assert begin.grid.same_as(first.grid)
+    assert (begin.index, begin.total, begin.t, begin.result) == (-1, first.total, 1.0, None)
+    assert begin.scheme == first.scheme
+    assert np.unique(begin.labels).tolist() == [0, 1, 2]
+
+
+def test_what_a_run_would_search(request_: Request) -> None:
+    assert not needs_search(VOLUME, request_.model)
+    assert needs_search(volume_on(ball_grid((48, 30, 26), (1.0, 1.2, 1.1))), request_.model)
 
 
 def test_frames_do_not_share_memory(request_: Request) -> None:

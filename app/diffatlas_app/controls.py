@@ -94,7 +94,7 @@ def build(models: Sequence[ModelCard]) -> Controls:
     with gr.Group():
         made["preset"] = gr.Radio(PRESETS, value="watch", label="Preset", elem_id="preset")
         made["hint"] = gr.HTML(elem_id="hint")
-        with gr.Row(elem_id="seeds", equal_height=True):
+        with gr.Row(elem_id="seeds", equal_height=False):
             made["seed"] = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=90, elem_id="seed")
             made["new_seed"] = gr.Button("New seed", size="sm", min_width=90, scale=0, elem_id="new-seed")
     return Controls(tabs={"segment": segment, "atlas": atlas, "paint": paint}, **made)

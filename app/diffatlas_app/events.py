@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
 from diffatlas import render, session
 from diffatlas.errors import BadInput
-from diffatlas.grid import Grid
 from diffatlas.request import PRESETS
-from diffatlas.volume import LabelMap, LabelScheme, Structure
-from diffatlas_app import markup, pairs, runs, settings, uploads
+from diffatlas.volume import LabelMap
+from diffatlas_app import markup, pairs, regions, runs, settings, uploads
 from diffatlas_app.controls import Controls, Task, settings_of
 from diffatlas_app.pictures import jpeg
 from diffatlas_app.sessions import EXAMPLES, RECORDED, Source, Visitor, Visitors, read_labels
@@ -35,7 +33,6 @@ from diffatlas_app.viewer import (
 
 Out = dict[Any, Any]
 RUN_WORDS: dict[Task, str] = {"segment": "Run", "atlas": "Draw pairs", "paint": "Paint an image"}
-REGION = LabelScheme("region", (Structure("what the model will see", 1, (86, 180, 233)),))
 
 
 @dataclass(frozen=True)
@@ -234,15 +231,12 @@ class Events:
             volume = visitor.source.read()
             if not on:
                 return {**out, self.chosen.region: "", self.shown.view: open_message(volume, name=visitor.source.name)}
-            card = _card_for(volume, values[0])
+            card = regions.card_for(volume, values[0])
             roi = settings.region(volume.grid, (centre[0], centre[1], centre[2]), card.space.extent_mm)
-            middle = volume.grid.to_world(np.array([(a + b - 1) / 2 for a, b in roi]))
-            box = card.space.grid_at(middle)
-            seen = LabelMap(np.ones(box.shape, np.uint8), Grid(box.shape, box.affine), REGION)
-            words = " · ".join(f"{axis} {a}:{b}" for axis, (a, b) in zip("XYZ", roi, strict=True))
+            seen = regions.view_of(card, volume.grid, roi)
             return {
                 **out,
-                self.chosen.region: markup.paragraph(f"Voxels {words}"),
+                self.chosen.region: markup.paragraph(regions.in_words(roi)),
                 self.shown.view: open_message(volume, name=visitor.source.name, labels=seen),
             }
         except Exception as error:
@@ -262,7 +256,7 @@ class Events:
     def hint(self, preset: str, model: str, steps: float | None, samples: float, beside: str | None) -> str:
         count = int(steps or 0) or PRESETS[preset].steps
         takes = self.visitors.pace.seconds_for(count, int(samples) * (2 if beside else 1))
-        return markup.preset_line(preset, takes)
+        return markup.preset_line(preset, takes, int(steps or 0))
 
     def lay_out(self, beside: str | None) -> Any:
         return gr.update(visible=bool(beside))
@@ -324,15 +318,26 @@ class Events:
         if source is None:
             raise BadInput("no image yet: choose an example or drop a file")
         volume = source.read()
-        roi = None
-        if wanted.centre is not None:
-            card = _card_for(volume, wanted.model)
-            roi = settings.region(volume.grid, wanted.centre, card.space.extent_mm)
+        roi, doubt = regions.chosen(source, volume, wanted), False
+        if roi is None and session.needs_search(volume, wanted.model):
+            for looking in regions.search(volume, wanted.request()):
+                if visitor.stop.is_set():
+                    yield self._stopped(None)
+                    return
+                waiting, roi, doubt = waiting_message(looking.words, looking.view), looking.found, looking.doubt
+                yield {self.shown.view: waiting, self.shown.second: waiting}
+            volume = replace(volume, notes=(*volume.notes, looking.words))
         requests = wanted.requests(roi)
+        yield {
+            view: frame_message(session.start(volume, request))
+            for view, request in zip((self.shown.view, self.shown.second), requests, strict=False)
+        }
         last = None
         ends: dict[int, runs.Update] = {}
         for last in runs.run(self.visitors, visitor, volume, requests):
-            out = self._step(last)
+            out = self._step(
+                last, "Done, but the search found nothing for certain: read the note below" if doubt else ""
+            )
             if last.frame.result is not None:
                 ends[last.side] = last
             if last.saved is not None:
@@ -349,6 +354,7 @@ class Events:
         last = None
         # No image is on show: the pair's own image half is what the viewer draws.
         yield {self.shown.view: open_message(None, name="A pair of the atlas"), self.shown.gallery: ""}
+        yield {self.shown.view: frame_message(session.start(None, request))}
         for last in pairs.draw(visitor, request):
             out = self._step(last)
             if last.frame.result is not None:
@@ -375,11 +381,11 @@ class Events:
         if last is None or last.saved is None:
             yield self._stopped(last)
 
-    def _step(self, update: runs.Update) -> Out:
+    def _step(self, update: runs.Update, end: str = "") -> Out:
         view = self.shown.second if update.side else self.shown.view
         if update.frame.result is None:
             return {view: frame_message(update.frame, update.metrics, left_s=update.seconds_left)}
-        return {view: done_message(update.frame, update.metrics, seconds=update.seconds)}
+        return {view: done_message(update.frame, update.metrics, seconds=update.seconds, words=end)}
 
     def _finished(self, visitor: Visitor, ends: Sequence[runs.Update], wanted: settings.Settings | None) -> Out:
         results = [u.frame.result for u in ends if u.frame.result is not None]
@@ -479,10 +485,6 @@ class Events:
             return {self.shown.result: shown, self.shown.reference: None}
         except Exception as error:
             return {self.shown.result: markup.error(told(error)), self.shown.reference: None}
-
-
-def _card_for(volume: Any, model: str) -> session.ModelCard:
-    return pairs.card_named(session.choose_model(volume) if model == "auto" else model)
 
 
 def _comparable(a: LabelMap, b: LabelMap) -> bool:

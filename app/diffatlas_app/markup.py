@@ -65,8 +65,11 @@ def seconds(value: float) -> str:
     return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60} s"
 
 
-def table(volumes_ml: Sequence[dict[str, float]], scheme: LabelScheme, scores: Comparison | None = None) -> str:
+def table(
+    volumes_ml: Sequence[dict[str, float]], scheme: LabelScheme, scores: Comparison | None = None, against: str = ""
+) -> str:
     """Volume of each structure beside its colour, ml, for one run or two; with ``scores``, the first's agreement."""
+    caption = "Volumes" + (f", and agreement with {against}" if against else "")
     heads = ["ml", "ml, second"][: len(volumes_ml)]
     if scores is not None:
         heads += ["Dice", f"surface Dice, {scores.tolerance_mm:g} mm", "HD95, mm"]
@@ -87,7 +90,7 @@ def table(volumes_ml: Sequence[dict[str, float]], scheme: LabelScheme, scores: C
         rows.append(_row("mean", cells))
     head = "".join(f'<th scope="col">{text(name)}</th>' for name in heads)
     return (
-        f'<table class="da-volumes"><caption>Volumes</caption><thead><tr><td></td>{head}</tr></thead>'
+        f'<table class="da-volumes"><caption>{text(caption)}</caption><thead><tr><td></td>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
 
@@ -108,10 +111,8 @@ def result(
     against: str = "",
 ) -> str:
     """The table below a finished run, and what was found on the way; ``against``: what ``scores`` compare with."""
-    if against:
-        notes = (*notes, f"Compared with {against}.")
     said = "".join(f'<p class="da-note">{text(note)}</p>' for note in notes)
-    return f'<div class="da-result">{table(volumes_ml, scheme, scores)}<div>{said}</div></div>'
+    return f'<div class="da-result">{said}{table(volumes_ml, scheme, scores, against)}</div>'
 
 
 def downloads(saved: Saved, link: str | None = None) -> str:
@@ -153,12 +154,14 @@ def card(model: ModelCard) -> str:
 
 
 def auto_card(models: tuple[ModelCard, ...]) -> str:
-    titles = " or ".join(model.title for model in models)
-    return f'<div class="da-card"><p>Takes the model that fits the image best: {text(titles)}.</p></div>'
+    titles = " or ".join(f"“{model.title}”" for model in models)
+    return f'<div class="da-card"><p>Picks the model that fits the image: {text(titles)}.</p></div>'
 
 
-def preset_line(name: str, takes_s: float | None = None) -> str:
-    """What a preset does, and how long that takes here, once it is known."""
+def preset_line(name: str, takes_s: float | None = None, steps: int = 0) -> str:
+    """What a preset does, or so many ``steps`` in place of its own, and how long that takes here, once it is known."""
     summary = PRESETS[name].summary.split(":")[0] if takes_s is not None else PRESETS[name].summary
+    if steps and steps != PRESETS[name].steps:
+        summary = "one step" if steps == 1 else f"{steps} steps"
     time = "" if takes_s is None else f"; about {seconds(max(takes_s, 0.1))} on this machine"
     return f'<p class="da-hint">{text(summary[0].upper() + summary[1:] + time)}.</p>'

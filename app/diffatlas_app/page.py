@@ -48,8 +48,8 @@ def _right_side() -> Shown:
     result = gr.HTML(elem_id="result")
     files = gr.HTML(elem_id="files")
     with gr.Row(visible=False, elem_id="after") as after:
-        surface = gr.Button("Make surface (GLB)", size="sm", elem_id="make-surface")
-        film = gr.Button("Make film (GIF)", size="sm", elem_id="make-film")
+        surface = gr.Button("Make surface (GLB)", size="md", scale=0, min_width=190, elem_id="make-surface")
+        film = gr.Button("Make film (GIF)", size="md", scale=0, min_width=190, elem_id="make-film")
     with gr.Accordion(
         "Compare with a reference label map", open=False, visible=False, elem_id="reference-panel"
     ) as panel:

@@ -18,7 +18,7 @@ import numpy as np
 
 from diffatlas import io, session
 from diffatlas.errors import BadInput
-from diffatlas.request import Request
+from diffatlas.request import Request, Roi
 from diffatlas.volume import LabelMap, LabelScheme, Volume
 from diffatlas_app import limits, recording, uploads
 from diffatlas_app.results import Saved
@@ -37,7 +37,8 @@ def read_limits() -> io.Limits:
 class Source:
     """What a visitor looks at: an example's or a generated volume, or a file of theirs; ``name`` is what they call it.
 
-    ``key``: of `EXAMPLES` or of a recorded run, else empty. ``true_labels``: of an example or a drawn pair.
+    ``key``: of `EXAMPLES` or of a recorded run, else empty. ``true_labels``: of an example or a drawn pair. ``region``:
+    of interest, which an example brings.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Source:
     key: str = ""
     true_labels: LabelMap | None = None
     recorded: recording.Recording | None = None
+    region: Roi | None = None
 
     def read(self) -> Volume:
         """The volume; `BadInput` speaks of the visitor's file name, not of ours."""
@@ -181,9 +183,10 @@ class Pace:
             new = seconds / steps
             self.step_s = new if self.step_s is None else (self.step_s + new) / 2
 
-    def measure(self, volume: Volume) -> None:
+    def measure(self, volume: Volume, region: Roi) -> None:
         """From a short run of our own."""
-        marks = [f.metrics.seconds for f in session.stream(volume, Request(preset="fast", steps=3))]
+        request = Request(preset="fast", steps=3, roi=region)
+        marks = [f.metrics.seconds for f in session.stream(volume, request)]
         self.learn(marks[-1] - marks[0], len(marks) - 1)
 
     def seconds_for(self, steps: int, samples: int = 1) -> float | None:
@@ -226,7 +229,7 @@ class Visitors:
             if name not in self._examples:
                 self._examples[name] = session.example(name)
         volume, labels = self._examples[name]
-        return Source(EXAMPLES[name], volume=volume, key=name, true_labels=labels)
+        return Source(EXAMPLES[name], volume=volume, key=name, true_labels=labels, region=session.EXAMPLE_REGION)
 
     def recorded(self, key: str) -> Source:
         """A recorded run by its key."""
@@ -284,13 +287,20 @@ class Visitors:
             self._root.cleanup()
 
     def warm(self) -> None:
-        """Make the examples and load the models, so that the first visitor need not wait for it."""
-        for name in EXAMPLES:
-            self.example(name)
+        """Load the models, have the first one answer, and make the examples, so that the first visitor need not wait.
+
+        The first example is offered once a run on it begins at once.
+        """
+        first, *others = EXAMPLES
         for card in session.available_models():
             if not card.published:
                 session.load_model(card.name)
-        self.pace.measure(self._examples["heart-ct"][0])
+        made = session.example(first)
+        self.pace.measure(made[0], session.EXAMPLE_REGION)
+        with self._making:
+            self._examples[first] = made
+        for name in others:
+            self.example(name)
 
     def _sweep(self) -> None:
         while not self._closed.wait(limits.SWEEP_S):

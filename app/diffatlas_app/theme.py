@@ -61,6 +61,8 @@ CSS = """
 /* no comma within brackets: gradio takes selectors apart at commas */
 #result:not(:has(table)):not(:has(p)), #files:not(:has(a)):not(:has(p)), #gallery:not(:has(button)) { display: none; }
 #transport { align-items: center; flex-wrap: nowrap; }
+#seeds { align-items: flex-end !important; padding-right: 12px; background: var(--block-background-fill); }
+#seeds #new-seed { margin-bottom: 12px; height: 36px; align-self: flex-end; border-radius: 6px; }
 
 .gradio-container .da-status p { margin: 0; font-variant-numeric: tabular-nums; }
 .gradio-container .da-error p { color: #b91c1c; font-weight: 600; overflow-wrap: anywhere; }
@@ -80,8 +82,8 @@ CSS = """
 .da-limits { margin: 4px 0 0; padding-left: 18px; }
 .da-limits li { margin: 0 0 2px !important; }
 
-.da-result { display: flex; flex-wrap: wrap; gap: 16px 48px; align-items: flex-start; }
-.da-result > div { flex: 1 1 320px; }
+.da-result { overflow-x: auto; }
+.da-result .da-note { margin: 0 0 12px; max-width: 760px; }
 /* gradio styles tables and links of its own accord, and wins without the "important" */
 .da-volumes { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; margin: 0 !important;
   width: auto !important; }
@@ -111,4 +113,7 @@ CSS = """
 """
 
 # Gradio confines CSS to the page's content; the frame around it is reached from the head.
-HEAD = "<style>@media (max-width: 720px) { .main.fillable { padding: 14px !important; } }</style>"
+HEAD = """<style>@media (max-width: 720px) {
+  .main.fillable { padding: 14px !important; }
+  footer .divider { display: none; }
+}</style>"""

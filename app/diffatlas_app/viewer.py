@@ -6,6 +6,7 @@ yields it as the component's next value:
     show = viewer("Run", elem_id="view")                    # two with one ``group`` move together
     yield {show: open_message(volume, name="heart.nii.gz")}  # an image, before any run
     yield {show: waiting_message("Third in line…")}          # forgets the steps of the run before
+    yield {show: frame_message(session.start(volume, request))}  # the noise that it begins with, before any step
     yield {show: frame_message(frame, metrics, left_s=12.0)}  # each step; ``metrics``: those of all steps so far
     yield {show: done_message(frame, metrics, seconds=31.0)}  # the last step, in place of a frame message
     yield {show: stopped_message()}                          # or error_message("one line"), or empty_message()
@@ -43,7 +44,7 @@ from diffatlas.volume import LabelMap, LabelScheme, Volume
 from diffatlas_app.slices import drawn_slices
 
 STATIC = Path(__file__).parent / "static"
-SCRIPTS = ("volumes.js", "stage.js", "plots.js", "viewer.js")
+SCRIPTS = ("volumes.js", "stage.js", "plots.js", "panel.js", "viewer.js")
 MAX_SHOWN_VOXELS = 128**3
 """An image with more is shown at a coarser grid (labels and results keep the source's)."""
 
@@ -114,19 +115,25 @@ def open_message(
     )
 
 
-def waiting_message(words: str = "Waiting for a free processor…") -> str:
-    """The run was asked for and has not begun; forgets the steps of the one before, keeps the image."""
-    return _message("waiting", words=words)
+def waiting_message(words: str = "Waiting for a free processor…", view: LabelMap | None = None) -> str:
+    """The run was asked for and has not begun; forgets the steps of the one before, keeps the image. ``view``: a box to
+    show with it, where a search looks.
+    """
+    scheme, packed = (None, None) if view is None else (_scheme(view.scheme), _packed(view.data, view.grid))
+    return _message("waiting", words=words, scheme=scheme, view=packed)
 
 
 def frame_message(
     frame: Frame, metrics: Sequence[FrameMetrics] = (), *, left_s: float | None = None, run: str = ""
 ) -> str:
-    """Show a step. ``metrics``: of all steps so far, this one's last (default: this one's alone). ``left_s``: seconds
-    left, None while unknown. ``run``: anything that tells runs apart; a step that is not newer than the last one begins
-    a new run in any case.
+    """Show a step, or the noise before the first (`session.start`; it has no metrics).
+
+    ``metrics``: of all steps so far, this one's last (default: this one's alone). ``left_s``: seconds left, None while
+    unknown. ``run``: anything that tells runs apart; a step that is not newer than the last one begins a new run in any
+    case.
     """
-    return _message("step", **_step(frame, metrics or (frame.metrics,), METRICS_TAIL), left=left_s, run=run)
+    known = metrics or ((frame.metrics,) if frame.index >= 0 else ())
+    return _message("step", **_step(frame, known, METRICS_TAIL), left=left_s, run=run)
 
 
 def done_message(

@@ -39,9 +39,9 @@ class FrameMetrics:
 class Frame:
     """One denoising step, numpy, on ``grid``: the model grid placed in world coordinates (viewers overlay by affine).
 
-    ``index`` 0 to total - 1; ``t`` the noise level after the step, 1 (noise) to 0. ``noisy_image`` and ``image`` (the
-    image half as the model now believes it): float32 [X, Y, Z] in [-1, 1], the window of the model (noisy_image may
-    leave it).
+    ``index`` 0 to total - 1, and -1 for the noise that a run begins with (`session.start`, never part of a stream);
+    ``t`` the noise level after the step, 1 (noise) to 0. ``noisy_image`` and ``image`` (the image half as the model now
+    believes it): float32 [X, Y, Z] in [-1, 1], the window of the model (noisy_image may leave it).
     ``labels``: uint8 [X, Y, Z] indices into ``scheme``. ``sdf``: float32 [K, X, Y, Z], mm, negative inside.
     ``confidence``: float32 [X, Y, Z] in [0, 1], or None with one sample. ``result``: set on the last frame only.
     """

@@ -37,12 +37,21 @@ from diffatlas.guidance import (
     NoiseSource,
     no_guidance,
 )
-from diffatlas.locate import Look, search
+from diffatlas.locate import AUTOMATIC_LOOKS, Look, search
 from diffatlas.published import CLAMP, GradientPull, one_level, published_sdf
 from diffatlas.request import Request
 from diffatlas.sample import SAMPLERS, Step, crowded_times, discrete_times, mask_first, uniform_times
 from diffatlas.schedule import DiscreteCosine, Schedule, cosine
-from diffatlas.space import Resampler, Window, check_roi, field_of_view, image_to_model, labels_to_model, world_box
+from diffatlas.space import (
+    Resampler,
+    Window,
+    check_roi,
+    field_of_view,
+    image_to_model,
+    labels_to_model,
+    larger_than_view,
+    world_box,
+)
 from diffatlas.volume import LabelMap, Volume
 
 
@@ -107,9 +116,6 @@ class SampleNoise:
         return torch.randn(shape, generator=self.generator)
 
 
-# A run that is to begin soon does not search a whole body first: `LocalBackend.locate` does, and can be stopped.
-AUTOMATIC_LOOKS = 12
-
 # A guidance whose last view of the image channel is worth showing.
 Watched = ImageGuidance | GradientGuidance | GradientPull
 
@@ -133,7 +139,7 @@ class LocalBackend:
         model = load_model(name)
         return _Run(model, volume, request).frames()
 
-    def locate(self, volume: Volume, request: Request) -> Iterator[Look]:
+    def locate(self, volume: Volume, request: Request, limit: int | None = None) -> Iterator[Look]:
         """Search ``volume`` for what the model knows; the last `Look` carries the `Proposal`. ``close()`` stops it."""
         name = choose_model(volume) if request.model == "auto" else request.model
         model = load_model(name)
@@ -143,7 +149,7 @@ class LocalBackend:
                 f"give a region of interest"
             )
         middle = field_of_view(model.card.space, volume.grid, volume.grid.centre_mm)  # a placement that needs no search
-        return _Run(model, volume, replace(request, task="segment", roi=middle, edit=None)).looks()
+        return _Run(model, volume, replace(request, task="segment", roi=middle, edit=None)).looks(limit)
 
 
 class _Run:
@@ -196,7 +202,7 @@ class _Run:
         image, limits = image_to_model(volume, grid, window, space.fill)
         if request.roi is None and request.task == "segment":
             extent = _world_extent_mm(volume.grid)
-            larger = any(e > 1.15 * s for e, s in zip(extent, space.extent_mm, strict=True))
+            larger = larger_than_view(space, volume.grid)
             if larger and self.card.published:
                 notes.append(
                     f"the volume ({_mm(extent)}) is larger than the model's field of view ({_mm(space.extent_mm)}); "

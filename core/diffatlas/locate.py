@@ -44,6 +44,8 @@ STRIDE = 0.55  # beyond the shifts of augmentation; an answer to half a heart is
 SHIFT = 0.08
 MAX_LOOKS = 64  # of a view of 64^3 voxels; more of smaller ones
 MAX_SMALL_LOOKS = 400
+# A run that is to begin soon does not search a whole body first: `LocalBackend.locate` does, and can be stopped.
+AUTOMATIC_LOOKS = 12
 MAX_MOVES = 4
 MIN_FIT = 0.2
 MAX_TRIED = 6

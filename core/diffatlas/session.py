@@ -22,16 +22,18 @@ from diffatlas.checkpoint import (
 )
 from diffatlas.errors import BadInput
 from diffatlas.frame import Backend, Frame, FrameMetrics, Result
-from diffatlas.locate import Look, Proposal
+from diffatlas.locate import AUTOMATIC_LOOKS, Look, Proposal
 from diffatlas.report import RecordedRun, read_run, write_report
-from diffatlas.request import PRESETS, MaskEdit, Preset, Request
+from diffatlas.request import PRESETS, MaskEdit, Preset, Request, Roi
 from diffatlas.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
     from diffatlas.metrics import Comparison as Comparison
 
 __all__ = [
+    "AUTOMATIC_LOOKS",
     "EXAMPLES",
+    "EXAMPLE_REGION",
     "PRESETS",
     "Backend",
     "Frame",
@@ -53,10 +55,12 @@ __all__ = [
     "local_backend",
     "locate",
     "model_card",
+    "needs_search",
     "pair_request",
     "pairs",
     "read_run",
     "segment",
+    "start",
     "stream",
     "use_models_folder",
     "write_pair",
@@ -64,6 +68,8 @@ __all__ = [
 ]
 
 EXAMPLES = ("heart-ct", "heart-mr")
+EXAMPLE_REGION: Roi = ((6, 86), (11, 91), (4, 84))
+"""The region of interest that comes with the examples, both of one patient: where `locate` finds the heart."""
 
 
 @lru_cache(maxsize=1)
@@ -84,16 +90,36 @@ def stream(volume: Volume | None, request: Request) -> Iterator[Frame]:
     return local_backend().stream(volume, request)
 
 
-def locate(volume: Volume, request: Request) -> Iterator[Look]:
+def start(volume: Volume | None, request: Request) -> Frame:
+    """What a run of ``request`` begins with, before the network is asked, as a `Frame` of index -1.
+
+    Both halves are the noise of the first sample, where the model will look. For the tasks "segment" and "generate": a
+    mask that is painted on is not noise. A volume that `needs_search` needs a region of interest here.
+    """
+    from diffatlas.start import first_noise
+
+    return first_noise(volume, request)
+
+
+def needs_search(volume: Volume, model: str = "auto") -> bool:
+    """Whether a run on ``volume`` without a region of interest would search it first, which takes seconds."""
+    from diffatlas.space import larger_than_view
+
+    card = model_card(choose_model(volume) if model == "auto" else model)
+    return not card.published and larger_than_view(card.space, volume.grid)
+
+
+def locate(volume: Volume, request: Request, limit: int | None = None) -> Iterator[Look]:
     """Search a large volume for what the request's model knows; the last `Look` carries the `Proposal`.
 
-    Its ``roi`` goes into `Request.roi`. ``close()`` stops the search.
+    Its ``roi`` goes into `Request.roi`. ``limit``: looks after which no new place is tried; `AUTOMATIC_LOOKS` is what a
+    run allows itself. ``close()`` stops the search.
     """
     from diffatlas.local import LocalBackend
 
     backend = local_backend()
     assert isinstance(backend, LocalBackend)
-    return backend.locate(volume, request)
+    return backend.locate(volume, request, limit)
 
 
 def segment(volume: Volume | None, request: Request) -> Result:

@@ -106,6 +106,12 @@ def world_box(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return world.min(axis=0), world.max(axis=0)
 
 
+def larger_than_view(space: ModelSpace, grid: Grid) -> bool:
+    """Whether ``grid`` reaches so far beyond the model's field of view that its middle may miss the structures."""
+    low, high = world_box(grid)
+    return any(size > 1.15 * seen for size, seen in zip((high - low).tolist(), space.extent_mm, strict=True))
+
+
 def field_of_view(space: ModelSpace, grid: Grid, centre_mm: NDArray[np.float64]) -> Ranges:
     """Voxel ranges of ``grid`` that hold the model's field of view about ``centre_mm`` [3], world.
 

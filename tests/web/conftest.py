@@ -35,7 +35,8 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-WAIT_MS = 30_000
+EXAMPLE_REGION = ((6, 18), (7, 19), (6, 18))  # of the examples here
+WAIT_MS = 90_000  # generous: a limit is reached only where something hangs, and the machine may be busy
 START_MS = 120_000  # the first example of a server is made when it is first asked for
 # What gradio 6.31 asks of pandas 3 for its statistics is deprecated there.
 GRADIO_WARNINGS = (
@@ -166,8 +167,12 @@ def fake_site() -> Iterator[Site]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "available_models", fake_models)
         patch.setattr(session, "example", fake_example)
+        patch.setattr(session, "EXAMPLE_REGION", EXAMPLE_REGION)
+        patch.setattr(session, "choose_model", lambda volume: "heart-phantom")
+        patch.setattr(session, "needs_search", lambda volume, model: False)
         site = serve_site()
         patch.setattr(session, "local_backend", lambda: site.backend)
+        patch.setattr(session, "start", lambda volume, request: site.backend.start(volume, request))
         yield site
         site.served.close()
 

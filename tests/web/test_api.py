@@ -21,7 +21,7 @@ gradio_client = pytest.importorskip("gradio_client")
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
     *GRADIO_WARNINGS,
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(400),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:huggingface_hub.*"),
 ]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import quote
@@ -16,14 +17,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from diffatlas import io
+from diffatlas import io, session
 from diffatlas.grid import Grid
+from diffatlas.request import Request
+from diffatlas.volume import Volume
 from diffatlas_app import limits
 from tests import fakes
 from tests.fakes import FakeBackend
-from tests.web.conftest import GRADIO_WARNINGS, Site, Tab, load
+from tests.web.conftest import EXAMPLE_REGION, GRADIO_WARNINGS, WAIT_MS, Site, Tab, load, sync_api
 
-pytestmark = [*GRADIO_WARNINGS, pytest.mark.timeout(180)]
+pytestmark = [*GRADIO_WARNINGS, pytest.mark.timeout(400)]
 Open = Callable[[Site], Tab]
 
 
@@ -40,13 +43,40 @@ def oblique_scan(path: Path, shape: tuple[int, int, int]) -> Path:
     return path
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
             return True
         time.sleep(0.02)
     return condition()
+
+
+class FakeSearch:
+    """Stands in for `session.locate`: a look whenever `go_on` is called; the last finds ``roi``."""
+
+    roi = ((2, 6), (3, 7), (1, 5))
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, looks: int) -> None:
+        self.looks, self.made, self.closed = looks, 0, False
+        self._allowed = threading.Semaphore(0)
+        monkeypatch.setattr(session, "needs_search", lambda volume, model: True)
+        monkeypatch.setattr(session, "locate", self._locate)
+
+    def go_on(self) -> None:
+        self._allowed.release()
+
+    def _locate(self, volume: Volume, wanted: Request, limit: int | None = None) -> Iterator[session.Look]:
+        assert limit == session.AUTOMATIC_LOOKS
+        try:
+            for index in range(self.looks):
+                assert self._allowed.acquire(timeout=60)
+                self.made += 1
+                centre = volume.grid.centre_mm
+                found = session.Proposal(centre, self.roi, 0.97, 0.98, 0.9) if index == self.looks - 1 else None
+                yield session.Look(index, self.looks, centre, 0.9, found)
+        finally:
+            self.closed = True
 
 
 def choose(tab: Tab, field: str, option: str) -> None:
@@ -77,7 +107,86 @@ def test_steps_stream_one_by_one_and_end_in_a_table(
     assert heads == ["ml", "Dice", "surface Dice, 2 mm", "HD95, mm"]  # an example's true labels are known
     request = site.backend.requests[-1]
     assert (request.task, request.model, request.preset, request.seed) == ("segment", "auto", "watch", 0)
-    assert (request.guidance, request.guidance_noise, request.steps, request.roi) == ("image", None, None, None)
+    assert (request.guidance, request.guidance_noise, request.steps) == ("image", None, None)
+    assert request.roi == EXAMPLE_REGION  # it comes with the example: nothing is searched first
+
+
+def test_the_noise_is_shown_before_the_first_step_and_stays_in_the_scrubber(
+    site: Site, open_tab: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = threading.Event()
+    site.backend = FakeBackend(before=held.wait)
+    tab = open_tab(site)
+    try:
+        tab.page.click("#run")
+        tab.wait_for_viewer("shown", "-1")
+        assert tab.status().startswith("Noise, where the model looks")
+        assert site.backend.frames_made == 0
+    finally:
+        held.set()
+    tab.wait_for_status("Done: 4 steps")
+    tab.page.locator("#view [data-control=step]").focus()
+    tab.page.keyboard.press("Home")
+    tab.wait_for_viewer("shown", "-1")
+    assert tab.page.inner_text("#view .dv-count") == "0 / 4"
+
+
+def test_a_run_stopped_in_its_noise_leaves_the_image_alone(site: Site, open_tab: Open) -> None:
+    held = threading.Event()
+    site.backend = FakeBackend(before=held.wait)
+    tab = open_tab(site)
+    try:
+        tab.page.click("#run")
+        tab.wait_for_viewer("shown", "-1")
+        tab.page.click("#stop")
+        sync_api.expect(tab.page.locator("#stop")).to_be_disabled(timeout=WAIT_MS)
+    finally:
+        held.set()
+    tab.wait_for_status("Stopped before the first step")
+    assert tab.viewer("shown") == ""
+    assert not tab.page.locator("#view .dv-transport").is_visible()
+
+
+def test_a_large_volume_is_searched_in_sight_and_the_find_reaches_the_request(
+    site: Site, open_tab: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    search = FakeSearch(monkeypatch, looks=3)
+    tab = open_tab(site)
+    tab.upload(oblique_scan(tmp_path / "body.nii.gz", (12, 14, 10)))
+    tab.page.locator("#source >> text=12×14×10").wait_for()
+    tab.page.click("#run")
+    tab.wait_for_status("Larger than what the model sees (32 × 32 × 32 mm): searching")
+    assert tab.page.is_enabled("#stop")
+    for number in (1, 2):
+        search.go_on()
+        tab.wait_for_status(f"look {number} of about 3")
+        assert tab.page.inner_text("#view .dv-legend") == "what the model sees"
+    search.go_on()
+    tab.wait_for_status("Done")
+    assert site.backend.requests[-1].roi == search.roi
+    tab.page.locator("#result >> text=A search chose voxels x 2:6 · y 3:7 · z 1:5").wait_for()
+    report = json.loads(tab.download("Report", tmp_path).read_text(encoding="utf-8"))
+    assert Request.from_json(report["provenance"]["request"]).roi == search.roi  # so that a replay need not search
+
+
+def test_a_search_stops_within_a_look(
+    site: Site, open_tab: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    search = FakeSearch(monkeypatch, looks=50)
+    tab = open_tab(site)
+    tab.upload(oblique_scan(tmp_path / "body.nii.gz", (12, 14, 10)))
+    tab.page.locator("#source >> text=12×14×10").wait_for()
+    tab.page.click("#run")
+    search.go_on()
+    tab.wait_for_status("look 1 of about")
+    tab.page.click("#stop")
+    sync_api.expect(tab.page.locator("#stop")).to_be_disabled(timeout=WAIT_MS)
+    search.go_on()
+    tab.wait_for_status("Stopped before the first step")
+    assert wait_until(lambda: search.closed, 60)
+    assert search.made <= 2
+    assert site.backend.requests == []
+    assert wait_until(lambda: len(site.served.visitors.turns) == 0, 60)
 
 
 def test_controls_reach_the_request(site: Site, open_tab: Open) -> None:
@@ -224,7 +333,7 @@ def test_a_reference_is_compared(site: Site, open_tab: Open, tmp_path: Path) -> 
     assert heads.all_inner_texts() == ["ml"]
     tab.page.click("#reference-panel >> text=Compare with")
     tab.page.set_input_files("#reference input[type=file]", str(labels))
-    tab.page.locator("#result >> text=Compared with scan_labels.nii.gz").wait_for()
+    tab.page.locator("#result >> text=agreement with scan_labels.nii.gz").wait_for()
     cells = tab.page.locator(".da-volumes tbody tr").last.inner_text().split("\t")
     assert [c.strip() for c in cells] == ["mean", "", "1.000", "1.000", "0.0"]
     other = tmp_path / "other.nii.gz"
@@ -301,8 +410,8 @@ def test_closing_the_tab_stops_the_run_and_removes_the_files(
     tab.page.click("#run")
     tab.wait_for_status(" of 400")
     tab.page.close()
-    assert wait_until(lambda: site.backend.open_runs == 0, 20)
-    assert wait_until(lambda: not folders[0].exists(), 20)
+    assert wait_until(lambda: site.backend.open_runs == 0, 60)
+    assert wait_until(lambda: not folders[0].exists(), 60)
 
 
 def test_a_fault_in_the_engine_is_one_red_line_and_the_page_lives_on(
@@ -434,7 +543,7 @@ def test_closing_a_tab_that_waits_leaves_the_line(site: Site, open_tab: Open, mo
     waiting.wait_for_status("Waiting: 1 run")
     assert len(site.served.visitors.turns) == 2
     waiting.page.close()
-    assert wait_until(lambda: len(site.served.visitors.turns) == 1, 20)
+    assert wait_until(lambda: len(site.served.visitors.turns) == 1, 60)
     running.page.click("#stop")
     running.wait_for_status("Stopped")
     assert len(site.backend.requests) == 1

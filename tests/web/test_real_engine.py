@@ -33,15 +33,20 @@ def test_example_in_the_fast_preset_downloads_the_engine_s_labels(
     tab.page.click("#run")
     tab.wait_for_status("Done", 240_000)  # two steps, after torch and the weights are loaded on a busy machine
     saved = load(tab.download("Labels", tmp_path))
-    volume, _ = session.example("heart-ct")
-    expected = session.segment(volume, Request(preset="fast", seed=7)).labels
+    volume, truth = session.example("heart-ct")
+    expected = session.segment(volume, Request(preset="fast", seed=7, roi=session.EXAMPLE_REGION)).labels
     np.testing.assert_array_equal(saved.get_fdata(), expected.to_ids())
     np.testing.assert_allclose(saved.affine, volume.grid.affine, atol=1e-4)
     assert expected.data.any()
+    # The region that comes with the example holds its whole heart.
+    inside = tuple(slice(low, high) for low, high in session.EXAMPLE_REGION)
+    assert truth.data[inside].astype(bool).sum() == truth.data.astype(bool).sum()
     # The image that is offered beside it and the report are all that the command line needs for the same labels.
     image, report = tab.download("Image", tmp_path), tab.download("Report", tmp_path)
+    segment = ["segment", str(image), "-o", str(tmp_path / "segment.nii.gz")]
+    region = ",".join(f"{low}:{high}" for low, high in session.EXAMPLE_REGION)
     for command in (
-        ["segment", str(image), "-o", str(tmp_path / "segment.nii.gz"), "--preset", "fast", "--seed", "7"],
+        [*segment, "--preset", "fast", "--seed", "7", "--roi", region],
         ["replay", str(report), "-o", str(tmp_path / "replay.nii.gz"), "--input", str(image)],
     ):
         done = subprocess.run(

@@ -22,7 +22,7 @@ from diffatlas_app.serve import Results
 from diffatlas_app.sessions import Visitor
 from tests.web.conftest import GRADIO_WARNINGS, Site
 
-pytestmark = [*GRADIO_WARNINGS, pytest.mark.timeout(180)]
+pytestmark = [*GRADIO_WARNINGS, pytest.mark.timeout(400)]
 
 
 def ask(site: Site, path: str, method: str = "GET") -> tuple[int, bytes, dict[str, str]]:

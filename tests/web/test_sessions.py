@@ -152,6 +152,6 @@ def test_the_pace_follows_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = FakeBackend(delay_s=0.01)
     monkeypatch.setattr(session, "local_backend", lambda: backend)
     fresh = Pace()
-    fresh.measure(fake_example("heart-ct")[0])
+    fresh.measure(fake_example("heart-ct")[0], ((6, 18), (6, 18), (6, 18)))
     assert fresh.step_s is not None
     assert fresh.step_s >= 0.01

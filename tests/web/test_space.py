@@ -6,17 +6,16 @@ import importlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-import time
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.error import URLError
 from urllib.request import urlopen
 
+import gradio_client  # type: ignore[import-untyped]
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -52,15 +51,75 @@ def test_the_requirements_are_this_package() -> None:
     assert version[1] in needed.specifier
 
 
-@pytest.mark.timeout(240)
-def test_the_folder_starts_by_itself_and_the_probe_answers(tmp_path: Path) -> None:
-    space = tmp_path / "space"
-    shutil.copytree(APP, space, ignore=shutil.ignore_patterns("__pycache__"))
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("GRADIO", "SPACE", "PYTHONPATH"))}
+def dependencies_alone(folder: Path) -> Path:
+    """A virtual environment's Python that finds what this project depends on, and no copy of the project itself."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    # A path in a .pth file is not searched for further .pth files: editable installs, this project's, stay out.
+    (site / "dependencies.pth").write_text("\n".join(p for p in sys.path if p.endswith("-packages")) + "\n")
+    return folder / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that is pushed."""
+    folder = tmp_path_factory.mktemp("space") / "space"
+    (folder / ".git").mkdir(parents=True)
+    (folder / ".git" / "config").write_text("kept")
+    subprocess.run([sys.executable, str(ROOT / "tools" / "make_space.py"), str(folder)], check=True)
+    return folder
+
+
+def test_the_folder_holds_the_app_the_engine_and_its_weights_and_nothing_else(space: Path) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert sorted(p.name for p in space.iterdir()) == [
+        ".git",
+        ".gitattributes",
+        "LICENSE",
+        "README.md",
+        "app.py",
+        "diffatlas",
+        "diffatlas_app",
+        f"napari_diffatlas-{version}.dist-info",
+        "requirements.txt",
+    ]
+    assert (space / ".git" / "config").read_text() == "kept"
+    for source, package in ((APP, "diffatlas_app"), (ROOT / "core", "diffatlas")):
+        files = {p.relative_to(source) for p in (source / package).rglob("*") if p.is_file() and p.suffix != ".pyc"}
+        assert files == {p.relative_to(space) for p in (space / package).rglob("*") if p.is_file()} - {
+            p.relative_to(space) for p in (space / "diffatlas" / "weights").rglob("*")
+        }
+    for weights in (ROOT / "weights").glob("*/model.safetensors"):
+        copy = space / "diffatlas" / "weights" / weights.parent.name / weights.name
+        assert copy.read_bytes() == weights.read_bytes()
+        assert not copy.is_symlink()
+
+
+def test_what_pip_installs_is_what_the_code_imports_and_the_sdk_s_gradio(space: Path) -> None:
+    needed = {Requirement(line).name for line in (space / "requirements.txt").read_text().splitlines()}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = {Requirement(line).name for line in project["dependencies"] + project["optional-dependencies"]["app"]}
+    assert needed == wanted - {"gradio"}
+    assert not any("napari" in name for name in needed)
+
+
+def test_the_script_does_not_write_over_its_own_sources() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "make_space.py"), str(APP)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "give a folder of its own" in done.stderr
+    assert (APP / "diffatlas_app" / "page.py").is_file()
+
+
+@pytest.mark.weights
+@pytest.mark.timeout(400)
+def test_the_folder_starts_by_itself_and_runs(space: Path, tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("GRADIO", "SPACE", "PYTHON", "DIFFATLAS"))}
     process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "app.py"],
+        [str(dependencies_alone(tmp_path / "venv")), "-W", "ignore", "app.py"],
         cwd=space,
-        env={**environment, "PYTHONPATH": str(ROOT / "core")},
+        env=environment,
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -73,16 +132,13 @@ def test_the_folder_starts_by_itself_and_the_probe_answers(tmp_path: Path) -> No
             assert json.loads(response.read())["status"] == "ok"
         with urlopen(f"{match[0]}/config", timeout=60) as response:
             assert json.loads(response.read())["title"] == "DiffAtlas"
+        client = gradio_client.Client(match[0], verbose=False, analytics_enabled=False, httpx_kwargs={"timeout": 300})
+        answer = client.predict("hippocampus-mri", 1, 0, "fast", api_name="/generate")
+        client.close()
+        assert sum(answer["pairs"][0]["volumes_ml"].values()) > 0
     finally:
         process.terminate()
         process.communicate(timeout=60)
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        try:
-            urlopen(f"{match[0]}/health", timeout=2).close()
-        except (URLError, OSError):
-            break
-        time.sleep(0.2)
 
 
 @pytest.fixture
@@ -116,6 +172,15 @@ def test_where_a_gpu_is_lent_a_run_asks_for_its_time(lent: list[int], monkeypatc
     frames = list(gpu.frames(volume, Request(preset="watch", steps=3)))
     assert len(frames) == 3
     assert lent == [gpu.duration_s(volume, Request(preset="watch", steps=3))]
+
+
+def test_a_search_asks_for_its_time_too(lent: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[int | None] = []
+    monkeypatch.setattr(session, "locate", lambda volume, request, limit: limits.append(limit) or iter(()))
+    volume = fake_example("heart-ct")[0]
+    assert list(gpu.looks(volume, Request())) == []
+    assert limits == [session.AUTOMATIC_LOOKS]
+    assert lent == [gpu.duration_s(volume, Request())]
 
 
 def test_elsewhere_it_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

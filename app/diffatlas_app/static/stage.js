@@ -133,6 +133,8 @@
       const before = this.scale;
       this.scale = fit(ms);
       nv.opts.fontMinPx = Math.max(14, 9 / this.scale); // letters stay legible on a coarse canvas
+      const side = this.scale * Math.min(this.canvas.clientWidth, this.canvas.clientHeight) || 1;
+      nv.opts.crosshairWidth = Math.max(0.35, 120 / side); // percent of that; never less than a pixel
       nv.opts.forceDevicePixelRatio = this.scale === 1 ? 0 : this.scale * (window.devicePixelRatio || 1);
       clearTimeout(this.rest);
       if (fit(RESTING_MS) > this.scale) this.rest = setTimeout(this.hooks.rest, REST_AFTER_MS);
@@ -191,8 +193,9 @@
         const fresh = !image;
         if (fresh) {
           const options = name === "mask" ? { labels: true, low: 0, high: 255 } : { colormap: "inferno", low: 8, high: 255 };
-          image = this.shown[name] = await this.#volume(wanted, options, 0);
-        } else image.img = wanted.bytes;
+          image = this.shown[name] = await this.#volume(V.bordered(wanted), options, 0);
+          image.grid = wanted;
+        } else image.img = V.bordered(wanted).bytes;
         if (fresh || look) {
           image._opacity = name === "mask" ? scene.opacity : scene.unsureOpacity;
           if (name === "mask") image.setColormapLabel(lookup(scene));

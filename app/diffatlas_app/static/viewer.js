@@ -3,45 +3,14 @@
 (function (root) {
   const V = root.DiffAtlasVolumes;
   const { Canvas, Slices, hasWebGL } = root.DiffAtlasStages;
+  const { AXES, markup } = root.DiffAtlasPanel;
   const KEPT_BYTES = 48 * 1024 * 1024; // packed steps of one run; beyond it every second one is let go
-  const AXES = [
-    ["Left to right", "L", "R"],
-    ["Back to front", "P", "A"],
-    ["Bottom to top", "I", "S"],
-  ];
   const DEFAULT_TURN = [130, 12];
+  const DEPTH = { alone: 1, behind: 0.12 }; // of the image in 3-D, without a mask and with one
   const viewers = new Set();
 
   const seconds = (s) => (s < 9.95 ? `${s.toFixed(1)} s` : s < 59.5 ? `${Math.round(s)} s` : `${Math.floor(Math.round(s) / 60)} min ${Math.round(s) % 60} s`);
   const clamp = (v, low, high) => Math.min(Math.max(v, low), high);
-
-  function markup() {
-    const slider = (name, title, more = "") =>
-      `<label class="dv-field" data-field="${name}"><span>${title}</span><input type="range" data-control="${name}" ${more}><output></output></label>`;
-    return `
-<div class="dv-head"><div class="dv-line"><p class="dv-words"></p><p class="dv-where" aria-hidden="true"></p></div><div class="dv-bar" role="progressbar" aria-valuemin="0"><i></i></div>
-  <p class="dv-live" aria-live="polite" role="status"></p></div>
-<div class="dv-stage"><div class="dv-view"></div><p class="dv-over"></p></div>
-<div class="dv-transport" role="group" aria-label="Steps of the run">
-  <button type="button" data-button="back" aria-label="Step back"><svg viewBox="0 0 16 16"><path d="M11 3v10L4 8z"/></svg></button>
-  <button type="button" data-button="play" aria-label="Play the steps"><svg viewBox="0 0 16 16"><path class="dv-playing" d="M4 3h3v10H4zM9 3h3v10H9z"/><path class="dv-paused" d="M4 2v12l9-6z"/></svg></button>
-  <button type="button" data-button="forth" aria-label="Step forward"><svg viewBox="0 0 16 16"><path d="M5 3v10l7-5z"/></svg></button>
-  <input type="range" data-control="step" aria-label="Step" min="0" max="0" step="1" value="0"><output class="dv-count"></output>
-</div>
-<div class="dv-quick">
-  ${slider("blend", "Patient to generated image", 'min="0" max="1" step="0.05" value="0"')}
-  ${slider("opacity", "Mask opacity", 'min="0" max="1" step="0.05" value="0.55"')}
-</div>
-<div class="dv-plots" role="group" aria-label="Convergence"></div>
-<ul class="dv-legend" aria-label="Structures"></ul>
-<details class="dv-controls"><summary>View</summary><div class="dv-fields">
-  ${slider("unsure", "Disagreement of samples", 'min="0" max="1" step="0.05" value="0"')}
-  ${slider("low", "Window from", "")}${slider("high", "Window to", "")}
-  ${AXES.map(([title], a) => slider(`at${a}`, title, 'step="any"')).join("")}
-  ${slider("azimuth", "Turn 3-D", 'min="0" max="360" step="1"')}${slider("elevation", "Tilt 3-D", 'min="-90" max="90" step="1"')}
-  ${slider("depth", "Image in 3-D", 'min="0" max="1" step="0.05" value="0.12"')}
-</div></details>`;
-  }
 
   class Viewer {
     constructor(element, setup, props, watch, server) {
@@ -53,7 +22,7 @@
       this.box.innerHTML = markup();
       this.find = (selector) => this.box.querySelector(selector);
       this.plots = new root.DiffAtlasPlots(this.find(".dv-plots"), (index) => this.goTo(index, true));
-      this.scene = { back: null, mask: null, unsure: null, slope: 1, inter: 0, units: "", window: [0, 1], colors: [], visible: [], opacity: 0.55, unsureOpacity: 0, depth: 0.12, at: null, turn: [...DEFAULT_TURN] };
+      this.scene = { back: null, mask: null, unsure: null, slope: 1, inter: 0, units: "", window: [0, 1], colors: [], visible: [], opacity: 0.55, unsureOpacity: 0, depth: DEPTH.alone, at: null, turn: [...DEFAULT_TURN] };
       this.blend = 0;
       this.limit = KEPT_BYTES;
       this.changed = new Set();
@@ -104,15 +73,20 @@
       }
       if (m.kind === "waiting") {
         this.forget();
-        Object.assign(this.scene, { mask: null, unsure: null });
-        return this.say("waiting", m.words), this.refresh("back", "mask");
+        if (m.view) this.setScheme(m.scheme);
+        Object.assign(this.scene, { mask: m.view && (await V.unpack(V.keep(m.view))), unsure: null });
+        return this.say("waiting", m.words), this.refresh("back", "mask", "look");
       }
       if (m.kind === "stopped") {
         const last = this.steps.at(-1);
         this.total = last ? last.index + 1 : 0;
-        return this.say("stopped", m.words || (last ? `Stopped at step ${last.index + 1} of ${last.total}` : "Stopped before the first step"));
+        if (!this.total) this.clear();
+        return this.say("stopped", m.words || (this.total ? `Stopped at step ${this.total} of ${last.total}` : "Stopped before the first step"));
       }
-      if (m.kind === "error") return this.say("error", m.words);
+      if (m.kind === "error") {
+        if (!this.steps.some((step) => step.index >= 0)) this.clear();
+        return this.say("error", m.words);
+      }
       if (m.kind === "recording") {
         this.forget();
         for (const step of m.steps) this.add(step);
@@ -124,6 +98,7 @@
       }
       this.add(m);
       if (m.kind === "done") this.say("done", m.words || `Done: ${m.total} steps${m.seconds == null ? "" : ` in ${seconds(m.seconds)}`}`);
+      else if (m.index < 0) this.say("running", `Noise, where the model looks: the first of ${m.total} steps is being computed…`);
       else this.say("running", `Step ${m.index + 1} of ${m.total} · noise level ${m.t.toFixed(2)}${m.left == null ? "" : ` · about ${seconds(m.left)} left`}`);
       // Not awaited: where drawing is slower than the run, what has been overtaken is never drawn.
       if (this.follow) this.show(this.steps.length - 1);
@@ -191,6 +166,13 @@
       this.drawSteps();
     }
 
+    // Forget the run and what it showed, the noise it began with or a search's box: the image alone stays.
+    clear() {
+      this.forget();
+      Object.assign(this.scene, { mask: null, unsure: null });
+      this.refresh("back", "mask");
+    }
+
     add(m) {
       const last = this.steps.at(-1);
       if (last && (m.index < last.index || (m.run ?? "") !== (this.run ?? "") || (m.index === last.index && m.kind === "step"))) this.forget();
@@ -246,6 +228,7 @@
     // Bring the stage up to date with the scene: one update at a time, of all that has changed meanwhile.
     async refresh(...what) {
       if (what.includes("back")) this.#mix();
+      if (!this.ownDepth) this.scene.depth = this.scene.mask ? DEPTH.behind : DEPTH.alone;
       this.fields();
       what.forEach((part) => this.changed.add(part));
       this.updating ??= (async () => {
@@ -424,7 +407,7 @@
       shown("blend", percent(this.blend));
       shown("opacity", percent(scene.opacity));
       shown("unsure", percent(scene.unsureOpacity));
-      shown("depth", percent(scene.depth));
+      shown("depth", percent(scene.depth), scene.depth);
       shown("low", `${round(scene.window[0])} ${scene.units}`.trim(), scene.window[0]);
       shown("high", `${round(scene.window[1])} ${scene.units}`.trim(), scene.window[1]);
       shown("azimuth", `${Math.round(scene.turn[0])}°`, scene.turn[0]);
@@ -459,7 +442,7 @@
       on("step", (position) => this.choose(position, true));
       on("opacity", (v) => ((scene.opacity = v), this.refresh("look")));
       on("unsure", (v) => ((scene.unsureOpacity = v), this.refresh("look")));
-      on("depth", (v) => ((scene.depth = v), this.refresh("look")));
+      on("depth", (v) => ((scene.depth = v), (this.ownDepth = true), this.refresh("look")));
       on("blend", (v) => {
         this.blend = v;
         if (this.at >= 0) this.show(this.at);

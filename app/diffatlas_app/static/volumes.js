@@ -138,6 +138,22 @@
     return volume.bytes[x + nx * (y + ny * z)];
   }
 
+  // With a border of zeros one voxel wide: NiiVue draws the outermost voxels on, as far as the image reaches.
+  function bordered(volume) {
+    const [nx, ny, nz] = volume.shape;
+    const shape = volume.shape.map((n) => n + 2);
+    const bytes = new Uint8Array(shape[0] * shape[1] * shape[2]);
+    for (let z = 0; z < nz; z++)
+      for (let y = 0; y < ny; y++) {
+        const from = nx * (y + ny * z);
+        bytes.set(volume.bytes.subarray(from, from + nx), 1 + shape[0] * (y + 1 + shape[1] * (z + 1)));
+      }
+    const affine = [...volume.affine];
+    const corner = apply(volume.affine, [-1, -1, -1]);
+    [affine[3], affine[7], affine[11]] = corner;
+    return { ...volume, shape, affine, bytes };
+  }
+
   // A NIfTI-1 file of one volume: what NiiVue reads.
   function nifti(volume, { slope = 1, inter = 0, low = 0, high = 0, labels = false } = {}) {
     const buffer = new ArrayBuffer(352 + volume.bytes.length);
@@ -159,5 +175,5 @@
     return buffer;
   }
 
-  root.DiffAtlasVolumes = { keep, unpack, compress, apply, inverse, product, spacing, sameGrid, centre, blended, nearest, nifti };
+  root.DiffAtlasVolumes = { keep, unpack, compress, apply, inverse, product, spacing, sameGrid, centre, blended, nearest, bordered, nifti };
 })(window);
