@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pint
+from napari.layers import Shapes
 from napari.utils.colormaps import Colormap
 from numpy.typing import NDArray
 
@@ -31,6 +33,7 @@ class Box:
         self._box: Any = None
         self._changing = False
         self._sketch: Any = None
+        self._ours = True
         viewer.mouse_drag_callbacks.append(self._on_click)
 
     def disconnect(self) -> None:
@@ -44,7 +47,7 @@ class Box:
 
     @property
     def drawing(self) -> bool:
-        """Whether the user's layer is there."""
+        """Whether there is a layer to draw in, ours or one of the user's."""
         return self._sketch is not None and self._sketch in self._viewer.layers
 
     def cursor_mm(self, placement: Placement) -> Array:
@@ -85,13 +88,25 @@ class Box:
         if box is not None and box in self._viewer.layers:
             self._viewer.layers.remove(box)
 
-    def draw(self, source: Source) -> None:
-        """Give the user a layer to draw rectangles in, in whatever plane is displayed.
+    def draw(self, source: Source) -> bool:
+        """Give the user a layer to draw rectangles in, in whatever plane is displayed; whether something is there.
 
-        A second rectangle in the same plane replaces the first, one in another plane makes it a box.
+        A Shapes layer of the user's that is selected is taken as it is, whatever is in it. A second rectangle in the
+        same plane replaces the first, one in another plane makes it a box.
         """
         self.end_drawing()
-        self._sketch = self._viewer.add_shapes(
+        active = self._viewer.layers.selection.active
+        self._ours = not isinstance(active, Shapes)
+        self._sketch = self._new_sketch(source) if self._ours else active
+        if not len(self._sketch.data):
+            self._viewer.dims.ndisplay = 2  # rectangles are drawn in a plane
+            self._sketch.mode = "add_rectangle"
+        self._viewer.layers.selection.active = self._sketch
+        self._sketch.events.data.connect(self._on_data)
+        return len(self._sketch.data) > 0
+
+    def _new_sketch(self, source: Source) -> Any:
+        return self._viewer.add_shapes(
             ndim=3,
             name=SKETCH,
             edge_color=SKETCH_COLOR,
@@ -100,15 +115,14 @@ class Box:
             units=source.placement.units,
             axis_labels=source.placement.axis_labels,
         )
-        self._viewer.dims.ndisplay = 2  # rectangles are drawn in a plane
-        self._sketch.mode = "add_rectangle"
-        self._viewer.layers.selection.active = self._sketch
-        self._sketch.events.data.connect(self._on_data)
 
     def end_drawing(self) -> None:
-        """Take the user's layer out of the viewer."""
+        """Take our layer to draw in out of the viewer; one of the user's stays, and is heard no more."""
         sketch, self._sketch = self._sketch, None
-        if sketch is not None and sketch in self._viewer.layers:
+        if sketch is None:
+            return
+        sketch.events.data.disconnect(self._on_data)
+        if self._ours and sketch in self._viewer.layers:
             self._viewer.layers.remove(sketch)
 
     def drawn(self, source: Source, extent_mm: tuple[float, float, float]) -> tuple[Array, Roi]:
@@ -120,8 +134,9 @@ class Box:
             raise BadInput("draw a rectangle first")
         newest: dict[tuple[bool, ...], Array] = {}  # a plane: the corners of what was drawn last in it
         for shape in self._sketch.data:
-            world = np.array([self._sketch.data_to_world(corner) for corner in shape])
-            corners = (np.c_[world, np.ones(len(world))] @ source.placement.to_ras.T)[:, :3]
+            corners = (np.c_[self._world(shape, source.placement), np.ones(len(shape))] @ source.placement.to_ras.T)[
+                :, :3
+            ]
             plane = tuple(bool(size > 1e-3 * e) for size, e in zip(np.ptp(corners, axis=0), extent_mm, strict=True))
             newest[plane] = corners
         centre, half = np.empty(3), np.empty(3)
@@ -132,12 +147,29 @@ class Box:
             half[axis] = (np.ptp(along) if sized else extent_mm[axis]) / 2
         return centre, _ranges(source.grid, centre, half)
 
+    def _world(self, shape: Array, placement: Placement) -> Array:
+        """The corners [n, 3] of a shape where the viewer shows them, in the units of ``placement``.
+
+        Axes that a 2-D layer does not have are those of the slice in sight.
+        """
+        own = np.array([self._sketch.data_to_world(corner) for corner in shape])[:, -3:]
+        missing = 3 - own.shape[1]
+        own *= [_factor(a, b) for a, b in zip(self._sketch.units[-3:], placement.units[missing:], strict=True)]
+        slices = np.array(self._viewer.dims.point[-3:][:missing])
+        return np.c_[np.tile(slices, (len(own), 1)), own]
+
     def _on_data(self, event: Any) -> None:
         if str(getattr(event, "action", "")).endswith(("added", "changed")):
             self._on_drawn()
 
     def _on_click(self, _viewer: Any, event: Any) -> None:
         self._clicked = np.array(event.position, dtype=np.float64)
+
+
+def _factor(unit: Any, onto: Any) -> float:
+    """``unit`` in ``onto``; 1 where one of them is no length, as the viewer has it."""
+    quantity = pint.get_application_registry().Quantity(1, unit)
+    return float(quantity.to(onto).magnitude) if quantity.is_compatible_with(onto) else 1.0
 
 
 def _ranges(grid: Grid, middle_mm: Array, half_mm: Array) -> Roi:

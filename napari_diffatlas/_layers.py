@@ -8,8 +8,9 @@ in the layer's metadata as an `Origin`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -24,13 +25,16 @@ from diffatlas.errors import BadInput
 from diffatlas.grid import Array, Grid, inverse_orientation, reorient
 from diffatlas.io import Limits, guess_modality
 from diffatlas.request import MaskEdit, Request
-from diffatlas.session import Result
+from diffatlas.session import Frame, Result
 from diffatlas.volume import LabelMap, LabelScheme, Modality, NiftiHeader, Structure, Volume
 
 KEY = "diffatlas"
 AXES = ("x", "y", "z")
 AS_IS = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
 MAX_FILLED = 0.5
+
+# Where the samples agree there is nothing to see: doubt shines through.
+CONFIDENCE_STYLE = {"contrast_limits": (0, 1), "colormap": "hot_r", "blending": "additive"}
 
 LayerTuple = tuple[Any, dict[str, Any], Literal["image", "labels"]]
 
@@ -256,10 +260,71 @@ def scheme_of(ids: NDArray[Any]) -> LabelScheme:
 
 def label_style(scheme: LabelScheme) -> dict[str, Any]:
     """Colours by id, and the structure's name in napari's status bar under the pointer."""
+    features = {"index": [0, *scheme.ids], "structure": ["background", *scheme.names]}
+    # A copy: which label is shown alone is a matter of each layer.
+    return {"colormap": _label_colors(scheme).model_copy(), "features": features, "opacity": 0.6}
+
+
+@lru_cache(maxsize=32)
+def _label_colors(scheme: LabelScheme) -> DirectLabelColormap:
+    """The colours by id, with napari's table of all 65 536 of them (where ids go beyond 255).
+
+    napari makes that table once a colormap in a tenth of a second, and its copies share it.
+    """
     colors: dict[int | None, Any] = {None: (0.0, 0.0, 0.0, 0.0), 0: (0.0, 0.0, 0.0, 0.0)}
     colors |= {s.id: (*(c / 255 for c in s.color), 1.0) for s in scheme.structures}
-    features = {"index": [0, *scheme.ids], "structure": ["background", *scheme.names]}
-    return {"colormap": DirectLabelColormap(color_dict=colors), "features": features, "opacity": 0.6}
+    colormap = DirectLabelColormap(color_dict=colors)
+    colormap.map(np.zeros(1, dtype=scheme.id_dtype))
+    return colormap
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a run comes to in a viewer: the result as displayed, the layers that show it, volumes in ml by structure.
+
+    ``layers``: of a segmentation the labels first, then with several samples their confidence; of a painting its
+    images. ``spread_ml``: standard deviation over the samples, empty with one.
+    """
+
+    result: Result
+    layers: tuple[Image | Labels, ...]
+    volumes_ml: dict[str, float]
+    spread_ml: dict[str, float]
+
+    @classmethod
+    def of(cls, last: Frame, source: Source, title: str) -> Outcome:
+        """From the frame that carries the result. Touches no viewer: called in the worker, whose time it takes."""
+        if last.result is None:
+            raise ValueError("the last frame carries no result")
+        result = source.origin.display_result(last.result)
+        layers = _painted(result, source, title) if result.images else _segmented(result, last.grid, source, title)
+        samples = [mask.volumes_ml() for mask in result.masks]
+        names = result.labels.scheme.names if len(samples) > 1 else ()
+        spread = {name: float(np.std([volumes[name] for volumes in samples], ddof=1)) for name in names}
+        return cls(result, tuple(layers), result.volumes_ml, spread)
+
+
+def _segmented(result: Result, seen: Grid, source: Source, title: str) -> Iterator[Image | Labels]:
+    """The labels on the source's own voxels, and the confidence of them where the model looked (``seen``)."""
+    labels, place = result.labels, source.placement.layer_arguments(source.grid)
+    ours = {"origin": source.origin, "scheme": labels.scheme, "provenance": result.provenance, "notes": result.notes}
+    state = label_style(labels.scheme) | {"metadata": {KEY: ours}} | place
+    yield Labels(labels.to_ids(), name=f"{source.name} {title}", **state)
+    if result.confidence is not None:
+        field = np.ones(seen.shape, dtype=np.uint8)
+        # Where the model did not look there is neither doubt nor its absence.
+        data = np.where(nearest(field, seen, source.grid) > 0, result.confidence, np.float32(np.nan))
+        own = {"name": f"{source.name} confidence, {title}", "metadata": {KEY: {"origin": source.origin, "live": True}}}
+        yield Image(data, visible=False, **CONFIDENCE_STYLE, **own, **place)
+
+
+def _painted(result: Result, source: Source, title: str) -> Iterator[Image]:
+    """The generated images where the model saw them."""
+    for volume in result.images:
+        orientation = Grid(volume.grid.shape, source.placement.world_affine(volume.grid)).to_canonical()
+        place = source.placement.layer_arguments(volume.grid.reoriented(orientation))
+        data = reorient(volume.data, orientation)
+        yield Image(data, name=f"{source.name} {title}", contrast_limits=(-1, 1), colormap="gray", **place)
 
 
 def _turned(request: Request, orientation: NDArray[np.float64], shape: tuple[int, int, int]) -> Request:

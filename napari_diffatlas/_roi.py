@@ -50,7 +50,10 @@ class RegionForm(QWidget):
         self.cursor_button.setToolTip("A box of the model's size about the place last clicked, in the slice in sight")
         self.draw_button = QPushButton("Draw")
         self.draw_button.setCheckable(True)
-        self.draw_button.setToolTip("Draw a rectangle on a slice; a second one in another plane makes it a box")
+        self.draw_button.setToolTip(
+            "Draw a rectangle on a slice; a second one in another plane makes it a box.\n"
+            "Or select a Shapes layer of yours before: what is drawn in it counts"
+        )
         self.find_button = QPushButton("Find it")
         self.find_button.setToolTip("Search the whole image for the structures of the model")
         self.clear_button = QPushButton("Clear")
@@ -161,8 +164,10 @@ class RegionControl(RegionForm):
         if self._box.drawing:
             self._box.end_drawing()
         else:
-            self._box.draw(self._source)
-            self.said.emit("Draw a rectangle on the image; a second one in another plane makes it a box.", False)
+            if self._box.draw(self._source):
+                self._on_drawn()
+            else:
+                self.said.emit("Draw a rectangle on the image; a second one in another plane makes it a box.", False)
         self.refresh()
 
     def _on_drawn(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -10,6 +11,8 @@ from napari.utils import progress
 from qtpy.QtCore import QObject, QTimer, Signal  # type: ignore[attr-defined, unused-ignore]
 
 from napari_diffatlas._worker import Failed, Step, Stopped
+
+ACTIVITY_MS = 50
 
 
 class Job(Protocol):
@@ -39,6 +42,7 @@ class Runner(QObject):
         self._client: Callable[[Any], None] | None = None
         self._workers = 0
         self._activity: progress | None = None
+        self._froze = False
         self._seen = 0, 0  # steps done, of how many
         self._stop_on_destroyed: Callable[[], None] | None = None
 
@@ -55,6 +59,10 @@ class Runner(QObject):
         if self._run is not None:
             return
         self._run, self._client = run, client
+        # Python looks through everything there is (torch, the viewer: 300 000 objects) for what can be thrown away, all
+        # of it at once. What is there before a run can wait until it is over.
+        self._froze = gc.get_freeze_count() == 0
+        gc.freeze()
         # A viewer that closes deletes its widgets without any event; the run must not outlive them.
         self._stop_on_destroyed = run.stop
         self.destroyed.connect(self._stop_on_destroyed)
@@ -98,8 +106,8 @@ class Runner(QObject):
             if isinstance(update, Step):
                 self._seen = update.frame.index + 1, update.frame.total
                 # napari's bar paints the window at once. Layers that the client has just made are not to be drawn in
-                # the middle of it all (see `Bar`), but when the window is painted for them.
-                QTimer.singleShot(0, self._show_activity)
+                # the middle of it all (see `Bar`), but when the window is painted for them, after those still to come.
+                QTimer.singleShot(ACTIVITY_MS, self._show_activity)
             elif isinstance(update, (Stopped, Failed, *run.endings)):
                 self._end()
 
@@ -114,6 +122,8 @@ class Runner(QObject):
             self.destroyed.disconnect(self._stop_on_destroyed)
             self._stop_on_destroyed = None
         self._run = self._client = None
+        if self._froze:
+            gc.unfreeze()
         activity, self._activity = self._activity, None
         if activity is not None:
             activity.close()

@@ -1,19 +1,20 @@
-"""What DiffAtlas draws in a viewer: with `_box` the only module that touches one."""
+"""What DiffAtlas draws in a viewer: with `_box` and `_live` the only module that touches one."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
 from diffatlas.errors import BadInput
-from diffatlas.grid import Grid, reorient
+from diffatlas.grid import reorient
 from diffatlas.session import Result
 from diffatlas.volume import LabelMap, LabelScheme, Structure, Volume
 from napari_diffatlas._agreement import DIFFERENT, ONLY_FIRST, ONLY_SECOND
@@ -22,6 +23,7 @@ from napari_diffatlas._layers import (
     AXES,
     KEY,
     LabelSource,
+    Outcome,
     Source,
     label_map_to_layer,
     label_style,
@@ -30,16 +32,13 @@ from napari_diffatlas._layers import (
     read_layer,
     volume_to_layer,
 )
+from napari_diffatlas._live import LIVE_IMAGE, LIVE_LABELS, Live, canonical, show
 from napari_diffatlas._reader import read
 from napari_diffatlas._recording import Picture
+from napari_diffatlas._turns import Turns
 
-LIVE_IMAGE = "DiffAtlas image"
-LIVE_LABELS = "DiffAtlas labels"
-LIVE_CONFIDENCE = "DiffAtlas confidence"
 MAX_RESULTS = 10
 DISAGREEMENT_COLORS = ((255, 176, 0), (100, 143, 255), (220, 38, 127))  # apart for any colour vision
-# Where the samples agree there is nothing to see: doubt shines through.
-CONFIDENCE_STYLE = {"contrast_limits": (0, 1), "colormap": "hot_r", "blending": "additive"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +46,14 @@ class Made:
     """A result and its layer, which may have been edited since."""
 
     name: str
-    result: Result
+    outcome: Outcome
     model: str
     source: Source
     layer: Any
+
+    @property
+    def result(self) -> Result:
+        return self.outcome.result
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,19 +67,15 @@ class Edited:
 
 
 class Scene:
-    """What DiffAtlas shows in one viewer: two live layers while it runs, a labels layer when it is done.
-
-    The live layers stay, hidden, so that the steps of the run can be shown again in them.
-    """
+    """What DiffAtlas shows in one viewer: live layers while it runs, a labels layer when it is done."""
 
     def __init__(self, viewer: Any) -> None:
         self._viewer = viewer
-        self._live: dict[str, Any] = {}
-        # Of the run before, to be used again: software OpenGL dies of drawing new images after others were taken away.
-        self._spare: dict[str, Any] = {}
+        self._turns = Turns()
+        self._live = Live(viewer, self._turns)
         self._picture: Picture | None = None
         self._source: Source | None = None
-        self._model = self._title = ""
+        self._model = ""
         self._chosen: int | None = None
         self.results: list[Made] = []
         self._callbacks: list[Callable[[Any], None]] = []
@@ -128,6 +127,7 @@ class Scene:
                 with contextlib.suppress(ValueError):  # each callback was connected to some of them
                     event.disconnect(callback)
         self._callbacks = []
+        self._turns.clear()
 
     def face_patient(self) -> None:
         """Turn an untouched viewer to axial slices in the radiological convention (anterior up, right on the left).
@@ -178,91 +178,49 @@ class Scene:
         self._centre_slices(layer.extent.world.mean(axis=0))
 
     # -- a run -------------------------------------------------------------------------------------------------------
-    def begin(self, source: Source, model: str, title: str) -> None:
-        """Hide the live layers of the run before and its result; ``title`` names the result to come."""
-        self._spare |= self._live
-        for layer in self._live.values():
-            layer.visible = False
+    def begin(self, source: Source, model: str) -> None:
+        """Hide the live layers of the run before and its result."""
+        self._turns.flush()
+        self._live.begin()
         for made in self.results:
-            made.layer.visible = False
-        self._live, self._picture, self._chosen = {}, None, None
-        self._source, self._model, self._title = source, model, title
+            show(made.layer, False)
+        self._picture, self._chosen = None, None
+        self._source, self._model = source, model
 
     def show(self, picture: Picture) -> None:
-        """Draw a step: at first as two new layers, then in place. A live layer the user deletes stays away."""
+        """Draw a step: at first in new layers, then in place. A live layer the user deletes stays away."""
         if self._source is None:
             return
         self._picture = picture
-        placement = self._source.placement
-        orientation = Grid(picture.grid.shape, placement.world_affine(picture.grid)).to_canonical()
-        # Copies: the layers are written to in place at every step, and what the engine gave is not theirs.
-        image = reorient(picture.image, orientation).astype(np.float32, copy=True)
-        labels = reorient(LabelMap(picture.labels, picture.grid, picture.scheme).to_ids(), orientation)
-        shown: dict[str, NDArray[Any]] = {LIVE_IMAGE: image, LIVE_LABELS: labels}
-        if picture.confidence is not None:
-            shown[LIVE_CONFIDENCE] = reorient(picture.confidence, orientation).astype(np.float32, copy=True)
-        if not self._live:
-            self._add_live(shown, picture.grid.reoriented(orientation), picture.scheme)
-            return
-        for name, data in shown.items():
-            layer = self._live.get(name)
-            if layer is not None and layer in self._viewer.layers:
-                layer.data[...] = data
-                layer.refresh(extent=False, thumbnail=False, highlight=False)
+        if self._live.draw(picture, self._source.placement):
+            box = self._live.layer(LIVE_IMAGE).extent.world
+            point = np.asarray(self._viewer.dims.point)[-3:]
+            if np.any((point < box[0]) | (point > box[1])):
+                self._centre_slices(box.mean(axis=0))
 
-    def finish(self, result: Result) -> None:
-        """Leave the labels on the source's own voxels, the live layers hidden."""
+    def finish(self, outcome: Outcome) -> None:
+        """Take in what a run came to, labels or painted images, and hide the live layers."""
         if self._source is None:
             raise RuntimeError("finish without begin")
-        source, labels = self._source, result.labels
-        state = label_style(labels.scheme) | source.placement.layer_arguments(source.grid)
-        state["metadata"] = {
-            KEY: {
-                "origin": source.origin,
-                "scheme": labels.scheme,
-                "provenance": result.provenance,
-                "notes": result.notes,
-            }
-        }
-        layer = self._viewer.add_labels(labels.to_ids(), name=f"{source.name} {self._title}", **state)
-        if result.confidence is not None:
-            place = source.placement.layer_arguments(source.grid)
-            name = f"{source.name} confidence, {self._title}"
-            own = {"metadata": {KEY: {"origin": source.origin, "live": True}}}
-            seen = result.confidence
-            if self._picture is not None:  # where the model did not look there is neither doubt nor its absence
-                field = np.ones(self._picture.grid.shape, dtype=np.uint8)
-                seen = np.where(nearest(field, self._picture.grid, source.grid) > 0, seen, np.float32(np.nan))
-            self._viewer.add_image(seen, name=name, visible=False, **CONFIDENCE_STYLE, **own, **place)
-        self.results.append(Made(str(layer.name), result, self._model, source, layer))
-        del self.results[:-MAX_RESULTS]  # the layers of older ones stay, only Undo forgets them
-        self._refresh_thumbnails()
-        _arm_brush(layer, labels.scheme)
-        self.choose(len(self.results) - 1)
-
-    def finish_painting(self, result: Result) -> None:
-        """Leave the generated image where the model saw it."""
-        if self._source is None:
-            raise RuntimeError("finish without begin")
-        source = self._source
-        for volume in result.images:
-            orientation = Grid(volume.grid.shape, source.placement.world_affine(volume.grid)).to_canonical()
-            place = source.placement.layer_arguments(volume.grid.reoriented(orientation))
-            data = reorient(volume.data, orientation)
-            name = f"{source.name} {self._title}"
-            self._viewer.add_image(data, name=name, contrast_limits=(-1, 1), colormap="gray", **place)
-        self._refresh_thumbnails()
-        for layer in self._live.values():
-            layer.visible = False
+        self._turns.flush()
+        self._live.hide()
+        first, *others = outcome.layers
+        self._viewer.add_layer(first)
+        self._live.refresh_thumbnails()
+        if isinstance(first, Labels):
+            self.results.append(Made(str(first.name), outcome, self._model, self._source, first))
+            del self.results[:-MAX_RESULTS]  # the layers of older ones stay, only Undo forgets them
+            _arm_brush(first, outcome.result.labels.scheme)
+            self.choose(len(self.results) - 1)
+        for layer in others:
+            self._turns.add(partial(self._add_beside, layer))
 
     def show_result(self, shown: bool = True) -> None:
         """The chosen result in sight and the live layers hidden, or (``shown`` False) the other way round."""
         if self._chosen is None:
             return
-        self.results[self._chosen].layer.visible = shown
-        for name in (LIVE_IMAGE, LIVE_LABELS):
-            if name in self._live:
-                self._live[name].visible = not shown
+        show(self.results[self._chosen].layer, shown)
+        (self._live.hide if shown else self._live.reveal)()
 
     # -- results and edits -------------------------------------------------------------------------------------------
     @property
@@ -281,9 +239,8 @@ class Scene:
         for position, made in enumerate(self.results):
             if position == index and made.layer not in self._viewer.layers:
                 self._viewer.add_layer(made.layer)
-            made.layer.visible = position == index
-        for layer in self._live.values():
-            layer.visible = False
+            show(made.layer, position == index)
+        self._live.hide()
         self._viewer.layers.selection.active = self.results[index].layer  # the brush works on the active layer
 
     def undo(self) -> str:
@@ -310,10 +267,11 @@ class Scene:
             made = self.results[self._chosen]
             labels = LabelMap.from_ids(np.asarray(made.layer.data), made.result.labels.grid, made.result.labels.scheme)
             return Edited(labels, labels.data != made.result.labels.data, made.source, made.model)
-        layer, picture, source = self._live.get(LIVE_LABELS), self._picture, self._source
+        self._turns.flush()
+        layer, picture, source = self._live.layer(LIVE_LABELS), self._picture, self._source
         if layer is None or picture is None or source is None:
             raise BadInput("there are no labels yet to go on from; run first")
-        orientation = Grid(picture.grid.shape, source.placement.world_affine(picture.grid)).to_canonical()
+        orientation = canonical(picture, source.placement)
         grid = picture.grid.reoriented(orientation)
         labels = LabelMap.from_ids(np.asarray(layer.data), grid, picture.scheme)
         changed = labels.data != reorient(picture.labels, orientation)
@@ -323,49 +281,17 @@ class Scene:
 
     def arm_live_brush(self) -> None:
         """Make the live labels the active layer, so that the brush is at hand while a run holds."""
-        layer = self._live.get(LIVE_LABELS)
-        if layer is not None and layer in self._viewer.layers and self._picture is not None:
+        self._turns.flush()
+        layer = self._live.layer(LIVE_LABELS)
+        if layer is not None and self._picture is not None:
             _arm_brush(layer, self._picture.scheme)
             self._viewer.layers.selection.active = layer
 
-    def _refresh_thumbnails(self) -> None:
-        for layer in self._live.values():
-            layer.refresh(extent=False, data_displayed=False)  # left out while it ran
-
-    def _add_live(self, shown: dict[str, NDArray[Any]], grid: Grid, scheme: LabelScheme) -> None:
-        source = cast(Source, self._source)
-        place = source.placement.layer_arguments(grid)
-        own = place | {"metadata": {KEY: {"scheme": scheme, "live": True}}}
-        # The image half lives in the model's window, -1 to 1: limits of its own would make the contrast flicker.
-        picture = {"name": LIVE_IMAGE, "contrast_limits": (-1, 1), "colormap": "gray"} | own
-        labels = label_style(scheme) | own
-        self._live = {
-            LIVE_IMAGE: self._live_layer(self._viewer.add_image, shown[LIVE_IMAGE], picture),
-            LIVE_LABELS: self._live_layer(self._viewer.add_labels, shown[LIVE_LABELS], {"name": LIVE_LABELS} | labels),
-        }
-        if LIVE_CONFIDENCE in shown:
-            map_ = {"name": LIVE_CONFIDENCE, "visible": False} | CONFIDENCE_STYLE | own
-            self._live[LIVE_CONFIDENCE] = self._live_layer(self._viewer.add_image, shown[LIVE_CONFIDENCE], map_)
-        for layer in self._spare.values():  # a run without confidence after one with it
-            if layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)
-        self._spare = {}
-        box = self._live[LIVE_IMAGE].extent.world
-        point = np.asarray(self._viewer.dims.point)[-3:]
-        if np.any((point < box[0]) | (point > box[1])):
-            self._centre_slices(box.mean(axis=0))
-
-    def _live_layer(self, add: Callable[..., Any], data: NDArray[Any], state: dict[str, Any]) -> Any:
-        """The layer of this name of the run before, on top and with everything new; else a new one."""
-        layer = self._spare.pop(state["name"], None)
-        if layer is None or layer not in self._viewer.layers:
-            return add(data, **state)
-        layer.data = data
-        for key, value in ({"visible": True} | state).items():
-            setattr(layer, key, value)
-        layers = self._viewer.layers
-        layers.move(layers.index(layer), len(layers))
-        return layer
+    def _add_beside(self, layer: Any) -> None:
+        """Add a layer that leaves the active one active."""
+        active = self._viewer.layers.selection.active
+        self._viewer.add_layer(layer)
+        self._viewer.layers.selection.active = active
 
     def _centre_slices(self, world: Sequence[float] | NDArray[np.float64]) -> None:
         axes = range(self._viewer.dims.ndim - len(world), self._viewer.dims.ndim)

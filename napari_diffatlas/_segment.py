@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from diffatlas import session
 from diffatlas.errors import BadInput
 from diffatlas.request import MaskEdit, Request
-from diffatlas.session import Backend, Result
+from diffatlas.session import Backend
 from diffatlas.volume import Volume
 from napari_diffatlas._edit import DEFAULT_NOISE, EditPanel
-from napari_diffatlas._layers import Source
+from napari_diffatlas._layers import Outcome, Source
 from napari_diffatlas._panel import Card, Choice, Panel
 from napari_diffatlas._parts import Fold
 from napari_diffatlas._preferences import preferences
@@ -112,7 +111,7 @@ class SegmentTab(Tab):
         The engine sees the file's own voxels, everything here the displayed ones: this is where they meet.
         ``volume`` gives the file's voxels, called in the worker; None takes them from ``source``.
         """
-        self._scene.begin(source, request.model, title)
+        self._scene.begin(source, request.model)
         self._source, self._request = source, request
         self._recording, self._recorded = Recording(preferences().recording_mb * 2**20), None
         self.scrubber.clear()
@@ -126,7 +125,7 @@ class SegmentTab(Tab):
             volume or source.file_volume,
             origin.restore_request(request),
             recording=self._recording,
-            present=origin.display_result,
+            present=partial(Outcome.of, source=source, title=title),
         )
         self._runner.start(run, self._on_update)
 
@@ -232,14 +231,14 @@ class SegmentTab(Tab):
         if self._scene.chosen is None:
             self.volumes.set_rows(())
             return
-        result = self._scene.results[self._scene.chosen].result
-        several = [mask.volumes_ml() for mask in result.masks]
-        rows = []
-        for name, ml in result.volumes_ml.items():
-            spread = np.std([volumes[name] for volumes in several], ddof=1) if len(several) > 1 else None
-            rows.append((name, f"{ml:.2f}", "" if spread is None else f"{spread:.2f}"))
-        self.volumes.set_rows(rows, [s.color for s in result.labels.scheme.structures])
-        self.volumes.table.setColumnHidden(2, len(several) < 2)
+        outcome = self._scene.results[self._scene.chosen].outcome
+        spread = outcome.spread_ml
+        rows = [
+            (name, f"{ml:.2f}", f"{spread[name]:.2f}" if name in spread else "")
+            for name, ml in outcome.volumes_ml.items()
+        ]
+        self.volumes.set_rows(rows, [s.color for s in outcome.result.labels.scheme.structures])
+        self.volumes.table.setColumnHidden(2, not spread)
 
     def _on_scrub(self, index: int | None) -> None:
         """Draw a recorded step (None: the newest), and once the run is over the result at its end."""
@@ -280,8 +279,8 @@ class SegmentTab(Tab):
                 self.panel.set_paused(False)
                 self.panel.set_status("Running ...")
                 self._show_results()
-            case Done(result):
-                self._finish(result)
+            case Done(outcome):
+                self._finish(outcome)
                 self.panel.set_status(self._summary(update))
             case Stopped(steps):
                 self._show_newest()
@@ -292,15 +291,12 @@ class SegmentTab(Tab):
                 self.panel.reset_progress()
                 self.panel.set_status(_in_our_words(message), error=True)
 
-    def _finish(self, result: Result) -> None:
+    def _finish(self, outcome: Outcome) -> None:
         self.scrubber.follow()
-        if self._request.task == "paint":
-            self._scene.finish_painting(result)
-        else:
-            self._scene.finish(result)
+        self._scene.finish(outcome)
         self._recorded = self._scene.chosen
         self.edit.set_noise(DEFAULT_NOISE)
-        self._note_device(result.provenance)
+        self._note_device(outcome.result.provenance)
 
     def busy_changed(self, busy: bool) -> None:
         self.panel.set_blocked(busy and not self._running)
@@ -320,7 +316,7 @@ class SegmentTab(Tab):
             self._on_scrub(None)
 
     def _summary(self, done: Done) -> str:
-        notes = dict.fromkeys((*(self._source.notes if self._source else ()), *done.result.notes))
+        notes = dict.fromkeys((*(self._source.notes if self._source else ()), *done.result.result.notes))
         return "\n".join([f"Done in {done.seconds:.1f} s.", *notes])
 
     def _note_pace(self, pace_s: float | None) -> None:

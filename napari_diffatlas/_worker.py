@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from diffatlas.errors import BadInput
 from diffatlas.request import Request
-from diffatlas.session import Backend, Frame, Result
+from diffatlas.session import Backend, Frame
 from diffatlas.volume import Volume
 from napari_diffatlas._recording import Recording
 
@@ -52,9 +52,9 @@ class Resumed:
 
 @dataclass(frozen=True, eq=False)
 class Done:
-    """``seconds``: from the first step's beginning to the end, pauses left out."""
+    """``result``: what the run's ``present`` made of it. ``seconds``: from the first step on, pauses left out."""
 
-    result: Result
+    result: Any
     seconds: float
 
 
@@ -102,7 +102,8 @@ class Run:
     """One run: iterate `updates` in a worker; call `stop`, `pause`, `resume` and `shown` from any thread.
 
     ``backend`` and ``volume`` are called in the worker: the first loads torch and the weights, the second may compute a
-    lazy array. ``recording`` gets every step. ``present`` turns the result, in the worker, into the one handed on.
+    lazy array. ``recording`` gets every step. ``present`` makes, in the worker, what is handed on out of
+    the frame that carries the result.
     """
 
     endings = (Done,)
@@ -114,7 +115,7 @@ class Run:
         request: Request,
         interval_s: float = INTERVAL_S,
         recording: Recording | None = None,
-        present: Callable[[Result], Result] = lambda result: result,
+        present: Callable[[Frame], Any] = lambda frame: frame.result,
     ) -> None:
         self._backend = backend
         self._volume = volume
@@ -177,7 +178,7 @@ class Run:
                         if self._stop.is_set():
                             break
         if last is not None and last.result is not None:
-            yield Done(self._present(last.result), last.metrics.seconds - self._paused_s)
+            yield Done(self._present(last), last.metrics.seconds - self._paused_s)
         elif self._stop.is_set():
             yield Stopped(steps)
         else:

@@ -11,7 +11,6 @@ Needs a screen; without one: ``xvfb-run -s "-screen 0 1280x800x24" python ...``.
 from __future__ import annotations
 
 import argparse
-import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,9 @@ from diffatlas.io import read_label_ids, read_volume, write_volume
 from diffatlas.render import write_gif
 from diffatlas.session import example
 from diffatlas.volume import Volume
+from napari_diffatlas._box import BOX
 from napari_diffatlas._reader import read
+from napari_diffatlas._sample_data import heart_ct
 from napari_diffatlas._widget import DiffAtlasWidget
 from napari_diffatlas._writer import write_labels
 
@@ -37,8 +38,10 @@ HIPPOCAMPUS = SHARED / "hippocampus" / "images" / "hippocampus_378.nii.gz"
 HEART = SHARED / "ct_mr" / "heart_ct.nii.gz"
 SIZE = (1280, 800)
 FILM_FRAMES = 90
+FILM_STEPS = 40
+RUN_TIMEOUT_S = 3000.0
+FILM_HOLD = 6  # frames of the labels in 2-D
 FILM_WIDTH_PX = 800
-FILM_TIMEOUT_S = 3600.0
 TURN_DEG = (20.0, 12.0)
 
 
@@ -73,17 +76,18 @@ def main() -> None:
 
 
 class Session:
-    """One image in a window of its own, with the widget."""
+    """One image (None: the phantom heart, CT) in a window of its own, with the widget."""
 
-    def __init__(self, path: Path, model: str, preset: str, theme: str) -> None:
+    def __init__(self, path: Path | None, model: str, preset: str, theme: str) -> None:
         self.path = path
+        self.name = "phantom heart" if path is None else path.name
         self.viewer = napari.Viewer(show=True, show_welcome_screen=False)
         self.viewer.theme = theme
         self.viewer.window.resize(*SIZE)
         self.widget = DiffAtlasWidget(self.viewer)
         self.viewer.window.add_dock_widget(self.widget, name="DiffAtlas")
-        ((data, state, _),) = read(str(path))
-        self.image = self.viewer.add_image(data, **state)
+        (data, state, _), *_rest = heart_ct() if path is None else read(str(path))
+        self.viewer.add_image(data, **state)
         panel = self.widget.segment.panel
         panel.model_combo.setCurrentIndex(panel.model_combo.findData(model))
         panel.options.presets.choose(preset)
@@ -117,20 +121,30 @@ class Session:
             self.compare(layer, folder)
         volumes = self.widget._scene.results[-1].result.volumes_ml
         line = ", ".join(f"{name} {ml:.2f}" for name, ml in volumes.items())
-        print(f"{self.path.name}: {line} ml; {held:.0%} of the edit held; saved and reloaded voxel for voxel")
+        print(f"{self.name}: {line} ml; {held:.0%} of the edit held; saved and reloaded voxel for voxel")
 
     def run(self, button: Any) -> None:
         button.click()
-        wait(lambda: not self.widget.running)
+        wait(lambda: not self.widget.running, RUN_TIMEOUT_S)
         status = self.widget.segment.panel.status.text()
         if not status.startswith("Done"):
-            raise SystemExit(f"{self.path.name}: {status}")
+            raise SystemExit(f"{self.name}: {status}")
         wait(lambda: False, 0.3)
 
     def scrub_back(self) -> None:
         slider = self.widget.segment.scrubber.slider
         slider.setValue(slider.maximum() // 3)
         wait(lambda: False, 0.3)
+
+    def turn_to_3d(self) -> None:
+        """The heart alone, upright."""
+        self.viewer.dims.ndisplay = 3
+        self.turn(0)
+        wait(lambda: False, 0.5)
+
+    def turn(self, degrees: float) -> None:
+        camera = getattr(self.viewer, "scene", self.viewer).camera  # moved in napari 0.9
+        camera.angles = (0, degrees, 90)
 
     def compare(self, layer: Any, folder: Path) -> None:
         """Save, open again, and find every label where it was shown, on the voxels of the image's file."""
@@ -139,20 +153,20 @@ class Session:
         ((data, state, kind),) = read(str(target))
         again = napari.layers.Labels(data, **state)
         if kind != "labels" or not np.array_equal(again.data, layer.data):
-            raise SystemExit(f"{self.path.name}: the labels that were saved are not those that were shown")
+            raise SystemExit(f"{self.name}: the labels that were saved are not those that were shown")
         corners = np.array([(0, 0, 0), layer.data.shape, (layer.data.shape[0], 0, 0)], dtype=float)
         for corner in corners:
             off = np.abs(np.subtract(layer.data_to_world(corner), again.data_to_world(corner))).max()
             if off > 1e-3:
-                raise SystemExit(f"{self.path.name}: the labels moved by {off} mm on the way through the file")
+                raise SystemExit(f"{self.name}: the labels moved by {off} mm on the way through the file")
         ids, grid = read_label_ids(target)
         source = read_volume(self.path).grid
         if not grid.same_as(source):
-            raise SystemExit(f"{self.path.name}: the labels are not on the voxels of the file")
+            raise SystemExit(f"{self.name}: the labels are not on the voxels of the file")
         for voxel in np.argwhere(ids)[:: max(1, np.count_nonzero(ids) // 500)]:
             shown = np.rint(layer.world_to_data(source.to_world(voxel.astype(float)))).astype(int)
             if layer.data[tuple(shown)] != ids[tuple(voxel)]:
-                raise SystemExit(f"{self.path.name}: voxel {voxel} was shown elsewhere than it was saved")
+                raise SystemExit(f"{self.name}: voxel {voxel} was shown elsewhere than it was saved")
 
 
 def write_oblique(path: Path) -> Path:
@@ -172,46 +186,36 @@ def write_oblique(path: Path) -> Path:
 
 
 def film(path: Path, theme: str) -> None:
-    """A run as one sees it: the window at each of its steps, then the labels."""
-    viewer = napari.Viewer(show=True, show_welcome_screen=False)
-    viewer.theme = theme
-    viewer.window.resize(*SIZE)
-    widget = DiffAtlasWidget(viewer)
-    viewer.window.add_dock_widget(widget, name="DiffAtlas")
-    for data, state, kind in _phantom():
-        (viewer.add_image if kind == "image" else viewer.add_labels)(data, **state)
-    panel = widget.segment.panel
-    panel.model_combo.setCurrentIndex(panel.model_combo.findData("heart-phantom"))
-    panel.options.presets.choose("watch")
-    panel.options.advanced.steps_box.setValue(FILM_FRAMES - 1)
-    panel.options.advanced.noise_slider.setValue(100)
-    wait(lambda: False, 1.0)
-    viewer.reset_view()
-    panel.run_button.click()
-    if not wait(lambda: not widget.running, FILM_TIMEOUT_S) or not panel.status.text().startswith("Done"):
-        raise SystemExit(f"the run did not end: {panel.status.text()}")
+    """A run as one sees it: the window at each of its steps, the labels, then steps and labels in 3-D, turning."""
+    session = Session(None, "heart-phantom", "watch", theme)
+    viewer, tab = session.viewer, session.widget.segment
+    tab.panel.options.advanced.steps_box.setValue(FILM_STEPS)
+    tab.panel.options.advanced.noise_slider.setValue(100)  # as published: the noisiest start there is
+    tab.region.cursor_button.click()  # the heart is in the middle
+    viewer.layers[BOX].visible = False
+    session.run(tab.panel.run_button)
     frames: list[Any] = []
-    for step in range(widget.segment.scrubber.slider.maximum()):
-        widget.segment.scrubber.slider.setValue(step)
-        wait(lambda: False, 0.3)  # until it is painted
+    for step in range(FILM_STEPS):
+        tab.scrubber.slider.setValue(step)
         frames.append(_picture(viewer))
-    if any(np.array_equal(a, b) for a, b in itertools.pairwise(frames)):
-        raise SystemExit("a step was not painted in time; run it again on a quieter machine")
-    widget.segment.scrubber.newest_button.click()
-    wait(lambda: False, 0.3)
-    frames += [_picture(viewer)] * (FILM_FRAMES - len(frames))
+    tab.scrubber.newest_button.click()
+    frames += [_picture(viewer)] * FILM_HOLD
+    session.turn_to_3d()
+    turning = FILM_FRAMES - len(frames)
+    for number in range(turning):
+        step = FILM_STEPS - 1 if number >= turning // 2 else round(number / (turning // 2) * (FILM_STEPS - 1))
+        tab.scrubber.slider.setValue(step)
+        for layer in viewer.layers:
+            layer.visible = layer.visible and isinstance(layer, napari.layers.Labels)
+        session.turn(360 * number / turning)
+        frames.append(_picture(viewer))
     viewer.close()
-    write_gif(frames, path, fps=12, hold_last_s=3)
+    write_gif(frames, path, fps=10, hold_last_s=1)
     print(f"{path.name}: {len(frames)} frames, {path.stat().st_size / 2**20:.1f} MB")
 
 
-def _phantom() -> Any:
-    from napari_diffatlas._sample_data import heart_ct
-
-    return heart_ct()
-
-
 def _picture(viewer: Any) -> Any:
+    wait(lambda: False, 0.1)  # words and widgets take their size; the canvas is drawn anew for the picture
     shot = Image.fromarray(np.asarray(viewer.screenshot(canvas_only=False, flash=False))[..., :3])
     return np.asarray(
         shot.resize((FILM_WIDTH_PX, round(shot.height * FILM_WIDTH_PX / shot.width)), Image.Resampling.LANCZOS)

@@ -16,8 +16,8 @@ from diffatlas import session
 from diffatlas.checkpoint import WEIGHTS_FILE
 from diffatlas.volume import Volume
 from napari_diffatlas._layers import volume_to_layer
+from napari_diffatlas._live import LIVE_LABELS
 from napari_diffatlas._parts import ERROR_COLORS
-from napari_diffatlas._scene import LIVE_LABELS
 from napari_diffatlas._widget import DiffAtlasWidget
 from tests.conftest import make_model
 from tests.fakes import FakeBackend

@@ -10,8 +10,8 @@ import pytest
 from diffatlas import session
 from diffatlas.request import Request
 from napari_diffatlas._layers import read_layer
+from napari_diffatlas._live import LIVE_IMAGE, LIVE_LABELS
 from napari_diffatlas._sample_data import heart_ct
-from napari_diffatlas._scene import LIVE_IMAGE, LIVE_LABELS
 from napari_diffatlas._widget import DiffAtlasWidget
 
 MODEL = "heart-phantom"

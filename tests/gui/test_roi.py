@@ -153,6 +153,53 @@ def test_a_rectangle_is_as_deep_as_the_field_of_view_and_a_second_one_makes_a_bo
     assert backend.requests[1].roi == ((25, 35), (21, 28), (22, 27))
 
 
+@pytest.mark.parametrize(("unit", "scale"), [("mm", 1.0), ("um", 1000.0), ("pixel", 1.0)])
+def test_a_box_in_a_shapes_layer_of_the_user_counts_and_the_layer_stays(
+    make_napari_viewer_proxy: Any, qtbot: Any, open_widget: Open, large: Volume, unit: str, scale: float
+) -> None:
+    viewer = make_napari_viewer_proxy()
+    add(viewer, large)
+    backend = FakeBackend()
+    widget = open_widget(viewer, backend)
+    region = widget.segment.region
+    flat = scale * np.array([[-10, -6, 4], [10, -6, 4], [10, 8, 4], [-10, 8, 4]])
+    upright = scale * np.array([[0, -6, -1], [0, -6, 9], [0, 8, 9], [0, 8, -1]])
+    mine = viewer.add_shapes([flat], shape_type="ellipse", name="mine", units=(unit,) * 3)
+    region.draw_button.click()
+    assert SKETCH not in viewer.layers
+    assert BOX in viewer.layers
+    mine.add([upright], shape_type="rectangle")
+    widget.segment.panel.run_button.click()
+    wait_for_end(qtbot, widget)
+    assert backend.requests[0].roi == ((25, 35), (21, 28), (22, 27))
+    region.clear_button.click()
+    assert BOX not in viewer.layers
+    mine.add([flat], shape_type="rectangle")  # nobody listens any more
+    assert BOX not in viewer.layers
+    assert len(mine.data) == 3
+
+
+def test_a_flat_shapes_layer_is_drawn_in_the_slice_in_sight_and_an_empty_one_can_be_drawn_in(
+    make_napari_viewer_proxy: Any, qtbot: Any, open_widget: Open, large: Volume
+) -> None:
+    viewer = make_napari_viewer_proxy()
+    add(viewer, large)
+    backend = FakeBackend()
+    widget = open_widget(viewer, backend)
+    viewer.dims.set_point(0, 11.0)
+    mine = viewer.add_shapes(ndim=2, name="flat")
+    widget.segment.region.draw_button.click()
+    assert mine.mode == "add_rectangle"
+    assert BOX not in viewer.layers
+    mine.add([[-6, -1], [-6, 9], [8, 9], [8, -1]], shape_type="rectangle")
+    corners = corners_of(viewer.layers[BOX])
+    assert (corners.min(axis=0) + corners.max(axis=0)) / 2 == pytest.approx((11.0, 1.0, 4.0), abs=1.0 + 1e-6)
+    widget.segment.panel.run_button.click()
+    wait_for_end(qtbot, widget)
+    assert backend.requests[0].roi is not None
+    assert backend.requests[0].roi[1:] == ((21, 28), (22, 27))
+
+
 def test_a_shape_beside_the_image_is_told(make_napari_viewer_proxy: Any, open_widget: Open, large: Volume) -> None:
     viewer = make_napari_viewer_proxy()
     add(viewer, large)

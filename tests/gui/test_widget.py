@@ -14,8 +14,8 @@ from diffatlas.errors import BadInput
 from diffatlas.grid import reorient
 from diffatlas.volume import MMWHS, Volume
 from napari_diffatlas._layers import volume_to_layer
+from napari_diffatlas._live import LIVE_IMAGE, LIVE_LABELS
 from napari_diffatlas._parts import ERROR_COLORS
-from napari_diffatlas._scene import LIVE_IMAGE, LIVE_LABELS
 from napari_diffatlas._segment import EMPTY_HINT
 from napari_diffatlas._widget import DiffAtlasWidget
 from tests.fakes import FakeBackend, model_grid
