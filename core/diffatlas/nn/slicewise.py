@@ -8,7 +8,8 @@ level is one buffer [D, H, W, C], and a few slices or columns at a time go throu
 they are in the cache. Only a group norm looks at all slices: its moments are collected on the way through the
 convolution before it, and applied on the way into what follows.
 
-Two products are rearranged. In linear attention softmax(k) meets the normed input itself instead of v, so that v is
+Where it pays, 3 x 3 convolutions take a quarter of the multiplications (`diffatlas.nn.winograd`). Two products are
+rearranged. In linear attention softmax(k) meets the normed input itself instead of v, so that v is
 never formed, and what is left of v and of the output layer becomes one small matrix a slice:
 
     W_out v softmax(k)^T softmax(q) = [W_out W_v (x softmax(k)^T)] softmax(q)
@@ -20,12 +21,14 @@ Nothing here is differentiable, and it is float32 only; `PublishedUNet.forward` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from diffatlas.nn import winograd
 
 if TYPE_CHECKING:
     from diffatlas.nn.reference import PublishedUNet
@@ -39,7 +42,7 @@ TOKENS = 1024
 def answer(network: PublishedUNet, x: Tensor, embedding: Tensor, bias: Tensor) -> Tensor:
     """eps [C, D, H, W] of one sample ``x`` [C, D, H, W], given its ``embedding`` [1, E] of time and condition, and
     the ``bias`` [heads, D, D] of attention along D."""
-    first = _conv(network.init_conv, [x.permute(1, 2, 3, 0)])
+    first = _conv(network.init_conv, x.permute(1, 2, 3, 0))
     h = first.clone()
     _along_depth(h, network.init_temporal_attn, bias)
     kept: list[Tensor] = []
@@ -48,7 +51,7 @@ def answer(network: PublishedUNet, x: Tensor, embedding: Tensor, bias: Tensor) -
         _linear_attention(h, slices)
         _along_depth(h, depth, bias)
         kept.append(h)
-        h = h if isinstance(smaller, nn.Identity) else _conv(smaller, [h])
+        h = h if isinstance(smaller, nn.Identity) else _conv(smaller, h)
     h = _residual(network.mid_block1, [h], embedding)
     _within_slices(h, network.mid_spatial_attn)
     _along_depth(h, network.mid_temporal_attn, bias)
@@ -57,9 +60,9 @@ def answer(network: PublishedUNet, x: Tensor, embedding: Tensor, bias: Tensor) -
         h = _residual(block2, [_residual(block1, [h, kept.pop()], embedding)], embedding)
         _linear_attention(h, slices)
         _along_depth(h, depth, bias)
-        h = h if isinstance(larger, nn.Identity) else _conv(larger, [h])
+        h = h if isinstance(larger, nn.Identity) else _conv(larger, h)
     block, last = cast("Iterable[Any]", network.final_conv)
-    return _conv(last, [_residual(block, [h, first], None)]).permute(3, 0, 1, 2)
+    return _conv(last, _residual(block, [h, first], None)).permute(3, 0, 1, 2)
 
 
 def _few(x: Tensor, numbers: int = CHUNK) -> Iterator[slice]:
@@ -73,25 +76,28 @@ def _joined(parts: Sequence[Tensor], rows: slice) -> Tensor:
     return parts[0][rows] if len(parts) == 1 else torch.cat([part[rows] for part in parts], dim=3)
 
 
-def _conv2d(layer: nn.Module, x: Tensor) -> Tensor:
-    """A convolution of kernel (1, n, n), or a transposed one, of slices [d, H, W, C]; channels stay last."""
+def _convolution(layer: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """What a convolution of kernel (1, n, n), or a transposed one, does to slices [d, H, W, C] like those of ``x``."""
     assert isinstance(layer, (nn.Conv3d, nn.ConvTranspose3d))
-    weight = layer.weight.squeeze(2)
-    if weight.shape[2:] == (1, 1) and isinstance(layer, nn.Conv3d):
-        return F.linear(x, weight.flatten(1), layer.bias)
+    weight, bias = layer.weight.squeeze(2), layer.bias
+    if isinstance(layer, nn.Conv3d) and weight.shape[2:] == (1, 1):
+        return lambda some: F.linear(some, weight.flatten(1), bias)
+    if isinstance(layer, nn.Conv3d) and winograd.applies(weight, *x.shape[1:3]):
+        kernel = winograd.transformed(weight)
+        return lambda some: winograd.convolve(some, kernel, bias)
     call = F.conv2d if isinstance(layer, nn.Conv3d) else F.conv_transpose2d
     stride, padding = layer.stride[1:], cast("tuple[int, ...]", layer.padding)[1:]
-    return call(x.permute(0, 3, 1, 2), weight, layer.bias, stride, padding).permute(0, 2, 3, 1)
+    return lambda some: call(some.permute(0, 3, 1, 2), weight, bias, stride, padding).permute(0, 2, 3, 1)
 
 
-def _conv(layer: nn.Module, parts: Sequence[Tensor]) -> Tensor:
-    out: Tensor | None = None
-    for rows in _few(parts[0]):
-        some = _conv2d(layer, _joined(parts, rows))
-        if out is None:
-            out = some.new_empty(len(parts[0]), *some.shape[1:])
-        out[rows] = some
-    assert out is not None
+def _conv(layer: nn.Module, x: Tensor) -> Tensor:
+    convolve = _convolution(layer, x)
+    first, *others = _few(x)
+    some = convolve(x[first])
+    out = some.new_empty(len(x), *some.shape[1:])
+    out[first] = some
+    for rows in others:
+        out[rows] = convolve(x[rows])
     return out
 
 
@@ -134,21 +140,25 @@ def _residual(block: Any, parts: Sequence[Tensor], embedding: Tensor | None) -> 
     first, second = block.block1, block.block2
     out = parts[0].new_empty(*parts[0].shape[:3], first.proj.out_channels)
     moments = _Moments()
+    convolve = _convolution(first.proj, out)
     for rows in _few(out):
-        some = _conv2d(first.proj, _joined(parts, rows))
+        some = convolve(_joined(parts, rows))
         moments.add(some)
         out[rows] = some
     gain, offset = moments.affine(first.norm, modulation)
     moments = _Moments()
+    convolve = _convolution(second.proj, out)
     for rows in _few(out):
-        some = _conv2d(second.proj, F.silu(out[rows].mul_(gain).add_(offset), inplace=True))
+        some = convolve(F.silu(out[rows].mul_(gain).add_(offset), inplace=True))
         moments.add(some)
         out[rows] = some
     gain, offset = moments.affine(second.norm, None)
+    skip: nn.Module | Callable[[Tensor], Tensor] = block.res_conv
+    if isinstance(skip, nn.Conv3d):
+        skip = _convolution(skip, out)
     for rows in _few(out):
         some = F.silu(out[rows].mul_(gain).add_(offset), inplace=True)
-        before = _joined(parts, rows)
-        some += before if isinstance(block.res_conv, nn.Identity) else _conv2d(block.res_conv, before)
+        some += skip(_joined(parts, rows))
     return out
 
 
