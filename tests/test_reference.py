@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from diffatlas.nn import slicewise, winograd
 from diffatlas.nn.reference import PublishedUNet, RelativeBias, Rotary
 from tests.published_files import PREFIX, network
 
@@ -29,6 +31,73 @@ def test_outputs_are_the_recorded_ones(golden: PublishedUNet, shared: Path, name
     recorded = np.load(shared / "golden" / "forward.npz")
     out = golden(torch.from_numpy(recorded["forward_x"]), torch.tensor(steps))
     np.testing.assert_allclose(out.numpy(), recorded[f"forward_{name}"], rtol=0, atol=1e-4)
+
+
+def plainly(net: PublishedUNet, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """Layer by layer, as training does it."""
+    net.requires_grad_(True)
+    out = net(x, t)
+    assert out.requires_grad
+    net.requires_grad_(False)
+    return out.detach()
+
+
+# Widths from 128 on, and slices that divide by 4, take the other convolution; the last level of the third does not.
+@pytest.mark.parametrize(
+    ("changes", "shape"),
+    [
+        ({}, (2, 3, 5, 8, 8)),
+        ({"dim": 16, "multipliers": (1, 2, 4), "heads": 3, "head_size": 4}, (1, 3, 3, 8, 12)),
+        ({"dim": 64, "multipliers": (1, 2, 4), "heads": 2, "head_size": 40}, (1, 3, 3, 8, 16)),
+    ],
+)
+def test_slice_by_slice_as_layer_by_layer(changes: dict[str, Any], shape: tuple[int, ...]) -> None:
+    net = network(channels=3, **changes)
+    for parameter in net.parameters():  # gains and biases that are not 1 and 0
+        if parameter.numel() == max(parameter.shape):
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    x, t = torch.randn(shape), torch.arange(shape[0]) * 3
+    kept = x.clone()
+    torch.testing.assert_close(net(x, t), plainly(net, x, t), rtol=0, atol=1e-4)
+    torch.testing.assert_close(x, kept)
+
+
+def test_many_chunks_are_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x, t = network(channels=3), torch.randn(1, 3, 6, 8, 8), torch.tensor([4])
+    whole = net(x, t)
+    monkeypatch.setattr(slicewise, "CHUNK", 1)
+    monkeypatch.setattr(slicewise, "TOKENS", 1)
+    torch.testing.assert_close(net(x, t), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_in_half_precision_close_to_single() -> None:
+    net, x, t = network(channels=3), torch.randn(1, 3, 4, 8, 8), torch.tensor([4])
+    with torch.autocast("cpu", torch.bfloat16):
+        half = net(x, t)
+    assert half.dtype == torch.float32
+    single = net(x, t)
+    assert 0 < (half - single).abs().mean() < 0.03 * single.std()
+
+
+def test_a_gradient_reaches_input_and_weights() -> None:
+    net, x = network(channels=3), torch.randn(1, 3, 3, 8, 8, requires_grad=True)
+    net(x, torch.tensor([4])).square().sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().max() > 0
+    net.requires_grad_(True)
+    net(x.detach(), torch.tensor([4])).square().sum().backward()
+    assert net.init_conv.weight.grad is not None
+
+
+@pytest.mark.parametrize("edge", [4, 8, 12])
+def test_a_convolution_with_fewer_products_is_a_convolution(edge: int) -> None:
+    weight, bias = torch.randn(130, 128, 3, 3) / 30, torch.randn(130)
+    x = torch.randn(2, edge, edge + 4, 128)
+    assert winograd.applies(weight, edge, edge + 4)
+    assert not winograd.applies(weight, edge + 2, edge)
+    expected = torch.nn.functional.conv2d(x.double().permute(0, 3, 1, 2), weight.double(), bias.double(), padding=1)
+    out = winograd.convolve(x, winograd.transformed(weight), bias)
+    torch.testing.assert_close(out.double(), expected.permute(0, 2, 3, 1), rtol=0, atol=5e-5)
 
 
 def test_the_published_size() -> None:

@@ -234,6 +234,17 @@ def test_presets_and_single_options() -> None:
     assert Request(preset="published", steps=7).resolved(0.4).steps == 7
 
 
+def test_a_network_of_one_level_never_sees_a_cleaner_image_unless_asked() -> None:
+    for preset in ("fast", "watch", "published"):
+        assert Request(preset=preset).resolved(1.0, one_level=True).guidance_noise == 1.0  # type: ignore[arg-type]
+    fast = Request().resolved(1.0, one_level=True)
+    assert fast.steps is not None
+    assert fast.sampler == "ddim"
+    assert 4 <= fast.steps <= 12
+    asked = Request(steps=3, guidance_noise=0.5, sampler="dpmpp-2m").resolved(1.0, one_level=True)
+    assert (asked.steps, asked.guidance_noise, asked.sampler) == (3, 0.5, "dpmpp-2m")
+
+
 @pytest.mark.parametrize(
     "bad",
     [

@@ -156,7 +156,7 @@ class _Run:
     def __init__(self, model: Model, volume: Volume | None, request: Request) -> None:
         self.begin = time.monotonic()
         self.model, self.card, self.volume = model, model.card, volume
-        self.request = request.resolved(model.card.guidance_noise)
+        self.request = request.resolved(model.card.guidance_noise, model.card.published)
         if volume is None and request.task == "segment" and request.guidance != "none":
             raise BadInput("there is no image to segment")
         if volume is not None and request.task == "segment":

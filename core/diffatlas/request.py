@@ -50,6 +50,16 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+# What "fast" means to a network that knows one noise level (a published one): a clean image is nothing it has seen, and
+# from pure noise it cannot answer in two steps. Deterministic, so that one image noise lasts through the walk.
+FAST_ONE_LEVEL = Preset("fast", "ddim", 8, 1.0, "eight steps of the published guidance")
+
+
+def preset_for(name: PresetName, one_level: bool) -> Preset:
+    """What a preset means to a model; ``one_level``: `ModelCard.published`."""
+    return FAST_ONE_LEVEL if one_level and name == "fast" else PRESETS[name]
+
+
 @dataclass(frozen=True, eq=False)
 class MaskEdit:
     """A mask the user corrected, from which the walk resumes.
@@ -154,9 +164,12 @@ class Request:
                 raise BadInput("roi must be three ranges: X0:X1,Y0:Y1,Z0:Z1 in voxels")
             object.__setattr__(self, "roi", tuple((int(a), int(b)) for a, b in self.roi))
 
-    def resolved(self, card_guidance_noise: float) -> Request:
-        """The request with the preset's and the card's values filled in; what a report records."""
-        preset = PRESETS[self.preset]
+    def resolved(self, card_guidance_noise: float, one_level: bool = False) -> Request:
+        """The request with the preset's and the card's values filled in; what a report records.
+
+        ``one_level``: whether the network knows one noise level for image and mask (`preset_for`).
+        """
+        preset = preset_for(self.preset, one_level)
         noise = self.guidance_noise
         if noise is None:
             noise = card_guidance_noise if preset.guidance_noise is None else preset.guidance_noise

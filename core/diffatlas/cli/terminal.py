@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from diffatlas.volume import LabelScheme
 
 BARS = "▁▂▃▄▅▆▇█"
+# Longer than this, and who sees no progress is told how long it will take, seconds.
+LONG_S = 60
 SPARKLINE_WIDTH = 40
 
 
@@ -46,11 +48,17 @@ def notes(lines: Iterable[str]) -> None:
 
 
 def watched(frames: Iterator[Frame], title: str) -> Generator[Frame]:
-    """Pass every frame on; on a terminal, draw it first. Closing this closes ``frames``, which stops the run."""
+    """Pass every frame on; on a terminal, draw it first. Closing this closes ``frames``, which stops the run.
+
+    Elsewhere a run that will take long says so after its first step.
+    """
     try:
         console = stderr()
         if not console.is_terminal:
-            yield from frames
+            for frame in frames:
+                if frame.index == 0 and (left_s := _left_s(frame)) > LONG_S:
+                    console.print(f"{title}: {frame.total} steps, about {left_s / 60:.0f} min", markup=False)
+                yield frame
             return
         changes: list[float] = []
         waiting = Spinner("dots", Text(f"{title}: loading the model"))
@@ -71,16 +79,21 @@ def sparkline(values: Sequence[float], width: int = SPARKLINE_WIDTH) -> str:
     return "".join(BARS[min(int(math.sqrt(value) * len(BARS)), len(BARS) - 1)] for value in last)
 
 
+def _left_s(frame: Frame) -> float:
+    """Seconds to the end at the pace so far."""
+    done = frame.index + 1
+    return frame.metrics.seconds / done * (frame.total - done)
+
+
 def _picture(frame: Frame, title: str, changes: Sequence[float]) -> RenderableType:
     done = frame.index + 1
-    left_s = frame.metrics.seconds / done * (frame.total - done)
     head = Table.grid(padding=(0, 2))
     head.add_row(
         Text(title, style="bold"),
         ProgressBar(total=frame.total, completed=done, width=30),
         f"step {done}/{frame.total}",
         f"noise {frame.t:.2f}",
-        f"{left_s:.0f} s left",
+        f"{_left_s(frame):.0f} s left",
     )
     parts: list[RenderableType] = [head, volumes_table(frame.metrics.volumes_ml, frame.scheme)]
     if changes:

@@ -1,4 +1,4 @@
-"""The commands that make a model of prepared cases: train, export."""
+"""The commands that make a model: train and export, of prepared cases; distill, of another model's answers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from diffatlas.cli import options as opt
 from diffatlas.errors import BadInput
 
 
@@ -64,3 +65,87 @@ def export(
     from diffatlas.train.export import export_run
 
     typer.echo(f"model: {export_run(source, output, weights)}")
+
+
+def distill(
+    teacher: Annotated[str, typer.Argument(metavar="TEACHER", help="A name from `diffatlas models`, or a folder.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="The student's folder; DIR-run keeps the run.")
+    ],
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="IMAGE...", help="Volumes, DICOM folders, folders of these; labels are not needed."),
+    ] = None,
+    phantom: Annotated[
+        int | None, typer.Option(metavar="N", help="N digital hearts in place of images.", show_default=False)
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Any part of a training configuration: network, steps, batch, augment, ...",
+            show_default="half the teacher's widths",
+        ),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Train this long, minutes.", show_default="until all steps are done")
+    ] = None,
+    preset: opt.Preset = "fast",
+    steps: opt.Steps = None,
+    guidance_noise: opt.GuidanceNoise = None,
+    sampler: opt.Sampler = None,
+    samples: opt.Samples = 1,
+    force: opt.Force = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Teach a small, fast atlas what another model answers; continues where it was stopped.
+
+    The teacher is asked once about each image, with the sampling options given here.
+    """
+    if (phantom is None) == (not inputs):
+        raise BadInput("give images for the teacher to answer, or --phantom N")
+    if phantom is not None and phantom < 2:
+        raise BadInput(f"--phantom {phantom}: give at least 2 hearts")
+    if minutes is not None and not minutes > 0:
+        raise BadInput(f"--minutes {minutes:g}: give a time of more than 0")
+    if output.exists() and not output.is_dir():
+        raise BadInput(f"{output}: is a file; give the name of a folder")
+    opt.check_model(teacher)
+    request = opt.segment_request(
+        model=teacher,
+        preset=preset,
+        steps=steps,
+        guidance="image",
+        guidance_noise=guidance_noise,
+        sampler=sampler,
+        samples=samples,
+        seed=0,
+        roi=None,
+        device="auto",
+        precision="auto",
+        force=force,
+    )
+    from diffatlas import distill as distilling
+    from diffatlas.cli import terminal
+
+    card = opt.card_of(teacher)
+    images, notes = (
+        (distilling.hearts(phantom, card.modalities), [])
+        if phantom is not None
+        else distilling.images_in(inputs or [], output)
+    )
+    terminal.notes(notes)
+    settings = distilling.settings(card, len(images), output, request, config, overrides or ())
+    student = distilling.distill(teacher, images, settings, request, minutes)
+    found = student.metrics[distilling.AGREEMENT]
+    if as_json:
+        terminal.print_json({"model": output, "card": student.to_json()})
+    else:
+        low, high = found["interval"]
+        typer.echo(
+            f"model: {output}; Dice {found['dice']:.3f} ({low:.3f} to {high:.3f}) with {card.name} on {found['n']} "
+            f"images kept from training"
+        )

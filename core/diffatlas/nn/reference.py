@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffatlas.nn.slicewise import answer
+
 
 class PublishedUNet(nn.Module):
     """[B, C, D, H, W] and integer steps [B] -> eps of the same shape.
@@ -88,6 +90,10 @@ class PublishedUNet(nn.Module):
             torch.full_like(t, self.null_cond_emb.shape[1] - 1, dtype=torch.int64), self.null_cond_emb.shape[1]
         )
         embedding = torch.cat([time, unconditional.to(time.dtype)], dim=1)
+        if self._slicewise(x):
+            with torch.no_grad():
+                samples = [answer(self, x[i], embedding[i : i + 1], bias) for i in range(len(x))]
+            return torch.stack(samples)
         first = self.init_conv(x)
         h = self.init_temporal_attn(first, bias)
         kept: list[Tensor] = []
@@ -103,6 +109,12 @@ class PublishedUNet(nn.Module):
             h = larger(depth(slices(block2(block1(h, embedding), embedding)), bias))
         eps: Tensor = self.final_conv(torch.cat([h, first], dim=1))
         return eps.to(x.dtype)
+
+    def _slicewise(self, x: Tensor) -> bool:
+        """Whether this is an answer that nobody differentiates, in float32 on a CPU: `diffatlas.nn.slicewise`."""
+        plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        learning = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters()))
+        return plain and not learning
 
 
 class SinusoidalEmbedding(nn.Module):

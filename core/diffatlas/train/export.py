@@ -57,7 +57,7 @@ def export(run: Run, folder: Path | None = None, weights: Which = "ema") -> Path
         "intended_use": config.intended_use,
         "limits": config.limits,
         "metrics": metrics,
-        "training": _training(run, weights),
+        "training": _training(run, weights) | fields.pop("training", {}),
         "sha256": sha256,
     }
     write_card(ModelCard(**(say | fields)), folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -40,6 +40,18 @@ def build_network(config: TrainConfig) -> nn.Module:
     if any(n % network.divisor for n in config.space.shape):
         raise BadInput(f"space.shape: {list(config.space.shape)} does not divide by {network.divisor}, see network")
     return network
+
+
+Options = TypeVar("Options", bound=BaseModel)
+
+
+def _options(kind: type[Options], config: TrainConfig) -> Options:
+    """``config.task_options`` as a ``kind``; `BadInput` where they are not."""
+    try:
+        return kind.model_validate(config.task_options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInput(f"task_options.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 class AtlasTask(Task):
@@ -91,6 +103,34 @@ class AtlasTask(Task):
         }
 
 
+class DistilledOptions(BaseModel):
+    """Whose answers the masks are: the teacher's name and sha256, how many ``images``, how it was ``asked``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    teacher: str
+    sha256: str
+    images: int
+    asked: str
+
+
+class DistilledTask(AtlasTask):
+    """Ours, on masks that another model answered (`diffatlas.distill`); the card says so."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.options = _options(DistilledOptions, config)
+        super().__init__(config.model_copy(update={"task_options": {}}))
+
+    def card(self, config: TrainConfig) -> dict[str, Any] | None:
+        told = self.options
+        training = {
+            "distilled_from": f"{told.teacher}, sha256 {told.sha256}",
+            "answers": f"{told.images} images; {told.asked}",
+            "command": f"diffatlas distill {told.teacher}",
+        }
+        return {**(super().card(config) or {}), "training": training}
+
+
 class PublishedOptions(BaseModel):
     """``levels``: T; ``mask_range`` and ``orientation``: of a published network, as in its card; ``answer_steps``: of
     the walk with the published guidance that validates."""
@@ -118,11 +158,7 @@ class PublishedTask(Task):
     PAIR_STEPS = 12
 
     def __init__(self, config: TrainConfig) -> None:
-        try:
-            self.options = PublishedOptions.model_validate(config.task_options)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise BadInput(f"task_options.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        self.options = _options(PublishedOptions, config)
         self.structures = len(config.scheme)
         self.ours = config.network.kind == "atlas-unet"
         self.mask_range = 1.0 if self.ours else self.options.mask_range
@@ -179,4 +215,5 @@ class PublishedTask(Task):
 
 
 register_task("atlas", AtlasTask)
+register_task("distilled", DistilledTask)
 register_task("published", PublishedTask)
