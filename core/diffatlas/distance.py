@@ -55,7 +55,7 @@ def distances_to_labels(sdf: NDArray[np.floating]) -> NDArray[np.uint8]:
     """The structure a voxel lies deepest in, 0 where it lies in none: [K, X, Y, Z] to uint8 [X, Y, Z]."""
     # One structure after the other: an argmin over the first axis takes three times as long.
     deepest = np.minimum(sdf[0], 0)
-    labels = (sdf[0] < 0).astype(np.uint8)
+    labels: NDArray[np.uint8] = (sdf[0] < 0).astype(np.uint8)
     for k in range(1, len(sdf)):
         deeper = sdf[k] < deepest
         np.putmask(labels, deeper, k + 1)

@@ -226,11 +226,10 @@ class Resampler:
         """Trilinear values of ``fields`` [K, x, y, z] at source rows start..stop: [K, stop - start, Y, Z]."""
         (_, _), (y0, y1), (z0, z1) = self.box
         if self._axis_aligned:
+            ranges = ((start, stop), (y0, y1), (z0, z1))
             x, y, z = (
-                _between(np.arange(a, b) * self.matrix[axis, axis] + self.matrix[axis, 3], size)
-                for axis, ((a, b), size) in enumerate(
-                    zip(((start, stop), *self.box[1:]), self.model.shape, strict=True)
-                )
+                _between(np.arange(*ranges[a]) * self.matrix[a, a] + self.matrix[a, 3], self.model.shape[a])
+                for a in range(3)
             )
             first, last = int(x[0].min()), int(x[1].max()) + 1  # the rows of the model that reach into this slab
             out = np.empty((len(fields), stop - start, y1 - y0, z1 - z0), dtype=np.float32)
@@ -299,8 +298,11 @@ def _between(at: NDArray[np.float64], size: int) -> Between:
 
 
 def _interpolated(values: NDArray[np.float32], between: Between, axis: int) -> NDArray[np.float32]:
-    """Linear interpolation of ``values`` along ``axis``. (As products with a matrix of weights it would be BLAS's, whose
-    threads wait for each other longer than this takes.)"""
+    """Linear interpolation of ``values`` along ``axis``.
+
+    As products with matrices of weights this would be left to BLAS, whose threads wait for each other longer than it
+    takes.
+    """
     low, high, weight = between
     below = np.take(values, low, axis)
     return below + (np.take(values, high, axis) - below) * weight.reshape([-1 if a == axis else 1 for a in range(3)])
