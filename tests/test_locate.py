@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from diffatlas.grid import Grid
-from diffatlas.locate import LIKELY, SURE, Look, Proposal, confidence, search
+from diffatlas.locate import LIKELY, SURE, Look, Proposal, confidence, glance, search
 from diffatlas.space import ModelSpace, Window, field_of_view
 from diffatlas.volume import Volume
 
@@ -116,6 +116,21 @@ def test_a_limit_ends_the_search_early_and_is_said() -> None:
     assert len(looks) == 4
     assert not proposal_of(looks).covered
     assert "did not cover" in proposal_of(looks).words
+
+
+@pytest.mark.parametrize("centre_mm", [(0, 0, 0), (11, -9, 6)])
+def test_one_look_centres_what_it_sees_in_a_volume_hardly_larger_than_the_view(centre_mm: Any) -> None:
+    found = glance(ball(centre_mm, size_mm=62.0), SPACE, honest, [BALL_ML])
+    assert found is not None
+    assert np.linalg.norm(found - centre_mm) < 3.0
+
+
+def test_one_look_is_not_enough_in_a_large_volume_or_where_nothing_fits() -> None:
+    def unasked(image: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+        raise AssertionError
+
+    assert glance(ball((0, 0, 0), size_mm=70.0), SPACE, unasked, [BALL_ML]) is None
+    assert glance(ball((0, 0, 0), size_mm=62.0), SPACE, honest, [10 * BALL_ML]) is None
 
 
 def test_confidence_grows_with_agreement_and_fit() -> None:

@@ -9,8 +9,13 @@ The names below are imported on first use: ``import diffatlas`` takes millisecon
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# OpenMP reads this when torch is loaded: a thread that waits sleeps. By default it spins, and where two threads share a
+# processor with anybody else the one that spins takes the time from the one that works.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
     from diffatlas.checkpoint import load_model

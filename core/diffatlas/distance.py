@@ -53,6 +53,11 @@ def label_distances_mm(labels: LabelMap, clip_mm: float) -> NDArray[np.float32]:
 
 def distances_to_labels(sdf: NDArray[np.floating]) -> NDArray[np.uint8]:
     """The structure a voxel lies deepest in, 0 where it lies in none: [K, X, Y, Z] to uint8 [X, Y, Z]."""
-    deepest = np.argmin(sdf, axis=0)
-    inside = np.take_along_axis(sdf, deepest[None], axis=0)[0] < 0
-    return np.where(inside, deepest + 1, 0).astype(np.uint8)
+    # One structure after the other: an argmin over the first axis takes three times as long.
+    deepest = np.minimum(sdf[0], 0)
+    labels: NDArray[np.uint8] = (sdf[0] < 0).astype(np.uint8)
+    for k in range(1, len(sdf)):
+        deeper = sdf[k] < deepest
+        np.putmask(labels, deeper, k + 1)
+        np.minimum(deepest, sdf[k], out=deepest)
+    return labels

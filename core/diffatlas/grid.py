@@ -89,9 +89,14 @@ class Grid:
         return Grid((shape[0], shape[1], shape[2]), self.affine @ nio.inv_ornt_aff(orientation, self.shape))
 
 
+def oriented(data: NDArray[T], orientation: NDArray[np.float64]) -> NDArray[T]:
+    """Flip and permute the three axes of ``data`` [X, Y, Z]; no voxel value changes, and none is copied."""
+    return np.asarray(nio.apply_orientation(data, orientation))
+
+
 def reorient(data: NDArray[T], orientation: NDArray[np.float64]) -> NDArray[T]:
-    """Flip and permute the three axes of ``data`` [X, Y, Z]; no voxel value changes."""
-    return np.ascontiguousarray(nio.apply_orientation(data, orientation))
+    """`oriented`, as an array of its own layout."""
+    return np.ascontiguousarray(oriented(data, orientation))
 
 
 def inverse_orientation(orientation: NDArray[np.float64]) -> NDArray[np.float64]:

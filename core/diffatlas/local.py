@@ -37,7 +37,7 @@ from diffatlas.guidance import (
     NoiseSource,
     no_guidance,
 )
-from diffatlas.locate import AUTOMATIC_LOOKS, Look, search
+from diffatlas.locate import AUTOMATIC_LOOKS, Look, glance, search
 from diffatlas.published import CLAMP, GradientPull, one_level, published_sdf
 from diffatlas.request import Request
 from diffatlas.sample import SAMPLERS, Step, crowded_times, discrete_times, mask_first, uniform_times
@@ -196,29 +196,20 @@ class _Run:
             return Placement(space.grid_at(np.zeros(3)), None, None, tuple(self._published_notes()))
         if request.roi is not None:
             check_roi(request.roi, volume.grid.shape)
-        window = space.window_for(volume.modality)
         notes = self._published_notes()
         grid = space.place(volume.grid, request.roi)
-        image, limits = image_to_model(volume, grid, window, space.fill)
-        if request.roi is None and request.task == "segment":
-            extent = _world_extent_mm(volume.grid)
-            larger = larger_than_view(space, volume.grid)
-            if larger and self.card.published:
-                notes.append(
-                    f"the volume ({_mm(extent)}) is larger than the model's field of view ({_mm(space.extent_mm)}); "
-                    f"its middle was taken, as in the published preprocessing; a region of interest decides otherwise"
-                )
-            elif larger:
-                proposal = deque(self.looks(AUTOMATIC_LOOKS), maxlen=1)[0].proposal
-                assert proposal is not None
-                moved = float(np.linalg.norm(proposal.centre_mm - grid.centre_mm))
-                grid = space.place(volume.grid, proposal.roi)
-                image, limits = image_to_model(volume, grid, window)
-                notes.append(
-                    f"the volume ({_mm(extent)}) is larger than the model's field of view ({_mm(space.extent_mm)}); a "
-                    f"search placed it {moved:.0f} mm from the volume's centre: {proposal.words}; a region of interest "
-                    f"decides otherwise"
-                )
+        extent = _world_extent_mm(volume.grid)
+        larger = larger_than_view(space, volume.grid)
+        if larger and request.roi is None and request.task == "segment":
+            if self.card.published:
+                how = "its middle was taken, as in the published preprocessing"
+            else:
+                grid, how = self._find(grid)
+            notes.append(
+                f"the volume ({_mm(extent)}) is larger than the model's field of view ({_mm(space.extent_mm)}); {how}; "
+                f"a region of interest decides otherwise"
+            )
+        image, limits = image_to_model(volume, grid, space.window_for(volume.modality), space.fill)
         if request.roi is not None and request.task == "segment":
             view = field_of_view(space, volume.grid, grid.centre_mm)
             if any(b - a > 1.15 * (d - c) for (a, b), (c, d) in zip(request.roi, view, strict=True)):
@@ -229,6 +220,22 @@ class _Run:
         if limits[1] - limits[0] < 1e-6 or float(np.ptp(image)) == 0:
             notes.append("the image is constant within the field of view; there is nothing to see in it")
         return Placement(grid, torch.from_numpy(image)[None, None].to(self.device), volume.grid, tuple(notes))
+
+    def _find(self, middle: Grid) -> tuple[Grid, str]:
+        """The model grid where in a large volume its structures are, and how they were found; ``middle`` is where not
+        looking would put it."""
+        assert self.volume is not None
+        space = self.card.space
+        centre_mm = glance(self.volume, space, self._one_step, self.card.expected_volumes_ml)
+        by, words = "one look from its middle", ""
+        if centre_mm is None:
+            proposal = deque(self.looks(AUTOMATIC_LOOKS), maxlen=1)[0].proposal
+            assert proposal is not None
+            centre_mm, by, words = proposal.centre_mm, "a search", f": {proposal.words}"
+        # As a region of interest it is moved into the volume where it would stick out.
+        grid = space.place(self.volume.grid, field_of_view(space, self.volume.grid, centre_mm))
+        moved = float(np.linalg.norm(grid.centre_mm - middle.centre_mm))
+        return grid, f"{by} placed it {moved:.0f} mm from the volume's centre{words}"
 
     def _published_notes(self) -> list[str]:
         """What to know of a run of a published network that leaves the published way."""

@@ -51,6 +51,8 @@ MIN_FIT = 0.2
 MAX_TRIED = 6
 SECOND_AWAY = 0.25
 HIT_MM = 20.0
+NEAR = 1.3  # of the field of view: in a volume up to this size one look from the middle sees enough of what is there
+NEAR_FIT = 0.4
 SURE, LIKELY = 0.9, 0.6
 LOGISTIC = (-28.0, 30.0, 4.0)  # one, agreement, fit
 
@@ -183,6 +185,22 @@ def search(
     roi = field_of_view(space, volume.grid, best.centre_mm)
     proposal = Proposal(best.centre_mm, roi, best.confidence, best.agreement, best.fit, covered)
     yield Look(index, index + 1, best.centre_mm, best.fit, proposal)
+
+
+def glance(
+    volume: Volume, space: ModelSpace, answer: Answer, expected_ml: Sequence[float] | None = None
+) -> Array | None:
+    """The middle, world mm [3], of what one answer sees from the middle of a volume hardly larger than the view.
+
+    None where the volume is larger than `NEAR` fields of view, or the answer does not fit: then search. The other
+    arguments are those of `search`.
+    """
+    low, high = world_box(volume.grid)
+    if ((high - low) > NEAR * np.array(space.extent_mm)).any():
+        return None
+    searcher = _Searcher(_Coarse(volume, space), answer, expected_ml)
+    here = searcher.look(volume.grid.centre_mm)
+    return searcher.middle(here) if here.fit >= NEAR_FIT else None
 
 
 def _follow(

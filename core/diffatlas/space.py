@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from diffatlas.distance import distances_to_labels
 from diffatlas.errors import BadInput
-from diffatlas.grid import Grid, inverse_orientation, reorient
+from diffatlas.grid import Grid, inverse_orientation, oriented, reorient
 from diffatlas.volume import LabelMap, LabelScheme, Modality, Volume
 
 FILL = -1.0  # model value outside the volume: the lower end of the window, as air would be
@@ -164,7 +164,7 @@ def resample(volume: Volume, grid: Grid) -> tuple[NDArray[np.float32], NDArray[n
     """
     orientation = volume.grid.to_canonical()
     canonical = volume.grid.reoriented(orientation)
-    data = reorient(volume.data, orientation)
+    data = oriented(volume.data, orientation)
     matrix = np.linalg.inv(canonical.affine) @ grid.affine  # model voxel -> source voxel
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in grid.shape])).reshape(3, -1).T
     reach = corners @ matrix[:3, :3].T + matrix[:3, 3]
@@ -176,7 +176,7 @@ def resample(volume: Volume, grid: Grid) -> tuple[NDArray[np.float32], NDArray[n
     high = np.clip(np.ceil(reach.max(0)).astype(int) + margin + 1, 0, canonical.shape)
     if (high <= low).any():
         raise BadInput("the region of interest does not meet the volume")
-    part = data[low[0] : high[0], low[1] : high[1], low[2] : high[2]]
+    part = np.ascontiguousarray(data[low[0] : high[0], low[1] : high[1], low[2] : high[2]])
     if sigma.any():
         part = ndimage.gaussian_filter(part, sigma, mode="nearest")
     offset = matrix[:3, 3] - low
@@ -232,14 +232,21 @@ class Resampler:
         """Trilinear values of ``fields`` [K, x, y, z] at source rows start..stop: [K, stop - start, Y, Z]."""
         (_, _), (y0, y1), (z0, z1) = self.box
         if self._axis_aligned:
-            out = fields
             ranges = ((start, stop), (y0, y1), (z0, z1))
-            for axis in (2, 1, 0):  # shrink nothing early: the last axis first keeps the products small
-                weights = _linear_weights(
-                    np.arange(*ranges[axis]) * self.matrix[axis, axis] + self.matrix[axis, 3], self.model.shape[axis]
-                )
-                out = np.moveaxis(np.tensordot(out, weights, axes=([axis + 1], [1])), -1, axis + 1)
-            return out.astype(np.float32, copy=False)
+            x, y, z = (
+                _between(np.arange(*ranges[a]) * self.matrix[a, a] + self.matrix[a, 3], self.model.shape[a])
+                for a in range(3)
+            )
+            first, last = int(x[0].min()), int(x[1].max()) + 1  # the rows of the model that reach into this slab
+            out = np.empty((len(fields), stop - start, y1 - y0, z1 - z0), dtype=np.float32)
+            for k, field in enumerate(fields):
+                planes = _interpolated(_interpolated(field[first:last].astype(np.float32, copy=False), z, 2), y, 1)
+                # The first axis row by row, in place: this is by far the largest array.
+                for row, (low, high, weight) in enumerate(zip(*x, strict=True)):
+                    np.subtract(planes[high - first], planes[low - first], out=out[k, row])
+                    out[k, row] *= weight
+                    out[k, row] += planes[low - first]
+            return out
         index = np.indices((stop - start, y1 - y0, z1 - z0), dtype=np.float64).reshape(3, -1)
         index += np.array([[start], [y0], [z0]])
         at = self.matrix[:3, :3] @ index + self.matrix[:3, 3:]
@@ -286,16 +293,25 @@ class Resampler:
         return reorient(out, inverse_orientation(self.orientation))
 
 
-def _linear_weights(at: NDArray[np.float64], size: int) -> NDArray[np.float32]:
-    """Dense [len(at), size] matrix of linear interpolation at fractional indices, ends held."""
+Between = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
+
+
+def _between(at: NDArray[np.float64], size: int) -> Between:
+    """For fractional indices ``at`` the two whole ones they lie between and the weight of the second, ends held."""
     at = np.clip(at, 0, size - 1)
-    low = np.minimum(np.floor(at).astype(int), max(size - 2, 0))
-    weight = (at - low).astype(np.float32)
-    out = np.zeros((len(at), size), dtype=np.float32)
-    rows = np.arange(len(at))
-    out[rows, low] += 1 - weight
-    out[rows, np.minimum(low + 1, size - 1)] += weight
-    return out
+    low = np.minimum(np.floor(at).astype(np.int64), max(size - 2, 0))
+    return low, np.minimum(low + 1, size - 1), (at - low).astype(np.float32)
+
+
+def _interpolated(values: NDArray[np.float32], between: Between, axis: int) -> NDArray[np.float32]:
+    """Linear interpolation of ``values`` along ``axis``.
+
+    As products with matrices of weights this would be left to BLAS, whose threads wait for each other longer than it
+    takes.
+    """
+    low, high, weight = between
+    below = np.take(values, low, axis)
+    return below + (np.take(values, high, axis) - below) * weight.reshape([-1 if a == axis else 1 for a in range(3)])
 
 
 def labels_to_model(labels: LabelMap, grid: Grid, clip_mm: float) -> NDArray[np.float32]:

@@ -195,14 +195,18 @@ def _intensities(source: Source, name: str) -> tuple[NDArray[np.float32], tuple[
     """Scaled float32 [X, Y, Z], finite everywhere, and what had to be done for that."""
     slope, inter = source.scale
     data: NDArray[np.float32] = np.empty(source.grid.shape, dtype=np.float32)
-    # In float64, a few slices at a time: exact at little memory, and eight beside each other suit the cache. What
-    # float32 cannot hold becomes infinite and is counted as such below.
+    # A few slices at a time, which suits the cache; in float64, if there is something to calculate. What float32 cannot
+    # hold becomes infinite and is counted as such below.
+    as_stored = (slope, inter) == (1.0, 0.0)
     with np.errstate(over="ignore", invalid="ignore"):
-        for k in range(0, source.grid.shape[2], 8):
-            data[:, :, k : k + 8] = source.data[:, :, k : k + 8].astype(np.float64) * slope + inter
+        for k in range(0, source.grid.shape[2], 32):
+            part = source.data[:, :, k : k + 32]
+            data[:, :, k : k + 32] = part if as_stored else part.astype(np.float64) * slope + inter
     notes: list[str] = []
-    finite = np.isfinite(data)
-    broken = int(data.size - np.count_nonzero(finite))
+    broken = 0
+    if not (as_stored and source.data.dtype.kind in "iu"):
+        finite = np.isfinite(data)
+        broken = int(data.size - np.count_nonzero(finite))
     if broken:
         share = f"{100 * broken / data.size:.3g}% of the voxels are NaN or infinite"
         if 2 * broken > data.size:

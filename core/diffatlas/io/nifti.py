@@ -43,6 +43,7 @@ COLOR_CODES = (128, 2304)
 COMPLEX_CODES = (32, 1792, 2048)
 # The fastest level is a quarter larger on label maps, the densest ten times slower on confidence maps.
 GZIP_LEVEL = 4
+WRITTEN_SLICES = 32
 
 
 def read_nifti(path: Path, volume_index: int | None = None, limits: Limits | None = None) -> Source:
@@ -109,8 +110,9 @@ def write_nifti(data: NDArray[Any], grid: Grid, path: Path, header: NiftiHeader 
 
 def _write(stream: BinaryIO, struct: NiftiStruct, data: NDArray[Any]) -> None:
     struct.write_to(stream)
-    for k in range(data.shape[2]):
-        stream.write(data[:, :, k].tobytes(order="F"))
+    # Several slices at a time: where the last axis is the fastest, one would fetch the memory of the others, too.
+    for k in range(0, data.shape[2], WRITTEN_SLICES):
+        stream.write(np.ascontiguousarray(data[:, :, k : k + WRITTEN_SLICES].T).data)
 
 
 def _read(
