@@ -159,7 +159,7 @@ class ObjectiveConfig(_Strict):
     conditional: float = 0.05
     shared: float = 0.26
     paint: float = 0.12
-    one_step_first: float = Field(0.0, ge=0, le=1)
+    one_step_first: Annotated[float, Field(ge=0, le=1)] = 0.0
     image_weight: float = 0.25
     mask_l1: float = 0.1
     dice_weight: float = 0.2
