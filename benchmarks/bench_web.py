@@ -43,6 +43,7 @@ from diffatlas.volume import Volume
 
 VISITORS = 20
 CROWD = 40
+READY_S = 300
 SERVE = "from diffatlas_app import main; import sys; main(port=int(sys.argv[1]))"
 
 
@@ -92,8 +93,9 @@ class Page:
         """Seconds from now until models are loaded and the first example is offered."""
         start = time.monotonic()
         while not self.health().get("ready"):
-            if self.process.poll() is not None:
-                raise SystemExit("the page did not start")
+            if self.process.poll() is not None or time.monotonic() - start > READY_S:
+                self.process.kill()
+                raise SystemExit(f"the page did not get ready within {READY_S} s")
             time.sleep(0.2)
         return time.monotonic() - start
 

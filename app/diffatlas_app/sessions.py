@@ -296,9 +296,11 @@ class Visitors:
             if not card.published:
                 session.load_model(card.name)
         made = session.example(first)
-        self.pace.measure(made[0], session.EXAMPLE_REGION)
-        with self._making:
-            self._examples[first] = made
+        try:
+            self.pace.measure(made[0], session.EXAMPLE_REGION)
+        finally:  # models of one's own may not know this image; it can be looked at all the same
+            with self._making:
+                self._examples[first] = made
         for name in others:
             self.example(name)
 

@@ -155,3 +155,30 @@ def test_the_pace_follows_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     fresh.measure(fake_example("heart-ct")[0], ((6, 18), (6, 18), (6, 18)))
     assert fresh.step_s is not None
     assert fresh.step_s >= 0.01
+
+
+@pytest.mark.parametrize("fail_at", [None, 0])
+def test_the_first_example_is_offered_once_the_model_has_answered_or_failed(
+    monkeypatch: pytest.MonkeyPatch, fail_at: int | None
+) -> None:
+    loaded: list[str] = []
+    offered: list[bool] = []
+    made = Visitors()
+    monkeypatch.setattr(session, "available_models", fake_models)
+    monkeypatch.setattr(session, "load_model", loaded.append)
+    monkeypatch.setattr(session, "example", fake_example)
+    backend = FakeBackend(before=lambda: offered.append(made.has_example("heart-ct")), fail_at=fail_at)
+    monkeypatch.setattr(session, "local_backend", lambda: backend)
+    try:
+        if fail_at is None:
+            made.warm()
+            assert made.has_example("heart-mr")
+        else:
+            with pytest.raises(RuntimeError):
+                made.warm()
+        assert loaded == ["heart-phantom", "hippocampus-mri"]
+        assert offered == [False]
+        assert made.has_example("heart-ct")
+        assert backend.requests[0].roi == session.EXAMPLE_REGION  # no search
+    finally:
+        made.close()

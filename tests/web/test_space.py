@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 
 from diffatlas import session
 from diffatlas.request import Request
+from diffatlas.volume import Volume
 from diffatlas_app import gpu
 from tests.fakes import FakeBackend
 from tests.web.conftest import fake_example
@@ -176,7 +177,12 @@ def test_where_a_gpu_is_lent_a_run_asks_for_its_time(lent: list[int], monkeypatc
 
 def test_a_search_asks_for_its_time_too(lent: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     limits: list[int | None] = []
-    monkeypatch.setattr(session, "locate", lambda volume, request, limit: limits.append(limit) or iter(()))
+
+    def locate(volume: Volume, request: Request, limit: int | None) -> Iterator[session.Look]:
+        limits.append(limit)
+        return iter(())
+
+    monkeypatch.setattr(session, "locate", locate)
     volume = fake_example("heart-ct")[0]
     assert list(gpu.looks(volume, Request())) == []
     assert limits == [session.AUTOMATIC_LOOKS]
