@@ -112,7 +112,9 @@ def main() -> None:
         torch.save(network.state_dict(), weights)
         runs = [alone(passes, weights, mine, None, arguments.repeat, threads)]
         if arguments.checkout is not None:
-            results["authors"] = summary([alone(passes, weights, theirs, arguments.checkout, arguments.theirs, threads)])
+            results["authors"] = summary(
+                [alone(passes, weights, theirs, arguments.checkout, arguments.theirs, threads)]
+            )
             runs.append(alone(passes, weights, mine, None, arguments.repeat, threads))
             a, b = torch.load(mine, weights_only=True), torch.load(theirs, weights_only=True)
             results["largest_difference"] = float((a - b).abs().max())
@@ -122,20 +124,21 @@ def main() -> None:
     name = max(rates, key=lambda k: rates[k])
     results["roofline_seconds"] = roofline = results["flop"] / rates[name] / 1e9
 
-    print(f"a pass: {results['flop'] / 1e12:.3f} TFLOP; {threads} threads; best rate {rates[name]:.0f} GFLOP/s ({name})")
+    print(
+        f"a pass: {results['flop'] / 1e12:.3f} TFLOP; {threads} threads; best rate {rates[name]:.0f} GFLOP/s ({name})"
+    )
     print(f"{'':10} {'passes':>6} {'median s':>9} {'spread':>15} {'processor s':>12} {'roofline':>9} {'peak MB':>8}")
     for title in ("authors", "ours"):
         if row := results.get(title):
             low, high = row["spread"]
             print(
                 f"{title:10} {row['passes']:6} {row['seconds']:9.2f} {low:6.2f} - {high:6.2f} "
-                f"{row['processor_seconds']:12.2f} {row['seconds'] / roofline:8.2f}x {row['peak_mb_above_weights']:8.0f}"
+                f"{row['processor_seconds']:12.2f} {row['seconds'] / roofline:8.2f}x "
+                f"{row['peak_mb_above_weights']:8.0f}"
             )
     if "authors" in results:
         results["times_faster"] = results["authors"]["seconds"] / ours["seconds"]
-        results["times_fewer_processor_seconds"] = (
-            results["authors"]["processor_seconds"] / ours["processor_seconds"]
-        )
+        results["times_fewer_processor_seconds"] = results["authors"]["processor_seconds"] / ours["processor_seconds"]
         print(
             f"ours is {results['times_faster']:.2f} times faster ({results['times_fewer_processor_seconds']:.2f} by "
             f"processor seconds); outputs differ by {results['largest_difference']:.1e} at most, they deviate by "

@@ -1,7 +1,7 @@
 """The authors' network from a checkout of their code, and ours with the same weights; nothing of theirs is copied.
 
-    git clone https://github.com/M3DV/DiffAtlas PATH
-    pip install einops einops-exts rotary-embedding-torch
+git clone https://github.com/M3DV/DiffAtlas PATH
+pip install einops einops-exts rotary-embedding-torch
 """
 
 from __future__ import annotations

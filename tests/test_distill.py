@@ -69,7 +69,9 @@ def test_a_student_of_images_without_labels(tmp_path: Path, tiny_model: Path, im
     assert segment_by_student.labels.data.shape == (36, 32, 32)
 
 
-def test_what_is_learnt_is_what_the_teacher_answers(tmp_path: Path, tiny_model: Path, images: Path, quick: Path) -> None:
+def test_what_is_learnt_is_what_the_teacher_answers(
+    tmp_path: Path, tiny_model: Path, images: Path, quick: Path
+) -> None:
     teacher, request = read_card(tiny_model), Request(samples=2, steps=3)
     found, _ = distilling.images_in([images], tmp_path / "s")
     config = distilling.settings(teacher, len(found), tmp_path / "s", request, quick, [])

@@ -96,7 +96,7 @@ def test_a_convolution_with_fewer_products_is_a_convolution(edge: int) -> None:
     assert winograd.applies(weight, edge, edge + 4)
     assert not winograd.applies(weight, edge + 2, edge)
     expected = torch.nn.functional.conv2d(x.double().permute(0, 3, 1, 2), weight.double(), bias.double(), padding=1)
-    out = winograd.convolve(x, winograd.transformed(weight), bias)
+    out = winograd.convolve(x, winograd.transformed(weight, winograd.room_for([weight.unsqueeze(2)])), bias)
     torch.testing.assert_close(out.double(), expected.permute(0, 2, 3, 1), rtol=0, atol=5e-5)
 
 

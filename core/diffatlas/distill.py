@@ -29,7 +29,6 @@ from diffatlas.data import REACH, Facts, Plan, PreparedCase, write_cache
 from diffatlas.distance import distances_to_labels
 from diffatlas.errors import BadInput
 from diffatlas.evaluate.tables import interval
-from diffatlas.frame import Frame
 from diffatlas.io import atomic_path, read_volume
 from diffatlas.metrics import dice
 from diffatlas.phantom import PhantomModality, phantom
@@ -100,7 +99,10 @@ def settings(
         "intended_use": teacher.intended_use,
         "data_note": f"{count} images with the answers of {teacher.name} in place of labels. The teacher's own data: "
         f"{teacher.data}",
-        "limits": [f"learnt from {teacher.name} and not from labels: it repeats that model's mistakes", *teacher.limits],
+        "limits": [
+            f"learnt from {teacher.name} and not from labels: it repeats that model's mistakes",
+            *teacher.limits,
+        ],
         "network": {"kind": "atlas-unet", "widths": _narrower(teacher), "blocks": 1},
         "learning_rate": 1e-3,
         "ema": 0.995,
@@ -168,9 +170,7 @@ def distill(
     return student
 
 
-def answers(
-    card: ModelCard, images: Sequence[Image], request: Request, folder: Path
-) -> Iterator[PreparedCase | None]:
+def answers(card: ModelCard, images: Sequence[Image], request: Request, folder: Path) -> Iterator[PreparedCase | None]:
     """The teacher's answer to each image, in its own space; None (and a line that says why) where it has none."""
     folder.mkdir(parents=True, exist_ok=True)
     key = hashlib.sha256(f"{card.sha256}/{json.dumps(request.to_json(), sort_keys=True)}".encode()).hexdigest()
@@ -192,11 +192,8 @@ def answers(
 
 def _asked(card: ModelCard, image: Image, request: Request) -> PreparedCase:
     volume = image.read()
-    frame: Frame | None = None
     with closing(cast("Any", local_backend().stream(volume, request))) as frames:
-        for frame in frames:
-            pass
-    assert frame is not None
+        *_, frame = frames
     if not (frame.labels > 0).any():
         raise BadInput("the teacher finds none of its structures there")
     seen, window = image_to_model(volume, frame.grid, card.space.window_for(volume.modality), card.space.fill)

@@ -35,34 +35,35 @@ if TYPE_CHECKING:
 
 # Numbers of an activation [slices, H, W, C] that go through a layer together: 4 MB, of which an L3 cache holds a few.
 CHUNK = 1 << 20
-# Tokens that attend along D together: their queries, keys and values are 3 MB at the published heads.
-TOKENS = 1024
+# Tokens that attend along D together: their queries, keys and values are 1.5 MB at the published heads.
+TOKENS = 512
 
 
 def answer(network: PublishedUNet, x: Tensor, embedding: Tensor, bias: Tensor) -> Tensor:
     """eps [C, D, H, W] of one sample ``x`` [C, D, H, W], given its ``embedding`` [1, E] of time and condition, and
     the ``bias`` [heads, D, D] of attention along D."""
-    first = _conv(network.init_conv, x.permute(1, 2, 3, 0))
+    room = winograd.room_for(p for p in network.parameters() if p.ndim == 5)
+    first = _conv(network.init_conv, x.permute(1, 2, 3, 0), room)
     h = first.clone()
     _along_depth(h, network.init_temporal_attn, bias)
     kept: list[Tensor] = []
     for block1, block2, slices, depth, smaller in cast("Iterable[Any]", network.downs):
-        h = _residual(block2, [_residual(block1, [h], embedding)], embedding)
+        h = _residual(block2, [_residual(block1, [h], embedding, room)], embedding, room)
         _linear_attention(h, slices)
         _along_depth(h, depth, bias)
         kept.append(h)
-        h = h if isinstance(smaller, nn.Identity) else _conv(smaller, h)
-    h = _residual(network.mid_block1, [h], embedding)
+        h = h if isinstance(smaller, nn.Identity) else _conv(smaller, h, room)
+    h = _residual(network.mid_block1, [h], embedding, room)
     _within_slices(h, network.mid_spatial_attn)
     _along_depth(h, network.mid_temporal_attn, bias)
-    h = _residual(network.mid_block2, [h], embedding)
+    h = _residual(network.mid_block2, [h], embedding, room)
     for block1, block2, slices, depth, larger in cast("Iterable[Any]", network.ups):
-        h = _residual(block2, [_residual(block1, [h, kept.pop()], embedding)], embedding)
+        h = _residual(block2, [_residual(block1, [h, kept.pop()], embedding, room)], embedding, room)
         _linear_attention(h, slices)
         _along_depth(h, depth, bias)
-        h = h if isinstance(larger, nn.Identity) else _conv(larger, h)
+        h = h if isinstance(larger, nn.Identity) else _conv(larger, h, room)
     block, last = cast("Iterable[Any]", network.final_conv)
-    return _conv(last, _residual(block, [h, first], None)).permute(3, 0, 1, 2)
+    return _conv(last, _residual(block, [h, first], None, room), room).permute(3, 0, 1, 2)
 
 
 def _few(x: Tensor, numbers: int = CHUNK) -> Iterator[slice]:
@@ -76,22 +77,25 @@ def _joined(parts: Sequence[Tensor], rows: slice) -> Tensor:
     return parts[0][rows] if len(parts) == 1 else torch.cat([part[rows] for part in parts], dim=3)
 
 
-def _convolution(layer: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
-    """What a convolution of kernel (1, n, n), or a transposed one, does to slices [d, H, W, C] like those of ``x``."""
+def _convolution(layer: nn.Module, x: Tensor, room: Tensor) -> Callable[[Tensor], Tensor]:
+    """What a convolution of kernel (1, n, n), or a transposed one, does to slices [d, H, W, C] like those of ``x``.
+
+    ``room``: `winograd.room_for` all layers; it serves one convolution at a time.
+    """
     assert isinstance(layer, (nn.Conv3d, nn.ConvTranspose3d))
     weight, bias = layer.weight.squeeze(2), layer.bias
     if isinstance(layer, nn.Conv3d) and weight.shape[2:] == (1, 1):
         return lambda some: F.linear(some, weight.flatten(1), bias)
     if isinstance(layer, nn.Conv3d) and winograd.applies(weight, *x.shape[1:3]):
-        kernel = winograd.transformed(weight)
+        kernel = winograd.transformed(weight, room)
         return lambda some: winograd.convolve(some, kernel, bias)
     call = F.conv2d if isinstance(layer, nn.Conv3d) else F.conv_transpose2d
     stride, padding = layer.stride[1:], cast("tuple[int, ...]", layer.padding)[1:]
     return lambda some: call(some.permute(0, 3, 1, 2), weight, bias, stride, padding).permute(0, 2, 3, 1)
 
 
-def _conv(layer: nn.Module, x: Tensor) -> Tensor:
-    convolve = _convolution(layer, x)
+def _conv(layer: nn.Module, x: Tensor, room: Tensor) -> Tensor:
+    convolve = _convolution(layer, x, room)
     first, *others = _few(x)
     some = convolve(x[first])
     out = some.new_empty(len(x), *some.shape[1:])
@@ -131,7 +135,7 @@ class _Moments:
         return gain.float(), offset.float()
 
 
-def _residual(block: Any, parts: Sequence[Tensor], embedding: Tensor | None) -> Tensor:
+def _residual(block: Any, parts: Sequence[Tensor], embedding: Tensor | None, room: Tensor) -> Tensor:
     """A `ResidualBlock` of the channels of ``parts`` [D, H, W, C_i] side by side: a new [D, H, W, C]."""
     modulation = None
     if embedding is not None:
@@ -140,14 +144,14 @@ def _residual(block: Any, parts: Sequence[Tensor], embedding: Tensor | None) -> 
     first, second = block.block1, block.block2
     out = parts[0].new_empty(*parts[0].shape[:3], first.proj.out_channels)
     moments = _Moments()
-    convolve = _convolution(first.proj, out)
+    convolve = _convolution(first.proj, out, room)
     for rows in _few(out):
         some = convolve(_joined(parts, rows))
         moments.add(some)
         out[rows] = some
     gain, offset = moments.affine(first.norm, modulation)
     moments = _Moments()
-    convolve = _convolution(second.proj, out)
+    convolve = _convolution(second.proj, out, room)
     for rows in _few(out):
         some = convolve(F.silu(out[rows].mul_(gain).add_(offset), inplace=True))
         moments.add(some)
@@ -155,7 +159,7 @@ def _residual(block: Any, parts: Sequence[Tensor], embedding: Tensor | None) -> 
     gain, offset = moments.affine(second.norm, None)
     skip: nn.Module | Callable[[Tensor], Tensor] = block.res_conv
     if isinstance(skip, nn.Conv3d):
-        skip = _convolution(skip, out)
+        skip = _convolution(skip, out, room)
     for rows in _few(out):
         some = F.silu(out[rows].mul_(gain).add_(offset), inplace=True)
         some += skip(_joined(parts, rows))

@@ -1,17 +1,17 @@
-"""3 x 3 convolutions with a quarter of the multiplications (Lavin and Gray 2016, arXiv 1509.09308), for answers on a CPU.
+"""3 x 3 convolutions with a quarter of the products (Lavin and Gray 2016, arXiv 1509.09308), for answers on a CPU.
 
 Output tiles of 4 x 4 from input tiles of 6 x 6: with w, x and y a kernel, an input tile and an output tile as vectors,
 
     y = A (sum over input channels of (G w) * (B x))        A [16, 36], G [36, 9], B [36, 36]
 
-is 36 products a tile and pair of channels in place of 144. A, B and G belong to the polynomials that agree at the points
-0, 1, -1, 1/2, -2 and infinity, twice (rows and columns); these points leave about twice the rounding error of a plain
-convolution in float32. The transforms are matrix products too; they pay from about 128 channels on.
+is 36 products a tile and pair of channels in place of 144. A, B and G belong to the polynomials that agree at the
+points 0, 1, -1, 1/2, -2 and infinity, twice (rows and columns); these points leave about twice the rounding error of a
+plain convolution in float32. The transforms are matrix products too; they pay from about 128 channels on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import torch
@@ -49,10 +49,20 @@ def _product(roots: Sequence[float]) -> list[float]:
     return out
 
 
-def transformed(weight: Tensor) -> Tensor:
-    """``weight`` [O, C, 3, 3] as `convolve` wants it: [36, C, O]."""
+def room_for(weights: Iterable[Tensor]) -> Tensor:
+    """Memory for any of ``weights`` [O, C, 1, n, n], transformed: asking the system for it takes longer than filling
+    it."""
+    sizes = [
+        36 * w.shape[0] * w.shape[1] for w in weights if w.shape[2:] == (1, 3, 3) and min(w.shape[:2]) >= PAYS_FROM
+    ]
+    return torch.empty(max(sizes, default=0))
+
+
+def transformed(weight: Tensor, room: Tensor) -> Tensor:
+    """``weight`` [O, C, 3, 3] as `convolve` wants it, [36, C, O]; it lies in ``room``."""
     kernels = weight.reshape(-1, 9).T
-    return (_matrices()[2] @ kernels).view(36, *weight.shape[:2]).transpose(1, 2)
+    out = torch.mm(_matrices()[2], kernels, out=room[: 36 * kernels.shape[1]].view(36, -1))
+    return out.view(36, *weight.shape[:2]).transpose(1, 2)
 
 
 def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
