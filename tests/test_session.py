@@ -210,7 +210,7 @@ def test_presets_and_single_options() -> None:
 
 def test_a_network_of_one_level_never_sees_a_cleaner_image_unless_asked() -> None:
     for preset in ("fast", "watch", "published"):
-        assert Request(preset=preset).resolved(1.0, one_level=True).guidance_noise == 1.0  # type: ignore[arg-type]
+        assert Request(preset=preset).resolved(1.0, one_level=True).guidance_noise == 1.0
     fast = Request().resolved(1.0, one_level=True)
     assert fast.steps is not None
     assert fast.sampler == "ddim"

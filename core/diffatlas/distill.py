@@ -67,7 +67,7 @@ def hearts(count: int, modalities: Sequence[str]) -> list[Image]:
     looks = [look for look in LOOKS if look in modalities or (look == "random" and len(modalities) > 1)] or ["mr"]
 
     def one(index: int) -> Image:
-        seed, look = HEARTS_FROM + index, cast("PhantomModality", looks[index % len(looks)])
+        seed, look = HEARTS_FROM + index, looks[index % len(looks)]
         return Image(f"heart-{seed}-{look}", lambda: phantom(seed, look)[0])
 
     return [one(i) for i in range(count)]
