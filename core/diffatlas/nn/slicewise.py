@@ -120,7 +120,7 @@ class _Moments:
         """Gain and offset [C] that do what ``norm``, then scale and shift, would do."""
         n = torch.tensor([float(count) for count, _, _ in self.chunks], dtype=torch.float64)[:, None, None]
         means, squares = (
-            torch.stack(parts).reshape(len(parts), norm.num_groups, -1)  # [chunks, groups, channels of one]
+            torch.stack(parts).view(len(parts), norm.num_groups, -1)  # [chunks, groups, channels of one]
             for parts in ([m for _, m, _ in self.chunks], [s for _, _, s in self.chunks])
         )
         total = n.sum() * means.shape[2]
@@ -178,14 +178,14 @@ def _linear_attention(x: Tensor, residual: Any) -> None:
     heads, width = attention.heads, x.shape[3]
     query, key, value = (w.flatten(1) for w in attention.to_qkv.weight.chunk(3))
     size = len(query) // heads
-    value = value.unflatten(0, (heads, size)).transpose(1, 2) * size**-0.5  # [heads, C, size]
-    output = attention.to_out.weight.flatten(1).T.unflatten(0, (heads, size))  # [heads, size, C]
+    value = value.reshape(heads, size, width).transpose(1, 2) * size**-0.5  # [heads, C, size]
+    output = attention.to_out.weight.flatten(1).T.reshape(heads, size, width)  # [heads, size, C]
     for tokens in x.flatten(1, 2):  # [H * W, C]
         normed = _normed(tokens, residual)
         focus = (key @ normed.T).softmax(dim=1)  # [heads * size, H * W]
-        seen = (focus @ normed).unflatten(0, (heads, size))
+        seen = (focus @ normed).view(heads, size, width)
         answers = (seen @ value @ output).reshape(-1, width)
-        asked = F.linear(normed, query).reshape(-1, heads, size).softmax(dim=2)
+        asked = F.linear(normed, query).view(-1, heads, size).softmax(dim=2)
         tokens += torch.addmm(attention.to_out.bias, asked.flatten(1), answers)
 
 
@@ -209,8 +209,7 @@ def _within_slices(x: Tensor, residual: Any) -> None:
 
 def _attention(tokens: Tensor, attention: Any, bias: Tensor | None, turn: Tensor | None) -> Tensor:
     """`TokenAttention` of [b, n, C]; ``turn``: complex [n, 1, 1, pairs], the rotation of each position."""
-    qkv = F.linear(tokens, attention.to_qkv.weight)
-    qkv = qkv.reshape(*qkv.shape[:2], 3, attention.heads, -1)
+    qkv = F.linear(tokens, attention.to_qkv.weight).view(*tokens.shape[:2], 3, attention.heads, -1)
     if turn is not None:
         pairs = turn.shape[-1]
         turned = qkv[:, :, :2, :, : 2 * pairs]
