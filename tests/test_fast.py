@@ -6,14 +6,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from diffatlas import local
 from diffatlas.checkpoint import load_model
 from diffatlas.nn import unet
+from diffatlas.request import Request
+from diffatlas.session import compare, example, segment, stream
 
 # Largest difference of any output value (range about -1 to 1) between two ways to compute the same network in fp32.
 TOLERANCE = 1e-4
@@ -97,3 +102,33 @@ def test_threads_that_wait_sleep_unless_the_user_says_otherwise(users: str | Non
     code = "import diffatlas, os; print(os.environ['OMP_WAIT_POLICY'])"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == used
+
+
+def test_bf16_falls_back_where_it_would_be_emulated(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Request(model=str(tiny_model), precision="bf16", task="generate", guidance="none", steps=1)
+    monkeypatch.setattr(local, "has_bf16", lambda device: False)
+    result = segment(None, asked)
+    assert result.provenance["precision"] == "fp32"
+    assert any("no bf16" in note for note in result.notes)
+    assert not segment(None, replace(asked, precision="auto")).notes
+
+
+@pytest.mark.weights
+@pytest.mark.skipif(not local.has_bf16(torch.device("cpu")), reason="emulating bf16 takes minutes")
+def test_labels_in_bf16_are_those_in_fp32() -> None:
+    volume, _ = example("heart-ct")
+    asked = Request(model="heart-phantom", roi=((8, 88), (8, 88), (8, 88)), device="cpu", precision="fp32")
+    plain, fast = segment(volume, asked), segment(volume, replace(asked, precision="bf16"))
+    assert fast.provenance["precision"] == "bf16"
+    assert min(row.dice for row in compare(fast.labels, plain.labels).rows) > 0.98
+
+
+def test_a_run_in_bf16_is_nearly_that_in_fp32(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a network so small that emulation is no matter; its weights are random, so its distances are compared."""
+    monkeypatch.setattr(local, "has_bf16", lambda device: True)
+    asked = Request(model=str(tiny_model), task="generate", guidance="none", steps=2, device="cpu", precision="fp32")
+    plain, fast = (list(stream(None, replace(asked, precision=p)))[-1] for p in ("fp32", "bf16"))
+    assert fast.result is not None
+    assert fast.result.provenance["precision"] == "bf16"
+    change = np.abs(fast.sdf - plain.sdf)  # mm, of +-6
+    assert 0 < change.max() < 0.3

@@ -67,13 +67,12 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """ "auto" takes bf16 where the hardware has it (emulated bf16 is slower than fp32)."""
-    if name == "auto":
-        name = "bf16" if _has_bf16(device) else "fp32"
-    return torch.bfloat16 if name == "bf16" else torch.float32
+    """ "auto" and "bf16" take bf16 where the hardware has it; elsewhere it would be emulated, and slower than fp32."""
+    return torch.bfloat16 if name in ("auto", "bf16") and has_bf16(device) else torch.float32
 
 
-def _has_bf16(device: torch.device) -> bool:
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device calculates in bf16."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     if device.type == "cpu":
@@ -163,6 +162,9 @@ class _Run:
             _check_modality(volume, model.card, request)
         self.device = pick_device(request.device)
         self.dtype = pick_precision(request.precision, self.device)
+        self.notes: list[str] = []
+        if request.precision == "bf16" and self.dtype != torch.bfloat16:
+            self.notes.append(f"this {self.device.type} has no bf16 arithmetic; the network ran in fp32")
         self.schedule: Schedule = DiscreteCosine(self.card.levels) if self.card.published else cosine
         self.denoiser = self._denoiser()
         self.clip_mm = model.card.space.sdf_clip_mm
@@ -193,10 +195,10 @@ class _Run:
     def _place(self) -> Placement:
         space, volume, request = self.card.space, self.volume, self.request
         if volume is None:
-            return Placement(space.grid_at(np.zeros(3)), None, None, tuple(self._published_notes()))
+            return Placement(space.grid_at(np.zeros(3)), None, None, (*self.notes, *self._published_notes()))
         if request.roi is not None:
             check_roi(request.roi, volume.grid.shape)
-        notes = self._published_notes()
+        notes = [*self.notes, *self._published_notes()]
         grid = space.place(volume.grid, request.roi)
         extent = _world_extent_mm(volume.grid)
         larger = larger_than_view(space, volume.grid)

@@ -19,10 +19,12 @@ app = typer.Typer(
     name="diffatlas",
     help="Segment medical volumes by generating the image-mask pair that agrees with them. Not for clinical use.",
     no_args_is_help=True,
+    # Plain help: the framed one takes longer to import than all the rest of this program.
+    rich_markup_mode=None,
     add_completion=False,
     # Exceptions become one line in `Commands`; with DIFFATLAS_DEBUG=1 Python's own traceback is wanted.
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
 app.command("segment")(run.segment)

@@ -62,6 +62,8 @@ def onednn(x: Tensor) -> bool:
         and x.dtype == torch.float32
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and not torch.is_autocast_enabled("cpu")
+        # exporters know the general convolution only
+        and not torch.jit.is_tracing()  # type: ignore[no-untyped-call, attr-defined]
     )
 
 

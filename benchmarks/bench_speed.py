@@ -1,0 +1,350 @@
+"""Seconds and memory of the shipped models: the whole path, what it is made of, and how it grows.
+
+    python benchmarks/bench_speed.py [--only start path network growth volume published] [--published CHECKOUT]
+
+``--published``: a checkout of the authors' code; a pass of its network is then timed in the same run. Every part can be
+run alone, the others' figures are kept. Writes benchmarks/results/speed.json; ``python benchmarks/tables.py`` puts it
+into docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import read_results, write_results
+from common_speed import alternating, figures, peak_mb, run_child, run_process
+
+HEART = "heart-phantom"
+PYTHON = sys.executable
+
+
+def heart_file(folder: Path) -> Path:
+    """The digital heart of `diffatlas.session.example` as a file."""
+    from diffatlas.io import write_volume
+    from diffatlas.session import example
+
+    path = folder / "heart.nii.gz"
+    write_volume(example("heart-ct")[0], path)
+    return path
+
+
+@contextmanager
+def with_threads(count: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def start() -> dict[str, Any]:
+    """Processes from nothing: help, import, a whole command."""
+    with tempfile.TemporaryDirectory() as name:
+        source, labels = heart_file(Path(name)), Path(name) / "labels.nii.gz"
+        commands: dict[str, list[str | Path]] = {
+            "python alone": [PYTHON, "-c", "pass"],
+            "import diffatlas": [PYTHON, "-c", "import diffatlas"],
+            "diffatlas --help": [PYTHON, "-m", "diffatlas", "--help"],
+            "diffatlas segment": [PYTHON, "-m", "diffatlas", "segment", source, "-o", labels, "--model", HEART],
+        }
+        out = {}
+        for title, command in commands.items():
+            runs = [run_process(command) for _ in range(3 if "segment" in title else 7)]
+            out[title] = figures([r["wall_s"] for r in runs])
+    return out
+
+
+def child_path(repeats: int) -> dict[str, Any]:
+    """Read, segment, write, with the model loaded; and the parts of it."""
+    from diffatlas.io import read_volume, write_label_map
+    from diffatlas.request import Request
+    from diffatlas.session import load_model, stream
+
+    load_model(HEART)
+    parts: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        source, target = heart_file(Path(name)), Path(name) / "labels.nii.gz"
+        for turn in range(repeats + 1):
+            marks = [time.perf_counter()]
+            volume = read_volume(source)
+            marks.append(time.perf_counter())
+            frames = stream(volume, Request(model=HEART))
+            frame = next(frames)
+            marks.append(time.perf_counter())
+            frame = list(frames)[-1]
+            marks.append(time.perf_counter())
+            assert frame.result is not None
+            write_label_map(frame.result.labels, target, header=volume.header)
+            marks.append(time.perf_counter())
+            whole = volume.grid.shape
+            middle = ((8, whole[0] - 8), (8, whole[1] - 8), (8, whole[2] - 8))
+            begin = time.perf_counter()
+            within = stream(volume, Request(model=HEART, roi=middle))
+            next(within)
+            placed = time.perf_counter() - begin
+            within.close()  # type: ignore[attr-defined]
+            if turn:
+                names = ("read", "first frame, volume larger than the view", "other frames and labels", "write")
+                for title, a, b in zip(names, marks[:-1], marks[1:], strict=True):
+                    parts.setdefault(title, []).append(b - a)
+                parts.setdefault("whole path", []).append(marks[-1] - marks[0])
+                parts.setdefault("first frame, region given", []).append(placed)
+    return {title: figures(seconds) for title, seconds in parts.items()}
+
+
+def ways_of_a_call(model: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """The network by PyTorch's own choice of kernels, and as it is."""
+    import torch
+
+    from diffatlas.checkpoint import load_model
+    from diffatlas.nn import unet
+
+    loaded = load_model(model)
+    x = torch.randn(1, 1 + len(loaded.card.scheme), *loaded.card.space.shape)
+    zero, one, chosen = torch.zeros(1), torch.ones(1), unet.onednn
+
+    @torch.no_grad()
+    def call() -> None:
+        loaded.network(x, zero, one)
+
+    def plain() -> None:
+        unet.onednn = lambda _: False
+        try:
+            call()
+        finally:
+            unet.onednn = chosen
+
+    return plain, call
+
+
+def child_network(repeats: int) -> dict[str, Any]:
+    """One call, in several ways that take turns."""
+    import torch
+
+    from diffatlas.local import has_bf16
+
+    out: dict[str, Any] = {}
+    for model in (HEART, "hippocampus-mri"):
+        plain, call = ways_of_a_call(model)
+
+        def at(threads: int, way: Callable[[], Any]) -> Callable[[], None]:
+            def run() -> None:
+                with with_threads(threads):
+                    way()
+
+            return run
+
+        def bf16(way: Callable[[], Any] = call) -> None:
+            with torch.autocast("cpu", torch.bfloat16):
+                way()
+
+        ways = {f"{title}, {n} thread{'s' * (n > 1)}": at(n, way) for n in (1, 2) for title, way in
+                (("PyTorch's choice of kernels", plain), ("oneDNN by name", call))}  # fmt: skip
+        if has_bf16(torch.device("cpu")):
+            ways["bf16, 2 threads"] = at(2, bf16)
+        out[model] = alternating(ways, repeats)
+    return out
+
+
+def child_waiting(repeats: int) -> dict[str, Any]:
+    """One call with however OMP_WAIT_POLICY says that threads wait."""
+    _, call = ways_of_a_call(HEART)
+    return alternating({"call": call}, repeats)["call"]
+
+
+def network(repeats: int) -> dict[str, Any]:
+    out = run_child(__file__, "network", repeats)
+    # A child each, in turn: the policy is read once, when torch is loaded.
+    waits: dict[str, list[dict[str, Any]]] = {"active": [], "passive": []}
+    for _ in range(2):
+        for policy, rows in waits.items():
+            rows.append(run_child(__file__, "waiting", repeats, OMP_WAIT_POLICY=policy))
+    out["waiting threads"] = {
+        policy: {key: round(float(np.median([row[key] for row in rows])), 4) for key in ("median_s", "cpu_s")}
+        for policy, rows in waits.items()
+    }
+    return out
+
+
+def child_grid(size: int, structures: int, batch: int) -> dict[str, Any]:
+    """A call of the heart model's architecture on a grid of size^3 voxels; seconds a sample."""
+    import torch
+
+    from diffatlas.checkpoint import find_model, read_card
+    from diffatlas.nn.unet import AtlasUNet, channels_last
+
+    arguments = dict(read_card(find_model(HEART)).architecture)
+    arguments.pop("kind")
+    net = channels_last(AtlasUNet(structures, **arguments)).eval()
+    x, t = torch.randn(batch, 1 + structures, size, size, size), torch.ones(batch)
+    with torch.no_grad():
+        row = alternating({"call": lambda: net(x, t, t)}, 3)["call"]
+    return row | {"median_s": round(row["median_s"] / batch, 4), "cpu_s": round(row["cpu_s"] / batch, 4)}
+
+
+def child_run(samples: int, steps: int) -> dict[str, Any]:
+    """A run on the example heart, region given, seconds."""
+    from diffatlas.request import Request
+    from diffatlas.session import example, segment
+
+    volume, _ = example("heart-ct")
+    roi = ((8, 88), (8, 88), (8, 88))
+
+    def run() -> None:
+        segment(volume, Request(model=HEART, roi=roi, samples=samples, steps=steps))
+
+    return alternating({"run": run}, 1)["run"]
+
+
+def growth(repeats: int) -> dict[str, Any]:
+    out: dict[str, Any] = {"grid": {}, "structures": {}, "batch": {}, "samples": {}, "steps": {}}
+    for size in (32, 64, 96, 128):
+        out["grid"][str(size)] = run_child(__file__, "grid", size, 5, 1)
+    for structures in (1, 5, 20):
+        out["structures"][str(structures)] = run_child(__file__, "grid", 64, structures, 1)
+    for batch in (1, 2, 4):
+        out["batch"][str(batch)] = run_child(__file__, "grid", 64, 5, batch)
+    for samples in (1, 2, 4, 8):
+        out["samples"][str(samples)] = run_child(__file__, "run", samples, 2)
+    for steps in (1, 2, 4, 8, 16):
+        out["steps"][str(steps)] = run_child(__file__, "run", 1, steps)
+    return out
+
+
+def child_volume(use: int) -> dict[str, Any]:
+    """What a CT of 512 x 512 x 400 voxels adds to a run: reading, resampling, labels at full resolution, writing."""
+    from scipy import ndimage
+
+    from diffatlas.checkpoint import find_model, read_card
+    from diffatlas.io import read_volume, write_label_map, write_volume
+    from diffatlas.phantom import phantom
+    from diffatlas.space import Resampler, image_to_model, labels_to_model
+    from diffatlas.volume import Volume
+
+    space = read_card(find_model(HEART)).space
+    heart, truth = phantom(7, "ct")
+    out: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        target = Path(name) / "labels.nii.gz"
+        if not use:  # it is made by a process of its own, for the sake of the peak memory
+            from diffatlas.grid import Grid
+
+            shape = (512, 512, 400)
+            zoomed = ndimage.zoom(heart.data, [n / m for n, m in zip(shape, heart.grid.shape, strict=True)], order=1)
+            noise = np.random.default_rng(0).normal(0, 20, zoomed.shape).astype(np.float32)
+            affine = np.diag([0.7, 0.7, 0.75, 1.0])
+            affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+            write_volume(Volume(np.rint(zoomed + noise), Grid(shape, affine), "ct"), LARGE)
+            return out
+        begin = time.perf_counter()
+
+        def lap(title: str) -> None:
+            nonlocal begin
+            out[title] = round(time.perf_counter() - begin, 3)
+            begin = time.perf_counter()
+
+        volume = read_volume(LARGE)
+        lap("read")
+        grid = space.place(volume.grid)
+        image_to_model(volume, grid, space.window_for("ct"))
+        lap("to the model's grid")
+        distances = labels_to_model(truth, space.place(truth.grid), space.sdf_clip_mm)
+        begin = time.perf_counter()
+        labels = Resampler(volume.grid, grid).labels(distances, truth.scheme)
+        lap("labels at full resolution")
+        write_label_map(labels, target, header=volume.header)
+        lap("write")
+        volume.sha256()
+        labels.volumes_ml()
+        lap("hash of the voxels and volumes")
+    return out
+
+
+LARGE = Path(tempfile.gettempdir()) / "diffatlas-bench-large.nii.gz"
+
+
+def volume(repeats: int) -> dict[str, Any]:
+    """`child_volume` on one file, and its peak memory."""
+    try:
+        run_child(__file__, "volume", 0)
+        rows = [run_child(__file__, "volume", 1) for _ in range(min(repeats, 3))]
+        size_mb = LARGE.stat().st_size / 1e6
+    finally:
+        LARGE.unlink(missing_ok=True)
+    laps = {title: [row[title] for row in rows] for title in rows[0] if title != "peak_mb"}
+    laps["all"] = [sum(laps[title][i] for title in laps) for i in range(len(rows))]
+    return {title: figures(s) for title, s in laps.items()} | {"peak_mb": rows[0]["peak_mb"], "file_mb": round(size_mb)}
+
+
+def published(checkout: Path, whole_path_s: float) -> dict[str, Any]:
+    """A pass of the authors' network, without the rest of a step, and how many of our whole paths 300 of them take."""
+    import torch
+    from common_published import authors_network, inputs
+
+    network, (x, t) = authors_network(checkout), inputs()
+    with torch.no_grad():
+        seconds = alternating({"pass": lambda: network(x, t)}, 2)["pass"]
+    return seconds | {"whole_path_s": whole_path_s, "ratio": round(300 * seconds["median_s"] / whole_path_s)}
+
+
+CHILDREN: dict[str, Callable[..., dict[str, Any]]] = {
+    "path": child_path,
+    "network": child_network,
+    "waiting": child_waiting,
+    "grid": child_grid,
+    "run": child_run,
+    "volume": child_volume,
+}
+PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "start": lambda repeats: start(),
+    "path": lambda repeats: run_child(__file__, "path", repeats),
+    "network": network,
+    "growth": growth,
+    "volume": volume,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=(*PARTS, "published"), default=(*PARTS, "published"))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--published", type=Path, metavar="CHECKOUT", help="a checkout of the authors' code")
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        what, *numbers = arguments.child
+        print(json.dumps(CHILDREN[what](*map(int, numbers)) | {"peak_mb": peak_mb()}))
+        return
+    results = read_results("speed")
+    for part, measure in PARTS.items():
+        if part in arguments.only:
+            begin = time.perf_counter()
+            results[part] = measure(arguments.repeats)
+            print(f"{part}: {time.perf_counter() - begin:.0f} s", flush=True)
+            write_results("speed", results)
+    if arguments.published and "published" in arguments.only:
+        if importlib.util.find_spec("common_published") is None:
+            print("published: left out, benchmarks/common_published.py is not here")
+        else:
+            results["published"] = published(arguments.published, results["path"]["whole path"]["median_s"])
+            write_results("speed", results)
+    from tables import speed_table
+
+    print(speed_table(results))
+
+
+if __name__ == "__main__":
+    main()

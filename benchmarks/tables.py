@@ -1,0 +1,143 @@
+"""The tables and the figure of docs/performance.md, from benchmarks/results/*.json.
+
+python benchmarks/tables.py          # between the marks in docs/performance.md; what was not measured stays out
+python benchmarks/tables.py --print  # on the terminal
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from common import ROOT, read_results
+
+PAGE = ROOT / "docs" / "performance.md"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def seconds(row: dict[str, Any]) -> str:
+    return f"{row['median_s']:.2f} ({row['min_s']:.2f} to {row['max_s']:.2f})"
+
+
+def speed_table(results: dict[str, Any]) -> str:
+    """What `bench_speed.py` measured."""
+    parts = []
+    if "start" in results:
+        rows = [(title, seconds(row)) for title, row in results["start"].items()]
+        parts.append(table(("a process from nothing", "s (spread)"), rows))
+    if "path" in results:
+        rows = [(title, seconds(row)) for title, row in results["path"].items() if title != "peak_mb"]
+        rows.append(("peak memory", f"{results['path']['peak_mb']} MB"))
+        parts.append(table(("`heart-phantom`, preset `fast`, model loaded", "s (spread)"), rows))
+    if "network" in results:
+        rows = [
+            (model, title, seconds(row), f"{row['cpu_s']:.2f}")
+            for model, ways in results["network"].items()
+            if model not in ("peak_mb", "waiting threads")
+            for title, row in ways.items()
+        ]
+        parts.append(table(("model", "one network call", "s (spread)", "processor s"), rows))
+        waits = results["network"]["waiting threads"]
+        rows = [(p, f"{row['median_s']:.2f}", f"{row['cpu_s']:.2f}") for p, row in waits.items()]
+        parts.append(table(("`OMP_WAIT_POLICY`, two threads", "s a call", "processor s"), rows))
+    if "growth" in results:
+        named = {
+            "grid": "voxels along an edge, one call",
+            "structures": "structures, one call at 64^3",
+            "batch": "samples in one call, a sample",
+            "samples": "samples, a run of two steps",
+            "steps": "steps, a run",
+        }
+        rows = [
+            (named[what], count, f"{row['median_s']:.2f}", f"{row['cpu_s']:.2f}", row["peak_mb"])
+            for what, lines in results["growth"].items()
+            for count, row in lines.items()
+        ]
+        parts.append(table(("growth with", "", "s", "processor s", "peak MB"), rows))
+    if "volume" in results:
+        rows = [(title, seconds(row)) for title, row in results["volume"].items() if not title.endswith("_mb")]
+        rows.append(("peak memory", f"{results['volume']['peak_mb']} MB"))
+        parts.append(table(("a volume of 512 x 512 x 400 voxels", "s (spread)"), rows))
+    if "published" in results:
+        row = results["published"]
+        parts.append(
+            f"A pass of the authors' network: {seconds(row)} s; 300 of them take {row['ratio']} times as long as our "
+            f"whole path ({row['whole_path_s']:.2f} s)."
+        )
+    return "\n\n".join(parts)
+
+
+def tradeoff_table(results: dict[str, Any]) -> str:
+    """What `bench_tradeoff.py` measured: Dice and seconds a case."""
+    rows = [
+        (
+            row["cases"],
+            row["sampler"],
+            f"{row['rho']:g}",
+            row["steps"],
+            row["n"],
+            f"{row['dice']:.4f}",
+            "{:.4f} to {:.4f}".format(*row["interval"]),
+            f"{row['median_s']:.2f}",
+        )
+        for row in sorted(results.values(), key=lambda r: (r["cases"], r["sampler"], r["rho"], r["steps"]))
+    ]
+    head = ("cases", "sampler", "rho", "steps", "n", "Dice", "95 % interval", "s a case")
+    return table(head, rows) if rows else ""
+
+
+def openvino_table(results: dict[str, Any]) -> str:
+    """What `bench_openvino.py` measured."""
+    if not results:
+        return ""
+    parts = []
+    for what, unit in (("once", "s"), ("call", "s (spread), processor s")):
+        lines = results[what].items()
+        rows = [(k, f"{v:.2f}" if what == "once" else f"{seconds(v)}, {v['cpu_s']:.2f}") for k, v in lines]
+        parts.append(table((what, unit), rows))
+    rows = [(k, v["largest_difference"], v.get("dice_with_fp32", "")) for k, v in results["agreement"].items()]
+    parts.append(table(("agreement", "largest difference", "lowest Dice with PyTorch's fp32"), rows))
+    return "\n\n".join(parts)
+
+
+def machine_line(name: str) -> str:
+    """On what a result was made."""
+    made = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))["machine"]
+    versions = ", ".join(f"{k} {v}" for k, v in made["versions"].items())
+    return f"{made['cpu']}, {made['cores']} cores, Python {made['python']}, {versions}, commit {made['commit']}."
+
+
+TABLES = {"speed": speed_table, "tradeoff": tradeoff_table, "openvino": openvino_table}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--print", action="store_true")
+    arguments = parser.parse_args()
+    page = PAGE.read_text(encoding="utf-8")
+    for name, build in TABLES.items():
+        results = read_results(name)
+        text = f"{build(results)}\n\n{machine_line(name)}" if results else "Not measured yet."
+        if arguments.print:
+            print(f"== {name}\n\n{text}\n")
+            continue
+        begin, end = f"<!-- {name}: made by benchmarks/tables.py -->", f"<!-- end of {name} -->"
+        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+        if not pattern.search(page):
+            raise SystemExit(f"{PAGE.name}: no place for the table '{name}'")
+        page = pattern.sub(lambda _, inner=f"{begin}\n\n{text}\n\n{end}": inner, page)
+    if not arguments.print:
+        PAGE.write_text(page, encoding="utf-8")
+        print("written:", PAGE.name)
+
+
+if __name__ == "__main__":
+    main()
