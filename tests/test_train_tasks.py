@@ -150,7 +150,7 @@ def test_a_task_of_ones_own_trains_in_the_same_loop(tmp_path: Path) -> None:
     assert [p.name for p in folder.iterdir()] == ["model.safetensors"]  # nothing the engine could run, so no card
     last = (tmp_path / "run" / "log.csv").read_text().splitlines()[-1]
     assert last.startswith("40,")
-    known = "atlas, published, segmenter, threshold, unet"
+    known = "atlas, distilled, published, segmenter, threshold, unet"
     with pytest.raises(BadInput, match=f"'another' is unknown; there are: {known}$"):
         task_of(load_config(tmp_path / "train.yaml", ["task=another"]))
 
