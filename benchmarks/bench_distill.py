@@ -98,8 +98,8 @@ def main() -> None:
         row = measure(cases, request)
         results[name] = {key: row[key] for key in ("n", "dice", "interval", "structures")} | passes[name]
         print(
-            f"{name}: Dice {row['dice']:.4f} ({row['interval'][0]:.4f} to {row['interval'][1]:.4f}), n {row['n']}; a pass "
-            f"{passes[name]['seconds']:.3f} s, {passes[name]['processor_seconds']:.3f} processor s, "
+            f"{name}: Dice {row['dice']:.4f} ({row['interval'][0]:.4f} to {row['interval'][1]:.4f}), n {row['n']}; "
+            f"a pass {passes[name]['seconds']:.3f} s, {passes[name]['processor_seconds']:.3f} processor s, "
             f"{passes[name]['parameters'] / 1e6:.2f} M parameters"
         )
     together = [
