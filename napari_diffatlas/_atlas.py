@@ -87,13 +87,12 @@ class AtlasTab(Tab):
     def _lay_out(self) -> None:
         form = QGridLayout()
         form.setColumnStretch(1, 1)
-        form.setColumnStretch(3, 1)
         form.addWidget(QLabel("Model"), 0, 0)
-        form.addWidget(self.model_combo, 0, 1, 1, 3)
-        form.addWidget(self.model_text, 1, 0, 1, 4)
-        for column, (name, box) in enumerate((("Pairs", self.count_box), ("Seed", self.seed_box))):
-            form.addWidget(QLabel(name), 2, 2 * column)
-            form.addWidget(box, 2, 2 * column + 1)
+        form.addWidget(self.model_combo, 0, 1)
+        form.addWidget(self.model_text, 1, 0, 1, 2)
+        for row, (name, box) in enumerate((("Pairs", self.count_box), ("Seed", self.seed_box)), start=2):
+            form.addWidget(QLabel(name), row, 0)
+            form.addWidget(box, row, 1)
         gallery = self.gallery
         gallery.setViewMode(QListView.ViewMode.IconMode)
         gallery.setResizeMode(QListView.ResizeMode.Adjust)

@@ -86,8 +86,8 @@ class CompareTab(Tab):
     def layers_changed(self) -> None:
         names = self._scene.labels_names()
         fresh = self.labels_combo.currentData() is None or self.reference_combo.currentData() is None
-        offer(self.labels_combo, names, "open or make labels first")
-        offer(self.reference_combo, names, "open or make labels first")
+        offer(self.labels_combo, names, "no labels yet")
+        offer(self.reference_combo, names, "no labels yet")
         if len(names) > 1 and (fresh or self.labels_combo.currentData() == self.reference_combo.currentData()):
             other = [name for name in names if name != self.labels_combo.currentData()]
             self.reference_combo.setCurrentIndex(self.reference_combo.findData(other[-1]))

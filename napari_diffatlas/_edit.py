@@ -67,8 +67,7 @@ class EditPanel(QWidget):
         results.addWidget(self.undo_button)
         noise = QHBoxLayout()
         noise.setSpacing(4)
-        self.noise_text.setFixedWidth(self.noise_text.fontMetrics().horizontalAdvance("0.00") + 12)
-        for part in (QLabel("touch up"), self.noise_slider, QLabel("redo"), self.noise_text):
+        for part in (QLabel("touch up"), self.noise_slider, QLabel("redo")):
             noise.addWidget(part)
         buttons = QHBoxLayout()
         buttons.addWidget(yielding(self.continue_button), 4)
@@ -78,7 +77,7 @@ class EditPanel(QWidget):
         form.addLayout(results, 1, 1)
         form.addWidget(QLabel("My edit"), 2, 0)
         form.addWidget(self.hold_combo, 2, 1)
-        form.addWidget(QLabel("Noise"), 3, 0)
+        form.addWidget(self.noise_text, 3, 0)
         form.addLayout(noise, 3, 1)
         form.addLayout(buttons, 4, 0, 1, 2)
 
@@ -105,7 +104,7 @@ class EditPanel(QWidget):
         self.noise_slider.setValue(round(100 * t))
 
     def _on_noise(self, value: int) -> None:
-        self.noise_text.setText(f"{value / 100:.2f}")
+        self.noise_text.setText(f"Noise {value / 100:.2f}")
 
     def _on_continue(self) -> None:
         self.continue_clicked.emit(self.hold_combo.currentData(), self.noise_slider.value() / 100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,10 +24,12 @@ from qtpy.QtWidgets import (
     QTableWidgetItem,
 )
 
+from diffatlas import session
 from diffatlas.cohort import MAX_WORKERS, Status
 from diffatlas.errors import BadInput
 from diffatlas.request import PRESETS, Request
 from diffatlas.session import Backend
+from diffatlas.volume import LabelScheme
 from napari_diffatlas._folder_run import Finished, FolderRun, FolderUpdate, Listed
 from napari_diffatlas._parts import Bar, Text, yielding
 from napari_diffatlas._parts import Status as StatusLine
@@ -58,6 +61,7 @@ class FolderTab(Tab):
         self._scene, self._runner, self._backend, self._options = scene, runner, backend, options
         self._files: dict[str, tuple[int, Path, Path]] = {}
         self._states: dict[str, str] = {}
+        self._scheme: LabelScheme | None = None
         self._running, self._dark = False, True
         self.input_edit, self.output_edit = QLineEdit(), QLineEdit()
         self.input_button, self.output_button = QPushButton("Choose …"), QPushButton("Choose …")
@@ -112,10 +116,12 @@ class FolderTab(Tab):
         assert sides is not None  # both always exist; Qt's types do not say so
         assert head is not None
         sides.hide()
-        head.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        head.setSectionResizeMode(2, QHeaderView.ResizeMode.Stretch)
+        head.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        head.setSectionResizeMode(1, QHeaderView.ResizeMode.ResizeToContents)
+        self.table.setTextElideMode(Qt.TextElideMode.ElideMiddle)  # names of cases differ at their ends
         row_px = self.table.fontMetrics().height() + 6
-        sides.setDefaultSectionSize(row_px)
+        sides.setMinimumSectionSize(row_px)
+        sides.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)  # a note takes the lines that it needs
         self.table.setMinimumHeight(TABLE_ROWS * row_px + head.sizeHint().height())
         self.table.hide()
         self.progress.setTextVisible(False)
@@ -165,6 +171,8 @@ class FolderTab(Tab):
         folder, output = Path(self.input_edit.text()).expanduser(), Path(self.output_edit.text()).expanduser()
         self._running = True
         self._files, self._states = {}, {}
+        with contextlib.suppress(BadInput):  # a model that is gone is told by the run
+            self._scheme = session.model_card(request.model).scheme
         self.table.setRowCount(0)
         self.status.say("Looking into the folder ...")
         self.progress.setRange(0, 0)
@@ -181,7 +189,7 @@ class FolderTab(Tab):
         for name, (at, path, labels) in self._files.items():
             if at == row and self._states.get(name) == "done":
                 try:
-                    self._scene.open_files((path, labels))
+                    self._scene.open_files((path, labels), self._scheme)
                 except BadInput as error:
                     self.status.say(str(error), error=True)
 
@@ -235,6 +243,9 @@ class FolderTab(Tab):
     def _show(self, status: Status) -> None:
         row = self._files[status.name][0]
         note = status.reason
+        path = self._files[status.name][1]
+        if note.startswith(f"{path.name}: "):  # the file stands beside it
+            note = note[len(path.name) + 2 :]
         if status.state == "running" and status.step:
             note = f"step {status.step} of {status.total}"
         elif status.state == "done" and status.seconds is not None:
@@ -245,7 +256,7 @@ class FolderTab(Tab):
                 item = QTableWidgetItem()
                 self.table.setItem(row, column, item)
             item.setText(text)
-            item.setToolTip(text if column == 2 else "")
+            item.setToolTip("" if column == 1 else text)
         self._states[status.name] = status.state
         self._paint(row, status.state)
         self.progress.setValue(sum(state in ("done", "failed") for state in self._states.values()))

@@ -123,19 +123,18 @@ class Advanced(QWidget):
         form.setColumnStretch(1, 1)
         noise = QHBoxLayout()
         noise.setSpacing(4)
-        for part in (QLabel("image"), self.noise_slider, QLabel("atlas"), self.noise_text):
+        for part in (QLabel("image"), self.noise_slider, QLabel("atlas")):
             noise.addWidget(part)
-        self.noise_text.setFixedWidth(self.noise_text.fontMetrics().horizontalAdvance("0.00") + 12)
-        rows: tuple[tuple[str, Any], ...] = (
+        rows: tuple[tuple[str | QLabel, Any], ...] = (
             ("Guidance", self.guidance_combo),
-            ("Trust", noise),
+            (self.noise_text, noise),
             ("Sampler", self.sampler_combo),
             ("Steps", self.steps_box),
             ("Samples", self.samples_box),
             ("Seed", self.seed_box),
         )
         for row, (name, part) in enumerate(rows):
-            form.addWidget(QLabel(name), row, 0)
+            form.addWidget(QLabel(name) if isinstance(name, str) else name, row, 0)
             if isinstance(part, QWidget):
                 form.addWidget(part, row, 1)
             else:
@@ -170,7 +169,7 @@ class Advanced(QWidget):
         return round(100 * (self._card_noise if noise is None else noise))
 
     def _on_change(self, _: Any = None) -> None:
-        self.noise_text.setText(f"{self.noise_slider.value() / 100:.2f}")
+        self.noise_text.setText(f"Trust {self.noise_slider.value() / 100:.2f}")
         self.noise_slider.setEnabled(self.guidance_combo.currentData() == "image")
         self.changed.emit()
 

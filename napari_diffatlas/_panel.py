@@ -21,7 +21,7 @@ from diffatlas.request import Request
 from diffatlas.space import ModelSpace
 from diffatlas.volume import LabelScheme
 from napari_diffatlas._options import Options
-from napari_diffatlas._parts import Bar, Fold, Status, Text, about, combo_box, offer, yielding
+from napari_diffatlas._parts import Bar, Fold, Status, Text, about, combo_box, offer, size_mm, yielding
 
 
 class Card(Protocol):
@@ -241,11 +241,10 @@ def legend(scheme: LabelScheme) -> str:
 
 def _facts(card: Card) -> list[str]:
     """Modality, field of view, licence and limits: each a line of rich text."""
-    extent = " × ".join(f"{e:.0f}" for e in card.space.extent_mm)
     modalities = " and ".join(m.upper() for m in card.modalities)
     limits = (limit[:1].upper() + limit[1:] for limit in card.limits)
     return [
-        escape(f"For {modalities}. Looks at {extent} mm."),
+        escape(f"For {modalities}. Looks at {size_mm(card.space.extent_mm)}."),
         escape(f"Licence: {card.licence}"),
         *map(escape, limits),
     ]

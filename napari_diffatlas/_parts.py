@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from qtpy.QtCore import Qt
@@ -108,6 +108,11 @@ class Fold(QWidget):
     def _show(self, opened: bool) -> None:
         self.heading.setArrowType(Qt.ArrowType.DownArrow if opened else Qt.ArrowType.RightArrow)
         self.content.setVisible(opened)
+
+
+def size_mm(extent: Sequence[float]) -> str:
+    """Sides of a box, mm, in words that no line breaks apart."""
+    return " × ".join(f"{e:.0f}" for e in extent).replace(" ", "\N{NO-BREAK SPACE}") + "\N{NO-BREAK SPACE}mm"
 
 
 def yielding(widget: W) -> W:

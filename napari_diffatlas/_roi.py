@@ -16,7 +16,7 @@ from diffatlas.request import Request, Roi
 from diffatlas.space import field_of_view, world_box
 from napari_diffatlas._layers import Source
 from napari_diffatlas._panel import Card
-from napari_diffatlas._parts import Text, yielding
+from napari_diffatlas._parts import Text, size_mm, yielding
 from napari_diffatlas._runner import Runner
 from napari_diffatlas._scene import Scene
 from napari_diffatlas._search import Found, Locate, Looked, Search
@@ -62,6 +62,7 @@ class RegionForm(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
         form = QGridLayout(self)
         form.setContentsMargins(0, 0, 0, 0)
+        form.setHorizontalSpacing(4)
         form.addWidget(QLabel("Region"), 0, 0)
         buttons = (self.cursor_button, self.draw_button, self.find_button, self.clear_button)
         for column, (button, width) in enumerate(zip(buttons, (7, 6, 7, 6), strict=True), start=1):
@@ -229,14 +230,11 @@ class RegionControl(RegionForm):
             return ""
         extent = card.space.extent_mm
         if region is not None:
-            return f"Looks at {_mm(extent)}: {region.words}."
+            return f"Looks at {size_mm(extent)}: {region.words}."
         low, high = world_box(source.grid)
         size = tuple(float(s) for s in high - low)
         if not any(s > LARGER * e for s, e in zip(size, extent, strict=True)):
             return ""
         what = "its middle is taken" if card.published else "the run searches for the place"
-        return f"The image ({_mm(size)}) is larger than what the model looks at ({_mm(extent)}). Say where, or {what}."
-
-
-def _mm(extent: tuple[float, ...]) -> str:
-    return " × ".join(f"{e:.0f}" for e in extent) + " mm"
+        sizes = f"The image ({size_mm(size)}) is larger than what the model looks at ({size_mm(extent)})."
+        return f"{sizes} Say where, or {what}."

@@ -96,10 +96,19 @@ class Scene:
         """Add an image layer from napari's layer data and its arguments."""
         return read_layer(self._viewer.add_image(data, **state))
 
-    def open_files(self, paths: Sequence[Path]) -> None:
-        """Open volumes and label maps as layers, by our own reader; `BadInput` where one cannot be read."""
+    def open_files(self, paths: Sequence[Path], scheme: LabelScheme | None = None) -> None:
+        """Open volumes and label maps as layers, by our own reader; `BadInput` where one cannot be read.
+
+        Labels take names and colours of ``scheme`` where it knows all their ids.
+        """
         for data, state, kind in read([str(path) for path in paths]):
-            (self._viewer.add_labels if kind == "labels" else self._viewer.add_image)(data, **state)
+            if kind == "image":
+                self._viewer.add_image(data, **state)
+                continue
+            if scheme is not None and set(np.unique(data).tolist()) <= {0, *scheme.ids}:
+                state |= label_style(scheme)
+                state["metadata"][KEY]["scheme"] = scheme
+            self._viewer.add_labels(data, **state)
 
     @property
     def is_dark(self) -> bool:

@@ -17,6 +17,7 @@ class Tab(QWidget):
         super().__init__()
         page = QWidget()
         self.column = QVBoxLayout(page)
+        self.column.setContentsMargins(6, 9, 6, 9)
         area = QScrollArea()
         area.setWidgetResizable(True)
         area.setFrameShape(QFrame.Shape.NoFrame)

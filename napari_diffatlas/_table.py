@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
@@ -41,7 +41,9 @@ class Table(QWidget):
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.table.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        self.table.setTextElideMode(Qt.TextElideMode.ElideMiddle)  # left ventricle and left atrium differ at their ends
+        self.table.setStyleSheet("QHeaderView::section { padding: 2px 1px; } QTableWidget::item { padding: 0; }")
+        self.table.setIconSize(QSize(8, 8))
+        self.table.setWordWrap(True)  # left ventricle and left atrium differ at their ends only
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         self.copy_button = QPushButton("Copy table")
@@ -52,6 +54,7 @@ class Table(QWidget):
         layout.addWidget(self.table)
         layout.addWidget(self.copy_button, 0, Qt.AlignmentFlag.AlignRight)
         self.set_rows(())
+        header.sectionResized.connect(lambda *_: self._fit())
 
     def set_rows(self, rows: Sequence[Sequence[str]], colors: Sequence[Color | None] = ()) -> None:
         """Show these rows; out of sight without any."""
@@ -64,7 +67,7 @@ class Table(QWidget):
                 if x:
                     item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
                 elif color is not None:
-                    patch = QPixmap(10, 10)
+                    patch = QPixmap(8, 8)
                     patch.fill(QColor(*color))
                     item.setIcon(QIcon(patch))
                 self.table.setItem(y, x, item)
@@ -72,7 +75,12 @@ class Table(QWidget):
         row_px = self.table.fontMetrics().height() + 4
         self._sides.setMinimumSectionSize(row_px)
         self._sides.setDefaultSectionSize(row_px)
-        rows_px = sum(self.table.rowHeight(y) for y in range(len(rows)))
+        self._fit()
+
+    def _fit(self) -> None:
+        """As high as its rows are, and these as high as their words in the width that there is."""
+        self.table.resizeRowsToContents()
+        rows_px = sum(self.table.rowHeight(y) for y in range(self.table.rowCount()))
         self.table.setFixedHeight(rows_px + self._head.sizeHint().height() + 4)
 
     def rows(self) -> list[list[str]]:

@@ -40,7 +40,7 @@ SIZE = (1280, 800)
 FILM_FRAMES = 90
 FILM_STEPS = 40
 RUN_TIMEOUT_S = 3000.0
-FILM_HOLD = 6  # frames of the labels in 2-D
+ZOOM_3D = 1.4
 FILM_WIDTH_PX = 800
 TURN_DEG = (20.0, 12.0)
 
@@ -137,14 +137,19 @@ class Session:
         wait(lambda: False, 0.3)
 
     def turn_to_3d(self) -> None:
-        """The heart alone, upright."""
+        """The whole in 3-D, a little nearer."""
         self.viewer.dims.ndisplay = 3
-        self.turn(0)
+        self.camera.zoom *= ZOOM_3D
         wait(lambda: False, 0.5)
 
     def turn(self, degrees: float) -> None:
-        camera = getattr(self.viewer, "scene", self.viewer).camera  # moved in napari 0.9
-        camera.angles = (0, degrees, 90)
+        """Look at it from the front, upright, and ``degrees`` from there about its long axis."""
+        at = np.deg2rad(degrees)  # the displayed axes are z, y, x
+        self.camera.set_view_direction((0, -np.cos(at), -np.sin(at)), (1, 0, 0))
+
+    @property
+    def camera(self) -> Any:
+        return getattr(self.viewer, "scene", self.viewer).camera  # moved in napari 0.9
 
     def compare(self, layer: Any, folder: Path) -> None:
         """Save, open again, and find every label where it was shown, on the voxels of the image's file."""
@@ -199,7 +204,7 @@ def film(path: Path, theme: str) -> None:
         tab.scrubber.slider.setValue(step)
         frames.append(_picture(viewer))
     tab.scrubber.newest_button.click()
-    frames += [_picture(viewer)] * FILM_HOLD
+    frames.append(_picture(viewer))
     session.turn_to_3d()
     turning = FILM_FRAMES - len(frames)
     for number in range(turning):

@@ -1,4 +1,4 @@
-"""Pictures of the region, the Atlas tab and the Compare tab on real runs: `napari-{region,atlas,compare}-THEME.png`.
+"""Pictures of the region and the other tabs on real runs: `napari-{region,atlas,compare,folder}-THEME.png`.
 
     python docs/make_pictures/napari_tabs.py OUT [--pairs 4] [--only region]
 
@@ -8,6 +8,7 @@ Needs a screen; without one: ``xvfb-run -s "-screen 0 1280x800x24" python ...``.
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from napari_screenshot import SIZE, wait
 
 from diffatlas.grid import Grid
+from diffatlas.io import write_volume
 from diffatlas.phantom import phantom
 from napari_diffatlas._layers import volume_to_layer
 from napari_diffatlas._sample_data import heart_ct
@@ -102,7 +104,31 @@ def compare(viewer: Any, widget: DiffAtlasWidget, _: argparse.Namespace) -> None
         layer.visible = layer.name in ("phantom CT", "disagreement")
 
 
-SCENES = {"region": region, "compare": compare, "atlas": atlas}
+def folder(viewer: Any, widget: DiffAtlasWidget, _: argparse.Namespace) -> None:
+    """Three hearts, one of them no image; the first opened."""
+    with tempfile.TemporaryDirectory() as parent:
+        cases = Path(parent) / "patients"
+        cases.mkdir()
+        for number, name in enumerate(("case-101_baseline", "case-101_follow-up", "case-102_baseline")):
+            if number == 1:
+                (cases / f"{name}.nii.gz").write_text("a letter, not an image")
+            else:
+                write_volume(phantom(SEED + number, "ct")[0], cases / f"{name}.nii.gz")
+        widget.segment.panel.options.presets.choose("fast")
+        widget.segment.panel.model_combo.setCurrentIndex(widget.segment.panel.model_combo.findData("heart-phantom"))
+        tab = widget.folder
+        widget.tabs.setCurrentWidget(tab)
+        tab.input_edit.setText(str(cases))
+        tab.output_edit.setText(f"{cases}-labels")
+        tab.run_button.click()
+        wait(lambda: not widget.running, 1200)
+        tab.table.cellDoubleClicked.emit(0, 0)
+        tab.input_edit.setText("patients")  # where it lies on this machine is no matter
+        tab.output_edit.setText("patients-labels")
+        viewer.reset_view()
+
+
+SCENES = {"region": region, "compare": compare, "atlas": atlas, "folder": folder}
 
 
 if __name__ == "__main__":

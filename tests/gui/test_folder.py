@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QFileDialog
 
 from diffatlas import session
 from diffatlas.io import write_volume
-from diffatlas.volume import Volume
+from diffatlas.volume import MMWHS, Volume
 from napari_diffatlas._folder import COLORS, FolderTab
 from napari_diffatlas._widget import DiffAtlasWidget
 from tests.fakes import SHA256, FakeBackend
@@ -26,7 +26,7 @@ Open = Callable[[Any, FakeBackend], DiffAtlasWidget]
 
 @pytest.fixture(autouse=True)
 def weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "model_card", lambda name: SimpleNamespace(name=name, sha256=SHA256))
+    monkeypatch.setattr(session, "model_card", lambda name: SimpleNamespace(name=name, sha256=SHA256, scheme=MMWHS))
 
 
 @pytest.fixture
@@ -91,6 +91,7 @@ def test_a_folder_is_run_with_the_options_of_the_first_tab(opened: Any, qtbot: A
     tab.table.cellDoubleClicked.emit(1, 0)
     assert [layer.name for layer in viewer.layers] == ["b", "b_labels"]
     assert np.array_equal(viewer.layers[0].extent.world, viewer.layers[1].extent.world)
+    assert "left ventricle" in list(viewer.layers[1].features["structure"])
 
 
 def test_a_file_that_fails_says_why_and_run_tries_it_again(opened: Any, qtbot: Any, folder: Path) -> None:
@@ -102,7 +103,8 @@ def test_a_file_that_fails_says_why_and_run_tries_it_again(opened: Any, qtbot: A
     wait_for_end(qtbot, widget)
     failed = rows(tab)[1]
     assert failed[1] == "failed"
-    assert "b.nii.gz" in failed[2]
+    assert failed[2]
+    assert not failed[2].startswith("b.nii.gz")  # the name stands beside it
     assert tab.status.text() == "2 of 3 done. The others say why; Run tries them again."
     for dark in (False, True):
         tab.set_dark(dark)

@@ -9,6 +9,7 @@ import pytest
 
 from diffatlas.request import PRESETS, Request
 from napari_diffatlas._panel import Choice, Panel
+from napari_diffatlas._parts import size_mm
 from tests.gui.conftest import CARDS, FakeCard
 
 
@@ -166,7 +167,7 @@ def test_the_text_of_every_model_has_the_height_it_needs(panel: Panel, qtbot: An
 
 def test_a_models_facts_are_shown_until_the_first_run_and_on_a_click(panel: Panel) -> None:
     assert "left&nbsp;ventricle" in panel.model_text.text()
-    for fact in ("CT and MR", "32 × 32 × 32 mm", "Apache-2.0", "Trained on phantoms"):
+    for fact in ("CT and MR", size_mm((32, 32, 32)), "Apache-2.0", "Trained on phantoms"):
         assert fact in panel.about_text.text()
     assert panel.about_text.isVisible()
     assert "not for clinical use" in panel.about.heading.text()

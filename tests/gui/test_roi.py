@@ -17,6 +17,7 @@ from diffatlas.space import field_of_view
 from diffatlas.volume import Volume
 from napari_diffatlas._box import BOX, SKETCH
 from napari_diffatlas._layers import volume_to_layer
+from napari_diffatlas._parts import size_mm
 from napari_diffatlas._widget import DiffAtlasWidget
 from tests.fakes import FakeBackend
 from tests.gui.conftest import FIELD
@@ -57,8 +58,8 @@ def test_a_large_image_says_so_before_the_run_and_a_small_one_does_not(
     region = widget.segment.region
     assert not region.find_button.isEnabled()
     add(viewer, large)
-    assert "120 × 100 × 90 mm" in region.text.text()
-    assert "32 × 32 × 32 mm" in region.text.text()
+    assert size_mm((120, 100, 90)) in region.text.text()
+    assert size_mm((32, 32, 32)) in region.text.text()
     assert region.find_button.isEnabled()
     viewer.layers.clear()
     small = Volume(np.random.default_rng(0).random((12, 12, 12), dtype=np.float32), Grid((12, 12, 12), np.eye(4)), "mr")
