@@ -32,6 +32,7 @@ from typing import Any
 from urllib.request import urlopen
 
 import numpy as np
+import torch
 from common import ROOT, machine
 from gradio_client import Client, handle_file
 from playwright.sync_api import sync_playwright
@@ -44,6 +45,8 @@ from diffatlas.volume import Volume
 VISITORS = 20
 CROWD = 40
 READY_S = 300
+# Threads help no network of 16^3 voxels, and wait for each other for seconds where other programs use the cores.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 SERVE = "from diffatlas_app import main; import sys; main(port=int(sys.argv[1]))"
 
 
@@ -76,7 +79,7 @@ class Page:
         self.url = f"http://127.0.0.1:{port}"
         self.process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", SERVE, str(port)],
-            env=os.environ if weights is None else {**os.environ, "DIFFATLAS_WEIGHTS": str(weights)},
+            env=os.environ if weights is None else {**os.environ, "DIFFATLAS_WEIGHTS": str(weights), **ONE_THREAD},
             stdout=subprocess.DEVNULL,
         )
         self.ready_s = self.wait_until_ready()
@@ -263,6 +266,7 @@ def main() -> int:
         folder = Path(name)
         load = [round(v, 2) for v in os.getloadavg()]
         pressed = clicks(folder, options.clicks)
+        torch.set_num_threads(1)  # as in the page that is compared with
         model = options.model or tiny_model(folder / "weights")
         os.environ["DIFFATLAS_WEIGHTS"] = str(folder / "weights")
         page = Page(folder / "weights")
