@@ -246,13 +246,12 @@ def test_arithmetic_is_that_of_the_convolutions(base: Path) -> None:
     assert forward_and_backward_flop(config_of(base, task="segmenter", batch=8)) == pytest.approx(2 * small)
 
 
-def test_arithmetic_is_that_of_a_whole_run(base: Path) -> None:
-    shares = {"one_step": 0, "recycled": 1, "conditional": 0, "shared": 0, "paint": 0}  # each asks the network twice
-    twice = forward_and_backward_flop(config_of(base, objective=shares))
-    once = forward_and_backward_flop(config_of(base, objective={**shares, "one_step_first": 1}))
-    assert 1.2 * once < twice < 1.5 * once  # an answer without a way back beside a third of each update
-    half = forward_and_backward_flop(config_of(base, objective={**shares, "one_step_first": 0.5}))
-    assert half == pytest.approx((once + twice) / 2)
+def test_arithmetic_holds_the_answers_that_are_recycled(base: Path) -> None:
+    shares = dict.fromkeys(("one_step", "recycled", "conditional", "shared", "paint"), 0)
+    once = forward_and_backward_flop(config_of(base, objective={**shares, "one_step": 1}))
+    twice = forward_and_backward_flop(config_of(base, objective={**shares, "recycled": 1}))
+    # A way there and two ways back, less what the first layer need not hand on; then one more way there.
+    assert 1.3 * once < twice < 1.5 * once
 
 
 def test_calibration_counts_what_was_given_and_what_was_right() -> None:

@@ -18,7 +18,7 @@ from diffatlas.train.config import AugmentConfig, ObjectiveConfig, TrainConfig, 
 from diffatlas.train.draws import Draws
 from diffatlas.train.export import export
 from diffatlas.train.loop import advance, rate
-from diffatlas.train.objective import MODES, at_update, draw_levels, losses, soft_dice_loss
+from diffatlas.train.objective import MODES, draw_levels, losses, soft_dice_loss
 from diffatlas.train.prepared import load_or_prepare, phantom_case, with_margin
 from diffatlas.train.state import Run
 from diffatlas.volume import Volume
@@ -53,14 +53,6 @@ def test_levels_hold_their_shares_and_meanings() -> None:
     torch.testing.assert_close(levels.image[shared], trailing(levels.mask[shared]))
     assert (levels.mask[shared] > 0.75).float().mean() == pytest.approx(0.5, abs=0.05)  # crowded towards noise
     assert (levels.mask[paint] == 0).all()
-
-
-def test_the_whole_batch_is_one_step_at_first_where_that_is_asked_for() -> None:
-    config = ObjectiveConfig(one_step_first=0.5)
-    modes = draw_levels(100, at_update(config, 0.49), torch.Generator().manual_seed(0)).mode
-    assert (modes == MODES.index("one_step")).all()
-    assert at_update(config, 0.5) == config
-    assert at_update(ObjectiveConfig(), 0.0) == ObjectiveConfig()
 
 
 def test_a_perfect_network_has_no_loss_and_a_constant_one_has() -> None:

@@ -146,15 +146,18 @@ def soft_dice_of_classes(logits: Tensor, classes: Tensor) -> Tensor:
 def forward_and_backward_flop(config: TrainConfig, updates: int = 4) -> float:
     """Floating-point operations of one update, forward and backward, as torch counts convolutions and products.
 
-    The mean of ``updates`` spread over a whole run, because an atlas's updates differ in how much of the batch is
-    recycled, by chance and from its beginning to its end.
+    The mean of ``updates``, because an atlas's updates differ in how much of the batch is recycled.
     """
-    from torch.utils.flop_counter import FlopCounterMode
+    from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-    task = task_of(config.model_copy(update={"steps": updates}))
+    def by_onednn(x: list[int], weight: list[int], *_: object, out_shape: list[int]) -> int:
+        return conv_flop_count(x, weight, out_shape)
+
+    task = task_of(config)
     network = task.build(config)
     shape = (config.batch, 1 + len(config.scheme), *config.space.shape)
-    counter = FlopCounterMode(display=False)
+    # torch counts convolutions under their general name only.
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mkldnn_convolution: by_onednn})
     with counter:
         for update in range(updates):
             draws = Draws(config.seed, update, config.batch, tuple(range(config.batch)))

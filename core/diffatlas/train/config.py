@@ -150,8 +150,6 @@ class ObjectiveConfig(_Strict):
     ``one_step``: clean image, pure-noise mask. ``recycled``: image noise rho * t, and a mask that is the network's
     *own* earlier answer, noised again. ``conditional``: the same with the true mask. ``shared``: image and mask both
     noised, the image more (the atlas). ``paint``: true mask, noised image.
-
-    ``one_step_first``: for this share of the updates, at the beginning, the whole batch is ``one_step``.
     """
 
     one_step: float = 0.32
@@ -159,7 +157,6 @@ class ObjectiveConfig(_Strict):
     conditional: float = 0.05
     shared: float = 0.26
     paint: float = 0.12
-    one_step_first: Annotated[float, Field(ge=0, le=1)] = 0.0
     image_weight: float = 0.25
     mask_l1: float = 0.1
     dice_weight: float = 0.2

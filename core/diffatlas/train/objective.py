@@ -41,13 +41,6 @@ class Levels:
     mask: Tensor
 
 
-def at_update(config: ObjectiveConfig, progress: float) -> ObjectiveConfig:
-    """The objective after ``progress`` (0 to 1) of all updates: every sample ``one_step`` until `one_step_first`."""
-    if progress >= config.one_step_first:
-        return config
-    return config.model_copy(update={mode: float(mode == "one_step") for mode in MODES})
-
-
 def draw_levels(n: int, config: ObjectiveConfig, generator: torch.Generator) -> Levels:
     """Stratified over the batch: shares hold as closely as n allows, and t spreads evenly."""
     shares = torch.tensor([getattr(config, m) for m in MODES], dtype=torch.float64)

@@ -20,7 +20,7 @@ from diffatlas.sample import crowded_times, ddim, discrete_times, mask_first, un
 from diffatlas.schedule import DiscreteCosine, Schedule, cosine
 from diffatlas.train.config import TrainConfig
 from diffatlas.train.draws import Draws
-from diffatlas.train.objective import at_update, losses
+from diffatlas.train.objective import losses
 from diffatlas.train.task import Task, fixed_noise, register_task
 
 
@@ -65,7 +65,7 @@ class AtlasTask(Task):
             raise BadInput(f"task_options: task 'atlas' has none named {next(iter(config.task_options))}")
         if config.network.kind != "atlas-unet":
             raise BadInput("network: a published network knows one noise level; train it with task: published")
-        self.objective, self.steps = config.objective, config.steps
+        self.objective = config.objective
         self.structures = len(config.scheme)
         # Soft width of a border in the Dice part, clip units.
         self.edge = 0.75 * min(config.space.spacing_mm) / config.space.sdf_clip_mm
@@ -78,8 +78,7 @@ class AtlasTask(Task):
         return as_denoiser(network, cosine, "x0", "x0")
 
     def losses(self, forward: Callable[..., Tensor], x0: Tensor, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
-        objective = at_update(self.objective, draws.update / self.steps)
-        return losses(forward, self.denoiser(forward), x0, objective, draws, self.edge)
+        return losses(forward, self.denoiser(forward), x0, self.objective, draws, self.edge)
 
     def answer(self, network: nn.Module, image: Tensor) -> Tensor:
         noise = fixed_noise("answer", len(image), (self.structures, *image.shape[2:]), image)
