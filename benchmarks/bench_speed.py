@@ -134,7 +134,7 @@ def child_network(repeats: int) -> dict[str, Any]:
     """One call, in several ways that take turns."""
     import torch
 
-    from diffatlas.local import has_bf16
+    from diffatlas.device import has_bf16
 
     out: dict[str, Any] = {}
     for model in (HEART, "hippocampus-mri"):

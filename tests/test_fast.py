@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffatlas import local
+from diffatlas import device
 from diffatlas.checkpoint import load_model
 from diffatlas.nn import unet
 from diffatlas.request import Request
@@ -106,7 +106,7 @@ def test_threads_that_wait_sleep_unless_the_user_says_otherwise(users: str | Non
 
 def test_bf16_falls_back_where_it_would_be_emulated(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = Request(model=str(tiny_model), precision="bf16", task="generate", guidance="none", steps=1)
-    monkeypatch.setattr(local, "has_bf16", lambda device: False)
+    monkeypatch.setattr(device, "has_bf16", lambda _: False)
     result = segment(None, asked)
     assert result.provenance["precision"] == "fp32"
     assert any("no bf16" in note for note in result.notes)
@@ -114,7 +114,7 @@ def test_bf16_falls_back_where_it_would_be_emulated(tiny_model: Path, monkeypatc
 
 
 @pytest.mark.weights
-@pytest.mark.skipif(not local.has_bf16(torch.device("cpu")), reason="emulating bf16 takes minutes")
+@pytest.mark.skipif(not device.has_bf16(torch.device("cpu")), reason="emulating bf16 takes minutes")
 def test_labels_in_bf16_are_those_in_fp32() -> None:
     volume, _ = example("heart-ct")
     asked = Request(model="heart-phantom", roi=((8, 88), (8, 88), (8, 88)), device="cpu", precision="fp32")
@@ -125,7 +125,7 @@ def test_labels_in_bf16_are_those_in_fp32() -> None:
 
 def test_a_run_in_bf16_is_nearly_that_in_fp32(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a network so small that emulation is no matter; its weights are random, so its distances are compared."""
-    monkeypatch.setattr(local, "has_bf16", lambda device: True)
+    monkeypatch.setattr(device, "has_bf16", lambda _: True)
     asked = Request(model=str(tiny_model), task="generate", guidance="none", steps=2, device="cpu", precision="fp32")
     plain, fast = (list(stream(None, replace(asked, precision=p)))[-1] for p in ("fp32", "bf16"))
     assert fast.result is not None

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from diffatlas.checkpoint import Model, ModelCard, available_models, load_model
 from diffatlas.denoise import Denoiser, Prediction, as_denoiser
+from diffatlas.device import pick_device, pick_precision
 from diffatlas.distance import distances_to_labels
 from diffatlas.errors import BadInput
 from diffatlas.frame import Frame, FrameMetrics, Result
@@ -53,31 +54,6 @@ from diffatlas.space import (
     world_box,
 )
 from diffatlas.volume import LabelMap, Volume
-
-
-def pick_device(name: str) -> torch.device:
-    """ "auto" takes CUDA where there is one; a device that is named and absent is refused."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise BadInput("device cuda: no CUDA device here; use --device cpu or auto")
-    if name == "mps" and not torch.backends.mps.is_available():
-        raise BadInput("device mps: no Apple GPU here; use --device cpu or auto")
-    return torch.device(name)
-
-
-def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """ "auto" and "bf16" take bf16 where the hardware has it; elsewhere it would be emulated, and slower than fp32."""
-    return torch.bfloat16 if name in ("auto", "bf16") and has_bf16(device) else torch.float32
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the device calculates in bf16."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    if device.type == "cpu":
-        return bool(torch.cpu._is_avx512_bf16_supported())
-    return False
 
 
 def choose_model(volume: Volume | None) -> str:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -94,9 +96,34 @@ class Tab:
         return path
 
 
+Open = Callable[[Site], Tab]
+
+
 def load(path: Any) -> Any:
     """A NIfTI file as nibabel reads it."""
     return nib.load(path)
+
+
+def oblique_scan(path: Path, shape: tuple[int, int, int]) -> Path:
+    """An LPS, anisotropic, oblique scan with odd codes: what must come back exactly."""
+    turn = np.array([[0.96, -0.28, 0.0], [0.28, 0.96, 0.0], [0.0, 0.0, 1.0]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([-1.5, -1.25, 3.0])
+    affine[:3, 3] = 40.5, -7.25, 12.0
+    image = nib.Nifti1Image(np.random.default_rng(0).normal(100, 20, shape).astype(np.float32), affine)
+    image.set_sform(affine, code=2)
+    image.set_qform(affine, code=1)
+    nib.save(image, path)
+    return path
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return condition()
 
 
 def fake_example(name: str, seed: int = 0) -> tuple[Volume, LabelMap]:

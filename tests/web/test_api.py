@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from diffatlas import io
-from tests.web.conftest import GRADIO_WARNINGS, Site, load
-from tests.web.test_page import oblique_scan
+from tests.web.conftest import GRADIO_WARNINGS, Site, load, oblique_scan
 
 gradio_client = pytest.importorskip("gradio_client")
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from diffatlas.device import pick_device, pick_precision
 from diffatlas.errors import BadInput
-from diffatlas.local import pick_device, pick_precision
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
