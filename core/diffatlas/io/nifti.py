@@ -43,7 +43,7 @@ STORED_CODES = {
 }  # fmt: skip
 COLOR_CODES = (128, 2304)
 COMPLEX_CODES = (32, 1792, 2048)
-# Of ISA-L's levels 0 to 3. Label maps are 9 % larger than at zlib's level 4, and take a fifteenth of its time; level 3
+# Of ISA-L's levels 0 to 3. Label maps are 9 % larger than at zlib's level 4, and take a twentieth of its time; level 3
 # is slower and larger on them, level 0 seven times the size.
 GZIP_LEVEL = 1
 
