@@ -203,18 +203,18 @@ def _intensities(source: Source, name: str) -> tuple[NDArray[np.float32], tuple[
             part = source.data[:, :, k : k + 32]
             data[:, :, k : k + 32] = part if as_stored else part.astype(np.float64) * slope + inter
     notes: list[str] = []
+    low, high = float(data.min()), float(data.max())  # NaN goes through both
     broken = 0
-    if not (as_stored and source.data.dtype.kind in "iu"):
+    if not (np.isfinite(low) and np.isfinite(high)):
         finite = np.isfinite(data)
         broken = int(data.size - np.count_nonzero(finite))
     if broken:
         share = f"{100 * broken / data.size:.3g}% of the voxels are NaN or infinite"
         if 2 * broken > data.size:
             raise BadInput(f"{name}: {share}; the file or its intensity scale is damaged, convert the original again")
-        lowest = data[finite].min()
-        data[~finite] = lowest
-        notes.append(f"{share}: filled with the lowest value, {lowest:g}")
-    low, high = float(data.min()), float(data.max())
+        low, high = float(data[finite].min()), float(data[finite].max())
+        data[~finite] = low
+        notes.append(f"{share}: filled with the lowest value, {low:g}")
     if max(-low, high) > MAX_INTENSITY:
         raise BadInput(f"{name}: intensities reach {max(-low, high):.3g}; the file or its intensity scale is damaged")
     if low == high:
