@@ -25,6 +25,7 @@ ORDER = (
     "data",
     "metrics",
     "locate",
+    "device",
     "schedule",
     "denoise",
     "guidance",
@@ -51,7 +52,7 @@ ORDER = (
 FRONT_ENDS = {"diffatlas_app": ROOT / "app", "napari_diffatlas": ROOT / "napari_diffatlas"}
 FOR_FRONT_ENDS = {"session", "request", "grid", "space", "volume", "errors", "io", "metrics", "render", "cohort"}
 USES_TORCH = {"schedule", "denoise", "guidance", "sample", "nn", "published", "local", "start", "train", "evaluate"}
-USES_TORCH |= {"distill"}
+USES_TORCH |= {"device", "distill"}
 
 
 def imports(path: Path, *, at_import_only: bool = False) -> Iterator[str]:
