@@ -85,12 +85,12 @@ def tradeoff_table(results: dict[str, Any]) -> str:
             row["steps"],
             row["n"],
             f"{row['dice']:.4f}",
-            "{:.4f} to {:.4f}".format(*row["interval"]),
+            "{:.4f} to {:.4f}".format(*row["interval"]) if row["n"] > 1 else "one case",
             f"{row['median_s']:.2f}",
         )
         for row in sorted(results.values(), key=lambda r: (r["cases"], r["sampler"], r["rho"], r["steps"]))
     ]
-    head = ("cases", "sampler", "rho", "steps", "n", "Dice", "95 % interval", "s a case")
+    head = ("cases", "sampler", "rho", "steps", "n", "Dice", "95 % interval", "s a case, one thread")
     return table(head, rows) if rows else ""
 
 
