@@ -159,7 +159,7 @@ class ObjectiveConfig(_Strict):
     paint: float = 0.12
     image_weight: float = 0.25
     mask_l1: float = 0.1
-    dice_weight: float = 0.2
+    dice_weight: float = 1.0
 
 
 class TrainConfig(_Strict):
