@@ -87,15 +87,16 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=16, help="cases a set; fewer for 50 and 300 steps")
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="only these")
+    parser.add_argument("--only", choices=("hippocampus", "hearts"), help="one of the sets; the others' are kept")
     arguments = parser.parse_args()
     end = time.monotonic() + 60 * arguments.minutes
     torch.set_num_threads(1)
 
     sets: dict[str, tuple[str, list[Case]]] = {}
-    if HIPPOCAMPUS_DATA.is_dir():
+    if HIPPOCAMPUS_DATA.is_dir() and arguments.only != "hearts":
         sets["hippocampus"] = ("hippocampus-mri", list(hippocampus(arguments.split, arguments.cases)))
     first = 800_000 if arguments.split == "holdout" else 900_000
-    for modality in ("ct", "mr"):
+    for modality in ("ct", "mr") if arguments.only != "hippocampus" else ():
         sets[f"phantom {modality}"] = ("heart-phantom", list(hearts(modality, arguments.cases, first)))
     name = "tradeoff" if arguments.split == "holdout" else "tradeoff-val"
     results = read_results(name)

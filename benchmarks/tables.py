@@ -63,9 +63,11 @@ def speed_table(results: dict[str, Any]) -> str:
         ]
         parts.append(table(("growth with", "", "s", "processor s", "peak MB"), rows))
     if "volume" in results:
-        rows = [(title, seconds(row)) for title, row in results["volume"].items() if not title.endswith("_mb")]
-        rows.append(("peak memory", f"{results['volume']['peak_mb']} MB"))
-        parts.append(table(("a volume of 512 x 512 x 400 voxels", "s (spread)"), rows))
+        stored = results["volume"]
+        laps = [lap for lap in next(iter(stored.values())) if not lap.endswith("_mb")]
+        rows = [(lap, *(seconds(row[lap]) for row in stored.values())) for lap in laps]
+        rows.append(("peak memory", *(f"{row['peak_mb']} MB" for row in stored.values())))
+        parts.append(table(("512 x 512 x 400 voxels", *(f"stored as {t}, s (spread)" for t in stored)), rows))
     if "published" in results:
         row = results["published"]
         parts.append(
