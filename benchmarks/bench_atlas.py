@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from common import HIPPOCAMPUS_DATA, ROOT, hippocampus, write_results
+from common import HIPPOCAMPUS_DATA, ROOT, hippocampus, read_results, write_results
 from scipy.stats import ks_2samp
 
 from diffatlas.checkpoint import read_card, shipped_folder, write_card
@@ -55,9 +55,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--write-cards", action="store_true")
+    parser.add_argument("--only", metavar="MODEL", help="one of the models; the others' figures are kept")
     arguments = parser.parse_args()
-    results: dict[str, Any] = {}
+    results: dict[str, Any] = read_results("atlas") if arguments.only else {}
     for card in available_models():
+        if arguments.only not in (None, card.name):
+            continue
         reference = training_volumes(card.name, card.space, 60)
         if not reference:
             print(f"{card.name}: left out, its training data is not here")
