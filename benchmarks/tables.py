@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -78,22 +79,33 @@ def speed_table(results: dict[str, Any]) -> str:
 
 
 def tradeoff_table(results: dict[str, Any]) -> str:
-    """What `bench_tradeoff.py` measured: Dice and seconds a case."""
-    rows = [
-        (
-            row["cases"],
-            row["sampler"],
-            f"{row['rho']:g}",
-            row["steps"],
-            row["n"],
-            f"{row['dice']:.4f}",
-            "{:.4f} to {:.4f}".format(*row["interval"]) if row["n"] > 1 else "one case",
-            f"{row['median_s']:.2f}",
-        )
-        for row in sorted(results.values(), key=lambda r: (r["cases"], r["sampler"], r["rho"], r["steps"]))
-    ]
-    head = ("cases", "sampler", "rho", "steps", "n", "Dice", "95 % interval", "s a case, one thread")
-    return table(head, rows) if rows else ""
+    """What `bench_tradeoff.py` measured, a table a set of cases.
+
+    Dice, and how far it is from preset fast (2 steps, rho 0, ddim) on the same cases, as columns differ in their cases.
+    """
+    parts = []
+    for title in sorted({row["cases"] for row in results.values()}):
+        rows = {(r["sampler"], r["rho"], r["steps"]): r for r in results.values() if r["cases"] == title}
+        steps = sorted({key[2] for key in rows})
+        fast = rows.get(("ddim", 0.0, 2), {"per_case": {}})["per_case"]
+        counts = {n: {row["n"] for key, row in rows.items() if key[2] == n} for n in steps}
+        head = [title, "rho", *(f"{n}, n = {'/'.join(map(str, sorted(counts[n])))}" for n in steps)]
+        lines = []
+        for sampler, rho in sorted({key[:2] for key in rows}):
+            cells = [cell(rows.get((sampler, rho, n)), fast) for n in steps]
+            lines.append((sampler, f"{rho:g}", *cells))
+        took = [statistics.median(row["median_s"] for key, row in rows.items() if key[2] == n) for n in steps]
+        lines.append(("s a case, one thread", "", *(f"{s:.1f}" for s in took)))
+        parts.append(table(head, lines))
+    return "\n\n".join(parts)
+
+
+def cell(row: dict[str, Any] | None, fast: dict[str, Any]) -> str:
+    """Mean Dice, and the mean difference to ``fast`` on the same cases."""
+    if row is None:
+        return ""
+    pairs = [one["dice"] - fast[case]["dice"] for case, one in row["per_case"].items() if case in fast]
+    return f"{row['dice']:.3f}" + (f" ({statistics.mean(pairs):+.3f})" if pairs else "")
 
 
 def openvino_table(results: dict[str, Any]) -> str:
