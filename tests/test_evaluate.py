@@ -255,13 +255,13 @@ def test_arithmetic_holds_the_answers_that_are_recycled(base: Path) -> None:
 
 
 def test_calibration_counts_what_was_given_and_what_was_right() -> None:
-    found = np.array([1, 1, 0, 0, 2], dtype=np.uint8).reshape(5, 1, 1)
-    truth = np.array([1, 2, 0, 1, 2], dtype=np.uint8).reshape(5, 1, 1)
-    confidence = np.array([1.0, 0.5, 1.0, 1.0, 0.55], dtype=np.float32).reshape(5, 1, 1)
+    found = np.array([1, 1, 0, 0, 2, 0, 0], dtype=np.uint8).reshape(7, 1, 1)
+    truth = np.array([1, 2, 0, 1, 2, 0, 1], dtype=np.uint8).reshape(7, 1, 1)
+    confidence = np.array([1.0, 0.5, 1.0, 1.0, 0.55, 0, 0], dtype=np.float32).reshape(7, 1, 1)
     counts = calibration(found, truth, confidence)
     assert counts[5] == [2, 1]
     assert counts[9] == [2, 1]  # the agreed background is not counted
-    assert sum(given for given, _ in counts) == 4
+    assert sum(given for given, _ in counts) == 4  # nor what lies outside the field of view
 
 
 def test_names_of_runs_and_settings_must_differ(base: Path) -> None:

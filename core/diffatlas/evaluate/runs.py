@@ -286,8 +286,8 @@ def answer(task: Task, network: nn.Module, volume: Volume, space: ModelSpace, sc
 
 def calibration(found: NDArray[np.uint8], truth: NDArray[np.uint8], confidence: NDArray[np.float32]) -> list[list[int]]:
     """[given, right] for each of ten ranges of ``confidence`` [X, Y, Z], among the voxels that are not agreed
-    background."""
-    counted = (found > 0) | (truth > 0) | (confidence < 1)
+    background. Confidence is 0 outside the model's field of view: nothing was given there."""
+    counted = ((found > 0) | (truth > 0) | (confidence < 1)) & (confidence > 0)
     place = np.minimum((confidence[counted] * BINS).astype(int), BINS - 1)
     right = (found == truth)[counted]
     given = np.bincount(place, minlength=BINS)
