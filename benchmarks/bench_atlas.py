@@ -55,7 +55,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--write-cards", action="store_true")
-    parser.add_argument("--only", metavar="MODEL", help="one of the models; the others' figures are kept")
+    names = [card.name for card in available_models()]
+    parser.add_argument("--only", choices=names, help="one of the models; the others' figures are kept")
     arguments = parser.parse_args()
     results: dict[str, Any] = read_results("atlas") if arguments.only else {}
     for card in available_models():

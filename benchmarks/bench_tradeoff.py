@@ -68,7 +68,7 @@ def figure(results: dict[str, Any]) -> None:
     picture = Figure(figsize=(4.2 * len(sets), 3.8), layout="constrained")
     axes = np.atleast_1d(picture.subplots(1, len(sets), sharey=True))
     for axis, title in zip(axes, sets, strict=True):
-        fast = results[f"{title}, 2, 0, ddim"]["per_case"]
+        fast = results.get(f"{title}, 2, 0, ddim", {}).get("per_case", {})
         for rho in RHOS:
             for sampler in SAMPLERS:
                 rows = [r for r in results.values() if (r["cases"], r["rho"], r["sampler"]) == (title, rho, sampler)]

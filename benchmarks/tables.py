@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import statistics
 from collections.abc import Iterable, Sequence
@@ -101,13 +102,17 @@ def tradeoff_table(results: dict[str, Any]) -> str:
 
 
 def cell(row: dict[str, Any] | None, fast: dict[str, Any]) -> str:
-    """Mean Dice, and the mean difference to ``fast`` on the same cases."""
-    return "" if row is None else f"{row['dice']:.3f} ({against(row, fast):+.3f})"
+    """Mean Dice, and the mean difference to ``fast`` on the same cases, where it was asked about any of them."""
+    if row is None:
+        return ""
+    difference = against(row, fast)
+    return f"{row['dice']:.3f}" + ("" if math.isnan(difference) else f" ({difference:+.3f})")
 
 
 def against(row: dict[str, Any], fast: dict[str, Any]) -> float:
-    """Mean difference of a setting's cases to what ``fast`` has on them."""
-    return statistics.mean(one["dice"] - fast[case]["dice"] for case, one in row["per_case"].items() if case in fast)
+    """Mean difference of a setting's cases to what ``fast`` has on them; NaN where it has none of them."""
+    pairs = [one["dice"] - fast[case]["dice"] for case, one in row["per_case"].items() if case in fast]
+    return statistics.mean(pairs) if pairs else math.nan
 
 
 def openvino_table(results: dict[str, Any]) -> str:

@@ -121,6 +121,17 @@ def test_the_intensity_scale_is_applied_in_float64(tmp_path: Path) -> None:
     assert volume.data.min() < -1000
 
 
+@pytest.mark.parametrize("slices", [32, 33, 70])
+@pytest.mark.parametrize(("slope", "inter"), [(1.0, 0.0), (0.25, -7.0)])
+def test_every_slice_of_a_long_volume_is_converted(tmp_path: Path, slices: int, slope: float, inter: float) -> None:
+    """Slices are converted a few at a time, by two threads."""
+    stored = numbered((3, 4, slices))
+    image = nib.Nifti1Image(stored, np.eye(4))
+    image.header.set_slope_inter(slope, inter)
+    nib.save(image, tmp_path / "long.nii.gz")
+    np.testing.assert_array_equal(io.read_volume(tmp_path / "long.nii.gz").data, stored * np.float32(slope) + inter)
+
+
 def test_nifti_2_keeps_its_float64_affine(tmp_path: Path) -> None:
     affine = oblique()
     affine[0, 3] = 1 / 3
