@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from common import HIPPOCAMPUS_DATA, hearts, hippocampus, interval, read_results, write_results
 
-from diffatlas.checkpoint import read_card, shipped_folder, write_card
+from diffatlas.engine.request import Request
+from diffatlas.geometry.volume import LabelMap, Volume
 from diffatlas.metrics import compare
-from diffatlas.request import Request
+from diffatlas.models.checkpoint import read_card, shipped_folder, write_card
 from diffatlas.session import segment
-from diffatlas.volume import LabelMap, Volume
 
 Cases = Iterable[tuple[str, Volume, LabelMap]]
 

@@ -17,13 +17,13 @@ import numpy as np
 from common import HIPPOCAMPUS_DATA, ROOT, hippocampus, read_results, write_results
 from scipy.stats import ks_2samp
 
-from diffatlas.checkpoint import read_card, shipped_folder, write_card
+from diffatlas.engine.request import Request
+from diffatlas.geometry.space import ModelSpace
+from diffatlas.geometry.volume import LabelMap, Volume
+from diffatlas.models.checkpoint import read_card, shipped_folder, write_card
 from diffatlas.phantom import label_map, sample_anatomy
 from diffatlas.render import montage, write_png
-from diffatlas.request import Request
 from diffatlas.session import available_models, segment
-from diffatlas.space import ModelSpace
-from diffatlas.volume import LabelMap, Volume
 
 
 def training_volumes(model: str, space: ModelSpace, count: int) -> list[dict[str, float]]:

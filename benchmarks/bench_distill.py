@@ -23,10 +23,10 @@ import yaml
 from bench_accuracy import measure
 from common import HIPPOCAMPUS_DATA, ROOT, hippocampus, write_results
 
-from diffatlas.checkpoint import Model, load_model
 from diffatlas.distill import AGREEMENT, distill, images_in, settings
+from diffatlas.engine.request import Request
 from diffatlas.metrics import compare
-from diffatlas.request import Request
+from diffatlas.models.checkpoint import Model, load_model
 from diffatlas.session import segment
 
 TEACHER = "hippocampus-mri"

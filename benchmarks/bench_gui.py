@@ -24,10 +24,10 @@ import numpy as np
 from common import write_results
 from qtpy.QtCore import QEventLoop, QTimer
 
-from diffatlas.grid import Grid
-from napari_diffatlas._layers import RAS_MM
-from napari_diffatlas._sample_data import heart_ct
-from napari_diffatlas._widget import DiffAtlasWidget
+from diffatlas.geometry.grid import Grid
+from napari_diffatlas.sample_data import heart_ct
+from napari_diffatlas.viewer.layers import RAS_MM
+from napari_diffatlas.widget import DiffAtlasWidget
 
 BEAT_S = 0.005
 IDLE_S = 5.0

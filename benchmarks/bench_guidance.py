@@ -14,7 +14,7 @@ from typing import Any
 from bench_accuracy import measure
 from common import HIPPOCAMPUS_DATA, hearts, hippocampus, read_results, write_results
 
-from diffatlas.request import Request
+from diffatlas.engine.request import Request
 
 # (steps, rho)
 GRID = ((1, 0.0), (2, 0.0), (4, 0.0), (10, 0.0), (10, 0.25), (10, 0.5), (10, 1.0), (40, 1.0))

@@ -1,10 +1,10 @@
 """Does the search find the heart, and is it as sure as it is right? Large volumes with a digital heart, and without.
 
     python benchmarks/bench_locate.py                  # the hit rate in docs/models.md; writes results/locate.json
-    python benchmarks/bench_locate.py --split choose   # other seeds: to draw the curve of diffatlas.locate.confidence
+    python benchmarks/bench_locate.py --split choose   # other seeds: the curve of `locate.confidence`
 
 A volume is 270 to 400 mm long on each side; the heart lies anywhere in it, whole, or (every third volume) beyond its
-border. A hit is a proposal within `diffatlas.locate.HIT_MM` of the middle of the box around the true labels.
+border. A hit is a proposal within `diffatlas.engine.locate.HIT_MM` of the middle of the box around the true labels.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from common import write_results
 
-from diffatlas.grid import Grid
-from diffatlas.locate import HIT_MM, LIKELY, SURE
+from diffatlas.engine.locate import HIT_MM, LIKELY, SURE
+from diffatlas.engine.request import Request
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import LabelMap, Volume
 from diffatlas.phantom import phantom
-from diffatlas.request import Request
 from diffatlas.session import locate
-from diffatlas.volume import LabelMap, Volume
 
 SEEDS = {"choose": 800_000, "report": 850_000}
 SPACING_MM = 3.0

@@ -18,18 +18,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from common import hearts, write_results  # before torch: it imports diffatlas, which says how torch's threads wait
 from common_speed import alternating
 from tables import openvino_table
-
-from diffatlas import local  # isort: split
-
-import torch
 from torch import Tensor
 
-from diffatlas.checkpoint import load_model
+from diffatlas.engine import backend as local
+from diffatlas.engine.request import Request
 from diffatlas.metrics import compare
-from diffatlas.request import Request
+from diffatlas.models.checkpoint import load_model
 from diffatlas.session import segment
 
 HEART = "heart-phantom"

@@ -6,8 +6,8 @@
 Each network runs in a process of its own (so that its peak memory is its own), in turn: ours, theirs, ours. Beside
 them stands the roofline: the floating-point operations of a pass over the best rate that this machine reached, in the
 same run, in a 3-D convolution or a matrix product. Ours needs fewer multiplications than the layers say (see
-diffatlas.nn.winograd), so its ratio to the roofline may come close to 1. Processor seconds stand beside those of the
-clock, because they hold on a machine that does something else, too. Writes benchmarks/results/published-speed.json.
+diffatlas.published.winograd), so its ratio to the roofline may come close to 1. Processor seconds stand beside those of
+the clock, because they hold on a machine that does something else, too. Writes benchmarks/results/published-speed.json.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from common import write_results
 from common_published import authors_network, inputs, pass_flop, twin
 from torch.nn import functional as F
 
-from diffatlas.nn.reference import PublishedUNet
+from diffatlas.published.network import PublishedUNet
 
 # (channels, edge) of the convolutions, edge of the products.
 CONVOLUTIONS = ((64, 64), (128, 32), (256, 16))

@@ -69,8 +69,8 @@ def start() -> dict[str, Any]:
 
 def child_path(repeats: int) -> dict[str, Any]:
     """Read, segment, write, with the model loaded; and the parts of it."""
+    from diffatlas.engine.request import Request
     from diffatlas.io import read_volume, write_label_map
-    from diffatlas.request import Request
     from diffatlas.session import load_model, stream
 
     load_model(HEART)
@@ -109,8 +109,8 @@ def ways_of_a_call(model: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """The network by PyTorch's own choice of kernels, and as it is."""
     import torch
 
-    from diffatlas.checkpoint import load_model
-    from diffatlas.nn import unet
+    from diffatlas.models import unet
+    from diffatlas.models.checkpoint import load_model
 
     loaded = load_model(model)
     x = torch.randn(1, 1 + len(loaded.card.scheme), *loaded.card.space.shape)
@@ -134,7 +134,7 @@ def child_network(repeats: int) -> dict[str, Any]:
     """One call, in several ways that take turns."""
     import torch
 
-    from diffatlas.device import has_bf16
+    from diffatlas.engine.device import has_bf16
 
     out: dict[str, Any] = {}
     for model in (HEART, "hippocampus-mri"):
@@ -183,8 +183,8 @@ def child_grid(size: int, structures: int, batch: int) -> dict[str, Any]:
     """A call of the heart model's architecture on a grid of size^3 voxels; seconds a sample."""
     import torch
 
-    from diffatlas.checkpoint import find_model, read_card
-    from diffatlas.nn.unet import AtlasUNet, channels_last
+    from diffatlas.models.checkpoint import find_model, read_card
+    from diffatlas.models.unet import AtlasUNet, channels_last
 
     arguments = dict(read_card(find_model(HEART)).architecture)
     arguments.pop("kind")
@@ -197,7 +197,7 @@ def child_grid(size: int, structures: int, batch: int) -> dict[str, Any]:
 
 def child_run(samples: int, steps: int) -> dict[str, Any]:
     """A run on the example heart, region given, seconds."""
-    from diffatlas.request import Request
+    from diffatlas.engine.request import Request
     from diffatlas.session import example, segment
 
     volume, _ = example("heart-ct")
@@ -232,11 +232,11 @@ def child_volume(use: int, as_float: int) -> dict[str, Any]:
     import nibabel
     from scipy import ndimage
 
-    from diffatlas.checkpoint import find_model, read_card
+    from diffatlas.geometry.space import Resampler, image_to_model, labels_to_model
+    from diffatlas.geometry.volume import Volume
     from diffatlas.io import read_volume, write_label_map, write_volume
+    from diffatlas.models.checkpoint import find_model, read_card
     from diffatlas.phantom import phantom
-    from diffatlas.space import Resampler, image_to_model, labels_to_model
-    from diffatlas.volume import Volume
 
     space = read_card(find_model(HEART)).space
     heart, truth = phantom(7, "ct")
@@ -244,7 +244,7 @@ def child_volume(use: int, as_float: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         target = Path(name) / "labels.nii.gz"
         if not use:  # it is made by a process of its own, for the sake of the peak memory
-            from diffatlas.grid import Grid
+            from diffatlas.geometry.grid import Grid
 
             shape = (512, 512, 400)
             zoomed = ndimage.zoom(heart.data, [n / m for n, m in zip(shape, heart.grid.shape, strict=True)], order=1)

@@ -21,10 +21,10 @@ import torch
 from common import HIPPOCAMPUS_DATA, ROOT, hearts, hippocampus, interval, read_results, write_results
 from tables import against, tradeoff_table
 
+from diffatlas.engine.request import Request
+from diffatlas.geometry.volume import LabelMap, Volume
 from diffatlas.metrics import compare
-from diffatlas.request import Request
 from diffatlas.session import segment
-from diffatlas.volume import LabelMap, Volume
 
 STEPS = (1, 2, 4, 8, 16, 50, 300)
 RHOS = (0.0, 0.5, 1.0)

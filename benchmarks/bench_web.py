@@ -38,9 +38,9 @@ from gradio_client import Client, handle_file
 from playwright.sync_api import sync_playwright
 
 from diffatlas import io, session
-from diffatlas.grid import Grid
-from diffatlas.request import Request
-from diffatlas.volume import Volume
+from diffatlas.engine.request import Request
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import Volume
 
 VISITORS = 20
 CROWD = 40

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from diffatlas.geometry.volume import HIPPOCAMPUS, LabelMap, Volume
 from diffatlas.io import read_label_map, read_volume
 from diffatlas.phantom import phantom
-from diffatlas.volume import HIPPOCAMPUS, LabelMap, Volume
 
 ROOT = Path(__file__).resolve().parents[1]
 HIPPOCAMPUS_DATA = ROOT / ".." / "shared" / "data" / "hippocampus"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffatlas.nn.reference import PublishedUNet
+from diffatlas.published.network import PublishedUNet
 
 NEEDS = "pip install einops einops-exts rotary-embedding-torch"
 CHANNELS, EDGE, CONDITION = 6, 64, 16

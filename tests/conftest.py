@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffatlas.checkpoint import WEIGHTS_FILE, ModelCard, build_network, file_sha256, write_card
-from diffatlas.space import ModelSpace, Window
-from diffatlas.volume import HIPPOCAMPUS, LabelScheme
+from diffatlas.geometry.space import ModelSpace, Window
+from diffatlas.geometry.volume import HIPPOCAMPUS, LabelScheme
+from diffatlas.models.checkpoint import WEIGHTS_FILE, ModelCard, build_network, file_sha256, write_card
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
 

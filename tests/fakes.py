@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffatlas.grid import Grid
-from diffatlas.request import Request
+from diffatlas.engine.request import Request
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import MMWHS, LabelMap, LabelScheme, Volume
 from diffatlas.session import Frame, FrameMetrics, Result
-from diffatlas.volume import MMWHS, LabelMap, LabelScheme, Volume
 
 MODEL_SIZE = 16
 DEFAULT_STEPS = 4

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffatlas.nn.reference import PublishedUNet
-from diffatlas.schedule import published_alphas_cumprod
+from diffatlas.diffusion.schedule import published_alphas_cumprod
+from diffatlas.published.network import PublishedUNet
 
 SIZES: dict[str, Any] = {
     "channels": 3,

@@ -15,13 +15,13 @@ import pytest
 
 from diffatlas import cohort, session
 from diffatlas.cohort import STATUS_FILE, Case, Cohort, Status, find_cases
+from diffatlas.engine.request import MaskEdit, Request
+from diffatlas.engine.run_record import read_run
 from diffatlas.errors import BadInput
-from diffatlas.grid import Grid
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import MMWHS, Volume
 from diffatlas.io import read_label_map, write_volume
-from diffatlas.report import read_run
-from diffatlas.request import MaskEdit, Request
 from diffatlas.session import Frame
-from diffatlas.volume import MMWHS, Volume
 from tests.fakes import SHA256, FakeBackend
 
 REQUEST = Request(model="heart-phantom", steps=3)

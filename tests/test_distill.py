@@ -9,18 +9,18 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from diffatlas import distill as distilling
-from diffatlas.checkpoint import load_model, read_card
 from diffatlas.cli import app
-from diffatlas.convert import Options, convert
+from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
+from diffatlas.geometry.volume import Volume
 from diffatlas.io import write_volume
-from diffatlas.request import Request
+from diffatlas.models.checkpoint import load_model, read_card
+from diffatlas.published.convert import Options, convert
 from diffatlas.session import segment
+from diffatlas.train import distill as distilling
 from diffatlas.train.prepared import REACH, load_or_prepare
-from diffatlas.volume import Volume
 from tests import published_files
-from tests.test_space import ball_grid, two_balls
+from tests.geometry.test_space import ball_grid, two_balls
 
 QUICK = {"network": {"widths": [16, 16], "embedding": 16}, "steps": 4, "batch": 2, "warmup": 1, "precision": "fp32"}
 

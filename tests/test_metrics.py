@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from diffatlas.errors import BadInput
-from diffatlas.grid import Grid
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import HIPPOCAMPUS, MMWHS, LabelMap, LabelScheme, Structure
 from diffatlas.metrics import Comparison, StructureScore, compare, dice, surface
-from diffatlas.volume import HIPPOCAMPUS, MMWHS, LabelMap, LabelScheme, Structure
 
 Faces = list[tuple[tuple[float, ...], float]]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from diffatlas.geometry.volume import HIPPOCAMPUS, LabelMap, Volume
 from diffatlas.io import write_label_map, write_volume
-from diffatlas.volume import HIPPOCAMPUS, LabelMap, Volume
-from tests.test_space import ball_grid, two_balls
+from tests.geometry.test_space import ball_grid, two_balls
 
 
 def balls(folder: Path) -> Path:

@@ -16,8 +16,8 @@ __all__ = ["build", "main"]
 
 def build() -> gr.Blocks:
     """The page, not yet served."""
-    from diffatlas_app.page import build_page
-    from diffatlas_app.sessions import Visitors
+    from diffatlas_app.page.layout import build_page
+    from diffatlas_app.visitors.sessions import Visitors
 
     return build_page(Visitors())
 

@@ -17,10 +17,11 @@ import gradio as gr
 from diffatlas import io, session
 from diffatlas.errors import BadInput
 from diffatlas.session import Result
-from diffatlas_app import pairs, runs, settings
-from diffatlas_app.fields import uploads_only
-from diffatlas_app.sessions import Visitor, Visitors
-from diffatlas_app.telling import told
+from diffatlas_app.page.components import uploads_only
+from diffatlas_app.runs import pairs, settings
+from diffatlas_app.runs import stream as runs
+from diffatlas_app.visitors.error_line import told
+from diffatlas_app.visitors.sessions import Visitor, Visitors
 
 SEGMENT = """Segment a volume (.nii, .nii.gz, .nrrd, .mha, or a zipped DICOM series).
 

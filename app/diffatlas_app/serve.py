@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from diffatlas.errors import BadInput
 from diffatlas_app import limits
-from diffatlas_app.results import OFFERED
-from diffatlas_app.sessions import Visitors
+from diffatlas_app.runs.results import OFFERED
+from diffatlas_app.visitors.sessions import Visitors
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -57,8 +57,8 @@ def serve(
 
     from starlette.middleware import Middleware
 
-    from diffatlas_app.page import build_page
-    from diffatlas_app.theme import CSS, HEAD, theme
+    from diffatlas_app.page.layout import build_page
+    from diffatlas_app.page.theme import CSS, HEAD, theme
 
     visitors = Visitors()
     page = build_page(visitors)

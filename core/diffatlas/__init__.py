@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
-    from diffatlas.checkpoint import load_model
+    from diffatlas.engine.request import MaskEdit, Request
     from diffatlas.errors import BadInput, DiffAtlasError
-    from diffatlas.grid import Grid
+    from diffatlas.geometry.grid import Grid
+    from diffatlas.geometry.volume import HIPPOCAMPUS, MMWHS, LabelMap, LabelScheme, Structure, Volume
     from diffatlas.io import read_label_map, read_volume, write_label_map, write_volume
     from diffatlas.metrics import compare
-    from diffatlas.request import MaskEdit, Request
+    from diffatlas.models.checkpoint import load_model
     from diffatlas.session import Frame, FrameMetrics, Result, available_models, example, local_backend, segment, stream
-    from diffatlas.volume import HIPPOCAMPUS, MMWHS, LabelMap, LabelScheme, Structure, Volume
 
 __all__ = [
     "HIPPOCAMPUS",
@@ -56,12 +56,12 @@ __all__ = [
 ]
 
 _HOME = {
-    "checkpoint": ("load_model",),
+    "models.checkpoint": ("load_model",),
     "errors": ("BadInput", "DiffAtlasError"),
-    "grid": ("Grid",),
+    "geometry.grid": ("Grid",),
     "io": ("read_label_map", "read_volume", "write_label_map", "write_volume"),
     "metrics": ("compare",),
-    "request": ("MaskEdit", "Request"),
+    "engine.request": ("MaskEdit", "Request"),
     "session": (
         "Frame",
         "FrameMetrics",
@@ -72,7 +72,7 @@ _HOME = {
         "segment",
         "stream",
     ),
-    "volume": ("HIPPOCAMPUS", "MMWHS", "LabelMap", "LabelScheme", "Structure", "Volume"),
+    "geometry.volume": ("HIPPOCAMPUS", "MMWHS", "LabelMap", "LabelScheme", "Structure", "Volume"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

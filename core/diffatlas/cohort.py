@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from diffatlas import session
+from diffatlas.engine.frame import Backend, Frame, Result
+from diffatlas.engine.request import Request
+from diffatlas.engine.run_record import read_report, report_of, to_json
 from diffatlas.errors import BadInput
-from diffatlas.frame import Backend, Frame, Result
+from diffatlas.geometry.volume import Volume
 from diffatlas.io import atomic_path, atomic_write_bytes, is_dicom_folder, named_as_labels, read_volume, write_label_map
-from diffatlas.report import read_report, report_of, to_json
-from diffatlas.request import Request
-from diffatlas.volume import Volume
 
 log = logging.getLogger(__name__)
 

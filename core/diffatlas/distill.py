@@ -23,24 +23,24 @@ from typing import Any, cast
 import numpy as np
 import yaml
 
-from diffatlas.checkpoint import ModelCard, find_model, load_model, read_card, write_card
 from diffatlas.cohort import find_cases
 from diffatlas.data import REACH, Facts, Plan, PreparedCase, write_cache
-from diffatlas.distance import distances_to_labels
+from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
 from diffatlas.evaluate.tables import interval
+from diffatlas.geometry.distance import distances_to_labels
+from diffatlas.geometry.space import image_to_model
+from diffatlas.geometry.volume import Volume
 from diffatlas.io import atomic_path, read_volume
 from diffatlas.metrics import dice
+from diffatlas.models.checkpoint import ModelCard, find_model, load_model, read_card, write_card
 from diffatlas.phantom import PhantomModality, phantom
-from diffatlas.request import Request
 from diffatlas.session import local_backend
-from diffatlas.space import image_to_model
 from diffatlas.train.config import TrainConfig, load_config, read_mapping
 from diffatlas.train.loop import train
 from diffatlas.train.prepared import load_or_prepare
 from diffatlas.train.task import task_of
 from diffatlas.train.validate import held_out
-from diffatlas.volume import Volume
 
 # Drawn for teaching alone: apart from the hearts that models are trained on, and from those they are measured on.
 HEARTS_FROM = 500_000

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from diffatlas.errors import BadInput
-from diffatlas.grid import Grid
-from diffatlas.volume import LabelMap
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import LabelMap
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]

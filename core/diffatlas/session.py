@@ -11,7 +11,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffatlas.checkpoint import (
+from diffatlas.engine.frame import Backend, Frame, FrameMetrics, Result
+from diffatlas.engine.locate import AUTOMATIC_LOOKS, Look, Proposal
+from diffatlas.engine.request import PRESETS, MaskEdit, Preset, Request, Roi
+from diffatlas.engine.run_record import RecordedRun, read_run, write_report
+from diffatlas.errors import BadInput
+from diffatlas.geometry.volume import LabelMap, Volume
+from diffatlas.models.checkpoint import (
     Model,
     ModelCard,
     available_models,
@@ -20,12 +26,6 @@ from diffatlas.checkpoint import (
     read_card,
     use_models_folder,
 )
-from diffatlas.errors import BadInput
-from diffatlas.frame import Backend, Frame, FrameMetrics, Result
-from diffatlas.locate import AUTOMATIC_LOOKS, Look, Proposal
-from diffatlas.report import RecordedRun, read_run, write_report
-from diffatlas.request import PRESETS, MaskEdit, Preset, Request, Roi
-from diffatlas.volume import LabelMap, Volume
 
 if TYPE_CHECKING:
     from diffatlas.metrics import Comparison as Comparison
@@ -75,7 +75,7 @@ EXAMPLE_REGION: Roi = ((6, 86), (11, 91), (4, 84))
 @lru_cache(maxsize=1)
 def local_backend() -> Backend:
     """The engine on this machine; models it has loaded stay warm."""
-    from diffatlas.local import LocalBackend
+    from diffatlas.engine.backend import LocalBackend
 
     return LocalBackend()
 
@@ -96,14 +96,14 @@ def start(volume: Volume | None, request: Request) -> Frame:
     Both halves are the noise of the first sample, where the model will look. For the tasks "segment" and "generate": a
     mask that is painted on is not noise. A volume that `needs_search` needs a region of interest here.
     """
-    from diffatlas.start import first_noise
+    from diffatlas.engine.first_noise import first_noise
 
     return first_noise(volume, request)
 
 
 def needs_search(volume: Volume, model: str = "auto") -> bool:
     """Whether a run on ``volume`` without a region of interest would search it first, which takes seconds."""
-    from diffatlas.space import larger_than_view
+    from diffatlas.geometry.space import larger_than_view
 
     card = model_card(choose_model(volume) if model == "auto" else model)
     return not card.published and larger_than_view(card.space, volume.grid)
@@ -115,7 +115,7 @@ def locate(volume: Volume, request: Request, limit: int | None = None) -> Iterat
     Its ``roi`` goes into `Request.roi`. ``limit``: looks after which no new place is tried; `AUTOMATIC_LOOKS` is what a
     run allows itself. ``close()`` stops the search.
     """
-    from diffatlas.local import LocalBackend
+    from diffatlas.engine.backend import LocalBackend
 
     backend = local_backend()
     assert isinstance(backend, LocalBackend)
@@ -174,7 +174,7 @@ def compare(prediction: LabelMap, reference: LabelMap, tolerance_mm: float = 2.0
 
 
 def choose_model(volume: Volume | None) -> str:
-    """The name of the model that "auto" stands for, see `diffatlas.local`."""
-    from diffatlas import local
+    """The name of the model that "auto" stands for, see `diffatlas.engine.backend`."""
+    from diffatlas.engine import backend as local
 
     return local.choose_model(volume)

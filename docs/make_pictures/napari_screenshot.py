@@ -17,8 +17,8 @@ import napari
 from qtpy.QtWidgets import QApplication
 
 from diffatlas.session import Backend
-from napari_diffatlas._sample_data import heart_ct
-from napari_diffatlas._widget import DiffAtlasWidget
+from napari_diffatlas.sample_data import heart_ct
+from napari_diffatlas.widget import DiffAtlasWidget
 
 SIZE = (1280, 800)
 TIMEOUT_S = 600.0

@@ -20,16 +20,16 @@ import numpy as np
 from napari_screenshot import wait
 from PIL import Image
 
-from diffatlas.grid import Grid
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import Volume
 from diffatlas.io import read_label_ids, read_volume, write_volume
 from diffatlas.render import write_gif
 from diffatlas.session import example
-from diffatlas.volume import Volume
-from napari_diffatlas._box import BOX
-from napari_diffatlas._reader import read
-from napari_diffatlas._sample_data import heart_ct
-from napari_diffatlas._widget import DiffAtlasWidget
-from napari_diffatlas._writer import write_labels
+from napari_diffatlas.reader import read
+from napari_diffatlas.sample_data import heart_ct
+from napari_diffatlas.viewer.box import BOX
+from napari_diffatlas.widget import DiffAtlasWidget
+from napari_diffatlas.writer import write_labels
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs" / "images"

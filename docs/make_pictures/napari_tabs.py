@@ -17,12 +17,12 @@ import napari
 import numpy as np
 from napari_screenshot import SIZE, wait
 
-from diffatlas.grid import Grid
+from diffatlas.geometry.grid import Grid
 from diffatlas.io import write_volume
 from diffatlas.phantom import phantom
-from napari_diffatlas._layers import volume_to_layer
-from napari_diffatlas._sample_data import heart_ct
-from napari_diffatlas._widget import DiffAtlasWidget
+from napari_diffatlas.sample_data import heart_ct
+from napari_diffatlas.viewer.layers import volume_to_layer
+from napari_diffatlas.widget import DiffAtlasWidget
 
 THEMES = ("dark", "light")
 SEED = 800_012  # a heart that no model was trained on

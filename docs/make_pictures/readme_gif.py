@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from diffatlas.engine.request import Request
 from diffatlas.io import read_volume
 from diffatlas.render import frame_picture, montage, write_gif, write_png
-from diffatlas.request import Request
 from diffatlas.session import example, segment, stream
 
 ROOT = Path(__file__).resolve().parents[2]

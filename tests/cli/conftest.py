@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from diffatlas import checkpoint, session
+from diffatlas import session
 from diffatlas.cli import app
-from diffatlas.volume import HIPPOCAMPUS, MMWHS
+from diffatlas.geometry.volume import HIPPOCAMPUS, MMWHS
+from diffatlas.models import checkpoint
 from tests.cli.helpers import Cli, Outcome, card, save_card
 from tests.fakes import FakeBackend
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffatlas import checkpoint
-from diffatlas.space import ModelSpace, Window
-from diffatlas.volume import LabelScheme
+from diffatlas.geometry.space import ModelSpace, Window
+from diffatlas.geometry.volume import LabelScheme
+from diffatlas.models import checkpoint
 from tests.fakes import SHA256
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests import published_files
 from tests.cli.helpers import Cli, files
-from tests.test_convert import Bomb
+from tests.published.test_convert import Bomb
 
 
 def test_a_converted_model_is_a_model(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +35,7 @@ def test_a_converted_model_segments_and_generates(
     cli: Cli, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from diffatlas import session
-    from diffatlas.local import LocalBackend
+    from diffatlas.engine.backend import LocalBackend
 
     monkeypatch.setattr(session, "local_backend", LocalBackend)
     folder = tmp_path / "tiny"

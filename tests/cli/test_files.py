@@ -12,7 +12,7 @@ import pytest
 
 from diffatlas.cli.files import scheme_for
 from diffatlas.errors import BadInput
-from diffatlas.volume import HIPPOCAMPUS, MMWHS
+from diffatlas.geometry.volume import HIPPOCAMPUS, MMWHS
 from tests.cli.helpers import Cli, files
 from tests.fakes import FakeBackend
 

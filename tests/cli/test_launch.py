@@ -19,11 +19,11 @@ from diffatlas.cli.files import flat
 from diffatlas.cli.launch import DEMO_FILES
 from diffatlas.cli.options import parse_roi
 from diffatlas.cli.terminal import sparkline
+from diffatlas.engine.request import Request
+from diffatlas.engine.run_record import to_json
 from diffatlas.errors import BadInput
-from diffatlas.grid import Grid
+from diffatlas.geometry.grid import Grid
 from diffatlas.phantom import phantom
-from diffatlas.report import to_json
-from diffatlas.request import Request
 from tests.cli.helpers import Cli, files
 from tests.fakes import FakeBackend
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from diffatlas.space import ModelSpace
+from diffatlas.geometry.space import ModelSpace
 from diffatlas.train.config import DataConfig
 from diffatlas.train.prepared import load_or_prepare
 from tests import datasets as make

@@ -13,8 +13,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from diffatlas import hub
-from diffatlas.checkpoint import read_card
+from diffatlas.models.checkpoint import read_card
+from diffatlas.published import hub
 from tests import published_files
 from tests.cli.helpers import Cli
 

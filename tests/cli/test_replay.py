@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from diffatlas.volume import MMWHS
+from diffatlas.geometry.volume import MMWHS
 from tests.cli.helpers import Cli, card, save_card
 from tests.fakes import FakeBackend
 

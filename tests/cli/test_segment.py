@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from diffatlas.volume import MMWHS
+from diffatlas.geometry.volume import MMWHS
 from tests.cli.helpers import Cli, files
 from tests.fakes import FakeBackend
 

@@ -8,7 +8,7 @@ import pytest
 
 from diffatlas import io
 from diffatlas.errors import BadInput
-from diffatlas.volume import HIPPOCAMPUS
+from diffatlas.geometry.volume import HIPPOCAMPUS
 
 
 def refused(path: Path, match: str = ".") -> str:

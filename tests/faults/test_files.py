@@ -20,9 +20,9 @@ import pytest
 
 from diffatlas import io
 from diffatlas.errors import BadInput
-from diffatlas.grid import Grid
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import HIPPOCAMPUS
 from diffatlas.io import nifti, source
-from diffatlas.volume import HIPPOCAMPUS
 from tests.faults.refusal import refused
 
 SHAPE = (8, 9, 10)

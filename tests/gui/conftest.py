@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from diffatlas import session
-from diffatlas.grid import Grid
-from diffatlas.request import Request
+from diffatlas.engine.request import Request
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.space import ModelSpace
+from diffatlas.geometry.volume import HIPPOCAMPUS, MMWHS, LabelScheme, Volume
 from diffatlas.session import Frame
-from diffatlas.space import ModelSpace
-from diffatlas.volume import HIPPOCAMPUS, MMWHS, LabelScheme, Volume
-from napari_diffatlas._widget import DiffAtlasWidget
+from napari_diffatlas.widget import DiffAtlasWidget
 from tests.fakes import FakeBackend
 
 FIELD = ModelSpace((16, 16, 16), (2.0, 2.0, 2.0), 10.0, {})

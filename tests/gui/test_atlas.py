@@ -11,11 +11,11 @@ import pytest
 from napari.layers import Image, Labels
 
 from diffatlas.errors import BadInput
+from diffatlas.geometry.volume import MMWHS
 from diffatlas.io import read_label_map, read_volume
-from diffatlas.volume import MMWHS
-from napari_diffatlas._atlas import AtlasTab
-from napari_diffatlas._thumbnail import HEIGHT, WIDTH, picture
-from napari_diffatlas._widget import DiffAtlasWidget
+from napari_diffatlas.forms.thumbnail import HEIGHT, WIDTH, picture
+from napari_diffatlas.tabs.atlas import AtlasTab
+from napari_diffatlas.widget import DiffAtlasWidget
 from tests.fakes import FakeBackend, model_grid
 from tests.gui.conftest import LongBackend
 

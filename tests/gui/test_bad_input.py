@@ -13,12 +13,12 @@ import pytest
 from dask.delayed import delayed
 
 from diffatlas import session
-from diffatlas.checkpoint import WEIGHTS_FILE
-from diffatlas.volume import Volume
-from napari_diffatlas._layers import volume_to_layer
-from napari_diffatlas._live import LIVE_LABELS
-from napari_diffatlas._parts import ERROR_COLORS
-from napari_diffatlas._widget import DiffAtlasWidget
+from diffatlas.geometry.volume import Volume
+from diffatlas.models.checkpoint import WEIGHTS_FILE
+from napari_diffatlas.forms.parts import ERROR_COLORS
+from napari_diffatlas.viewer.layers import volume_to_layer
+from napari_diffatlas.viewer.live_layers import LIVE_LABELS
+from napari_diffatlas.widget import DiffAtlasWidget
 from tests.conftest import make_model
 from tests.fakes import FakeBackend
 from tests.gui.conftest import LongBackend

@@ -15,11 +15,11 @@ from napari.utils.action_manager import action_manager
 from npe2 import PluginManifest
 from qtpy.QtWidgets import QTextBrowser
 
-from diffatlas.volume import Volume
-from napari_diffatlas import _commands
-from napari_diffatlas._commands import BOUND, PAPER, PLUGIN, register
-from napari_diffatlas._layers import volume_to_layer
-from napari_diffatlas._widget import DiffAtlasWidget
+from diffatlas.geometry.volume import Volume
+from napari_diffatlas import commands as _commands
+from napari_diffatlas.commands import BOUND, PAPER, PLUGIN, register
+from napari_diffatlas.viewer.layers import volume_to_layer
+from napari_diffatlas.widget import DiffAtlasWidget
 from tests.fakes import FakeBackend
 from tests.gui.conftest import LongBackend
 

@@ -10,11 +10,11 @@ import pytest
 from qtpy.QtWidgets import QApplication
 
 from diffatlas.errors import BadInput
-from diffatlas.grid import Grid
-from diffatlas.volume import MMWHS, LabelMap, LabelScheme, Structure
-from napari_diffatlas._agreement import DIFFERENT, ONLY_FIRST, ONLY_SECOND, agree
-from napari_diffatlas._layers import RAS_MM, LabelSource, label_map_to_layer
-from napari_diffatlas._widget import DiffAtlasWidget
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import MMWHS, LabelMap, LabelScheme, Structure
+from napari_diffatlas.viewer.agreement import DIFFERENT, ONLY_FIRST, ONLY_SECOND, agree
+from napari_diffatlas.viewer.layers import RAS_MM, LabelSource, label_map_to_layer
+from napari_diffatlas.widget import DiffAtlasWidget
 from tests.fakes import FakeBackend
 
 Open = Callable[[Any, FakeBackend], DiffAtlasWidget]

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from qtpy.QtWidgets import QApplication
 
-from diffatlas.grid import reorient
-from diffatlas.volume import MMWHS, Volume
-from napari_diffatlas._layers import volume_to_layer
-from napari_diffatlas._live import LIVE_CONFIDENCE, LIVE_LABELS
-from napari_diffatlas._widget import DiffAtlasWidget
+from diffatlas.geometry.grid import reorient
+from diffatlas.geometry.volume import MMWHS, Volume
+from napari_diffatlas.viewer.layers import volume_to_layer
+from napari_diffatlas.viewer.live_layers import LIVE_CONFIDENCE, LIVE_LABELS
+from napari_diffatlas.widget import DiffAtlasWidget
 from tests.fakes import FakeBackend, model_grid
 from tests.gui.conftest import LongBackend
 

@@ -12,10 +12,10 @@ import pytest
 from qtpy.QtWidgets import QFileDialog
 
 from diffatlas import session
+from diffatlas.geometry.volume import MMWHS, Volume
 from diffatlas.io import write_volume
-from diffatlas.volume import MMWHS, Volume
-from napari_diffatlas._folder import COLORS, FolderTab
-from napari_diffatlas._widget import DiffAtlasWidget
+from napari_diffatlas.tabs.folder import COLORS, FolderTab
+from napari_diffatlas.widget import DiffAtlasWidget
 from tests.fakes import SHA256, FakeBackend
 from tests.gui.conftest import LongBackend
 

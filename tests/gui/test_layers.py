@@ -14,12 +14,12 @@ from dask.delayed import delayed
 from napari.layers import Image, Labels
 
 from diffatlas.errors import BadInput
-from diffatlas.grid import Grid, reorient
+from diffatlas.geometry.grid import Grid, reorient
+from diffatlas.geometry.volume import HIPPOCAMPUS, MMWHS, LabelMap, Volume
 from diffatlas.io import read_label_map, read_volume, write_label_map, write_volume
-from diffatlas.volume import HIPPOCAMPUS, MMWHS, LabelMap, Volume
-from napari_diffatlas._layers import label_map_to_layer, read_layer, scheme_of, volume_to_layer
-from napari_diffatlas._reader import get_reader, read
-from napari_diffatlas._writer import write_image, write_labels
+from napari_diffatlas.reader import get_reader, read
+from napari_diffatlas.viewer.layers import label_map_to_layer, read_layer, scheme_of, volume_to_layer
+from napari_diffatlas.writer import write_image, write_labels
 
 SHAPE = (4, 5, 6)
 

@@ -14,9 +14,9 @@ import pytest
 from npe2 import PluginManager, PluginManifest
 
 from diffatlas import session
-from diffatlas.grid import Grid
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import MMWHS, LabelMap, Volume
 from diffatlas.io import write_volume
-from diffatlas.volume import MMWHS, LabelMap, Volume
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "napari-diffatlas"
@@ -92,8 +92,8 @@ def test_looking_at_the_plugin_loads_neither_torch_nor_qt() -> None:
 
 def test_the_widget_loads_no_torch() -> None:
     code = (
-        "import sys, napari_diffatlas._widget, napari_diffatlas._reader, napari_diffatlas._writer, "
-        "napari_diffatlas._sample_data; assert 'torch' not in sys.modules"
+        "import sys, napari_diffatlas.widget, napari_diffatlas.reader, napari_diffatlas.writer, "
+        "napari_diffatlas.sample_data; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from diffatlas.request import PRESETS, Request
-from napari_diffatlas._panel import Choice, Panel
-from napari_diffatlas._parts import size_mm
+from diffatlas.engine.request import PRESETS, Request
+from napari_diffatlas.forms.panel import Choice, Panel
+from napari_diffatlas.forms.parts import size_mm
 from tests.gui.conftest import CARDS, FakeCard
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from diffatlas import checkpoint, session
-from diffatlas.volume import Volume
-from napari_diffatlas._layers import volume_to_layer
-from napari_diffatlas._preferences import Preferences, models, preferences
-from napari_diffatlas._widget import DiffAtlasWidget
+from diffatlas import session
+from diffatlas.geometry.volume import Volume
+from diffatlas.models import checkpoint
+from napari_diffatlas.preferences import Preferences, models, preferences
+from napari_diffatlas.viewer.layers import volume_to_layer
+from napari_diffatlas.widget import DiffAtlasWidget
 from tests.fakes import FakeBackend
 
 settings_module = pytest.importorskip("napari.settings")

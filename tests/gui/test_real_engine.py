@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from diffatlas import session
-from diffatlas.request import Request
-from napari_diffatlas._layers import read_layer
-from napari_diffatlas._live import LIVE_IMAGE, LIVE_LABELS
-from napari_diffatlas._sample_data import heart_ct
-from napari_diffatlas._widget import DiffAtlasWidget
+from diffatlas.engine.request import Request
+from napari_diffatlas.sample_data import heart_ct
+from napari_diffatlas.viewer.layers import read_layer
+from napari_diffatlas.viewer.live_layers import LIVE_IMAGE, LIVE_LABELS
+from napari_diffatlas.widget import DiffAtlasWidget
 
 MODEL = "heart-phantom"
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffatlas.request import Request
+from diffatlas.engine.request import Request
+from diffatlas.geometry.volume import Volume
 from diffatlas.session import Frame
-from diffatlas.volume import Volume
-from napari_diffatlas._plot import round_up
-from napari_diffatlas._recording import Moment, Recording
-from napari_diffatlas._scrubber import Scrubber
+from napari_diffatlas.forms.plot import round_up
+from napari_diffatlas.forms.scrubber import Scrubber
+from napari_diffatlas.jobs.recording import Moment, Recording
 from tests.fakes import FakeBackend
 
 

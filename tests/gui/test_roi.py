@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffatlas.grid import Grid
-from diffatlas.request import Request
+from diffatlas.engine.request import Request
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.space import field_of_view
+from diffatlas.geometry.volume import Volume
 from diffatlas.session import Look, Proposal
-from diffatlas.space import field_of_view
-from diffatlas.volume import Volume
-from napari_diffatlas._box import BOX, SKETCH
-from napari_diffatlas._layers import volume_to_layer
-from napari_diffatlas._parts import size_mm
-from napari_diffatlas._widget import DiffAtlasWidget
+from napari_diffatlas.forms.parts import size_mm
+from napari_diffatlas.viewer.box import BOX, SKETCH
+from napari_diffatlas.viewer.layers import volume_to_layer
+from napari_diffatlas.widget import DiffAtlasWidget
 from tests.fakes import FakeBackend
 from tests.gui.conftest import FIELD
 

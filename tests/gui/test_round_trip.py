@@ -10,12 +10,12 @@ import nibabel.orientations as nio
 import numpy as np
 import pytest
 
-from diffatlas.grid import Grid, reorient
+from diffatlas.geometry.grid import Grid, reorient
+from diffatlas.geometry.volume import Volume
 from diffatlas.io import read_label_ids, read_volume, write_volume
-from diffatlas.volume import Volume
-from napari_diffatlas._widget import DiffAtlasWidget
+from napari_diffatlas.widget import DiffAtlasWidget
 from tests.fakes import FakeBackend
-from tests.test_io import write_series
+from tests.io.test_io import write_series
 
 pytestmark = pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
 

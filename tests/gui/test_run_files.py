@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 
 from diffatlas import session
 from diffatlas.cli import app
-from diffatlas.grid import Grid
+from diffatlas.engine.request import MaskEdit, Request
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import MMWHS, Volume
 from diffatlas.io import read_label_map, read_volume, write_volume
-from diffatlas.request import MaskEdit, Request
-from diffatlas.volume import MMWHS, Volume
-from napari_diffatlas._layers import AS_IS, Origin, volume_to_layer
-from napari_diffatlas._reader import read
-from napari_diffatlas._widget import DiffAtlasWidget
-from napari_diffatlas._writer import write_labels
+from napari_diffatlas.reader import read
+from napari_diffatlas.viewer.layers import AS_IS, Origin, volume_to_layer
+from napari_diffatlas.widget import DiffAtlasWidget
+from napari_diffatlas.writer import write_labels
 from tests.fakes import SHA256, FakeBackend
 
 pytestmark = pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")

@@ -11,13 +11,13 @@ from napari.layers import Image, Labels
 from napari.utils import progress
 
 from diffatlas.errors import BadInput
-from diffatlas.grid import reorient
-from diffatlas.volume import MMWHS, Volume
-from napari_diffatlas._layers import volume_to_layer
-from napari_diffatlas._live import LIVE_IMAGE, LIVE_LABELS
-from napari_diffatlas._parts import ERROR_COLORS
-from napari_diffatlas._segment import EMPTY_HINT
-from napari_diffatlas._widget import DiffAtlasWidget
+from diffatlas.geometry.grid import reorient
+from diffatlas.geometry.volume import MMWHS, Volume
+from napari_diffatlas.forms.parts import ERROR_COLORS
+from napari_diffatlas.tabs.segment import EMPTY_HINT
+from napari_diffatlas.viewer.layers import volume_to_layer
+from napari_diffatlas.viewer.live_layers import LIVE_IMAGE, LIVE_LABELS
+from napari_diffatlas.widget import DiffAtlasWidget
 from tests.fakes import FakeBackend, model_grid
 from tests.gui.conftest import LongBackend
 

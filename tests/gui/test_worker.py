@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
-from diffatlas.request import Request
+from diffatlas.geometry.volume import Volume
 from diffatlas.session import Backend
-from diffatlas.volume import Volume
-from napari_diffatlas import _worker
-from napari_diffatlas._worker import Done, Failed, Paused, Resumed, Run, Step, Stopped
+from napari_diffatlas.jobs import worker as _worker
+from napari_diffatlas.jobs.worker import Done, Failed, Paused, Resumed, Run, Step, Stopped
 from tests.fakes import DEFAULT_STEPS, FakeBackend
 
 

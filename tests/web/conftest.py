@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 
 from diffatlas import session
-from diffatlas.grid import Grid
-from diffatlas.space import ModelSpace
-from diffatlas.volume import HIPPOCAMPUS, MMWHS, LabelMap, Volume
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.space import ModelSpace
+from diffatlas.geometry.volume import HIPPOCAMPUS, MMWHS, LabelMap, Volume
 from tests.fakes import FakeBackend
 
 pytest.importorskip("gradio", reason="the web demo needs gradio: pip install napari-diffatlas[app]")

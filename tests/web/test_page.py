@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from diffatlas import io, session
-from diffatlas.grid import Grid
-from diffatlas.request import Request
-from diffatlas.volume import Volume
+from diffatlas.engine.request import Request
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import Volume
 from tests import fakes
 from tests.fakes import FakeBackend
 from tests.web.conftest import (

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from diffatlas import session
-from diffatlas.request import Request
+from diffatlas.engine.request import Request
 from tests.web.conftest import GRADIO_WARNINGS, Site, Tab, load, serve_site
 
 pytestmark = [*GRADIO_WARNINGS, pytest.mark.weights, pytest.mark.timeout(600)]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from diffatlas import session
+from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
-from diffatlas.request import Request
-from diffatlas_app import recording
-from diffatlas_app.sessions import RECORDED, Visitors
+from diffatlas_app.runs import recording
+from diffatlas_app.visitors.sessions import RECORDED, Visitors
 from tests.fakes import FakeBackend
 from tests.web.conftest import fake_example
 

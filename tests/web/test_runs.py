@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from diffatlas import io, session
+from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
-from diffatlas.request import Request
-from diffatlas.volume import Volume
-from diffatlas_app import limits, pairs, runs
-from diffatlas_app.sessions import Source, Visitor, Visitors
+from diffatlas.geometry.volume import Volume
+from diffatlas_app import limits
+from diffatlas_app.runs import pairs
+from diffatlas_app.runs import stream as runs
+from diffatlas_app.visitors.sessions import Source, Visitor, Visitors
 from tests import fakes
 from tests.fakes import FakeBackend
 from tests.web.conftest import fake_example, fake_models

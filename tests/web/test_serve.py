@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from diffatlas.errors import BadInput
-from diffatlas_app import telling
 from diffatlas_app.serve import Results
-from diffatlas_app.sessions import Visitor
+from diffatlas_app.visitors import error_line as telling
+from diffatlas_app.visitors.sessions import Visitor
 from tests.web.conftest import GRADIO_WARNINGS, Site
 
 pytestmark = [*GRADIO_WARNINGS, pytest.mark.timeout(400)]

@@ -11,10 +11,11 @@ import pytest
 
 from diffatlas import io, session
 from diffatlas.errors import BadInput
-from diffatlas.grid import Grid
-from diffatlas.volume import HIPPOCAMPUS, LabelMap, Volume
-from diffatlas_app import limits, sessions
-from diffatlas_app.sessions import Pace, Visitor, Visitors
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import HIPPOCAMPUS, LabelMap, Volume
+from diffatlas_app import limits
+from diffatlas_app.visitors import sessions
+from diffatlas_app.visitors.sessions import Pace, Visitor, Visitors
 from tests.fakes import FakeBackend
 from tests.web.conftest import fake_example, fake_models
 

@@ -9,9 +9,10 @@ import pytest
 
 from diffatlas import session
 from diffatlas.errors import BadInput
-from diffatlas.grid import Grid
-from diffatlas_app import limits, settings
-from diffatlas_app.settings import Settings
+from diffatlas.geometry.grid import Grid
+from diffatlas_app import limits
+from diffatlas_app.runs import settings
+from diffatlas_app.runs.settings import Settings
 from tests.web.conftest import fake_models
 
 

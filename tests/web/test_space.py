@@ -21,9 +21,9 @@ import yaml
 from packaging.requirements import Requirement
 
 from diffatlas import session
-from diffatlas.request import Request
-from diffatlas.volume import Volume
-from diffatlas_app import gpu
+from diffatlas.engine.request import Request
+from diffatlas.geometry.volume import Volume
+from diffatlas_app.runs import gpu
 from tests.fakes import FakeBackend
 from tests.web.conftest import fake_example
 

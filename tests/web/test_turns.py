@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from diffatlas_app.turns import QueueFull, Turns, until_my_turn
+from diffatlas_app.runs.queue import QueueFull, Turns, until_my_turn
 
 
 def test_first_come_first_served_and_everyone_knows_their_place() -> None:

@@ -12,10 +12,11 @@ import pytest
 
 from diffatlas import io
 from diffatlas.errors import BadInput
-from diffatlas.grid import Grid
-from diffatlas.volume import Volume
-from diffatlas_app import limits, uploads
-from diffatlas_app.sessions import Source, Visitor
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import Volume
+from diffatlas_app import limits
+from diffatlas_app.visitors import uploads
+from diffatlas_app.visitors.sessions import Source, Visitor
 
 
 @pytest.fixture

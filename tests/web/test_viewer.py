@@ -15,11 +15,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffatlas.grid import Grid, reorient
-from diffatlas.request import Request
+from diffatlas.engine.request import Request
+from diffatlas.geometry.grid import Grid, reorient
+from diffatlas.geometry.volume import MMWHS, LabelMap, Volume
 from diffatlas.session import Frame
-from diffatlas.volume import MMWHS, LabelMap, Volume
-from diffatlas_app import slices, viewer
+from diffatlas_app.page import slices, viewer
 from tests.fakes import FakeBackend
 from tests.web.conftest import fake_example
 

@@ -16,10 +16,10 @@ from axe_playwright_python.sync_playwright import Axe
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffatlas.request import Request
+from diffatlas.engine.request import Request
 from diffatlas.session import Frame
-from diffatlas_app import viewer
-from diffatlas_app.theme import CSS, HEAD, theme
+from diffatlas_app.page import viewer
+from diffatlas_app.page.theme import CSS, HEAD, theme
 from tests.fakes import FakeBackend
 from tests.web.conftest import GRADIO_WARNINGS, WAIT_MS, chromium_path, fake_example
 

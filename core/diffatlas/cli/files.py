@@ -14,7 +14,7 @@ from diffatlas.errors import BadInput
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from diffatlas.volume import LabelScheme
+    from diffatlas.geometry.volume import LabelScheme
 
 MAX_COUNT = 10_000
 # Index 255 is the last that a label map of bytes can hold.
@@ -69,7 +69,7 @@ def compare(
     """Compare two label maps: Dice, surface Dice, HD95 and volumes of every structure."""
     from diffatlas import io, metrics
     from diffatlas.cli import terminal
-    from diffatlas.volume import LabelMap
+    from diffatlas.geometry.volume import LabelMap
 
     if not (math.isfinite(tolerance) and tolerance >= 0):
         raise BadInput(f"--tolerance must be a length of 0 mm or more, not {tolerance}")
@@ -147,7 +147,7 @@ def described(file: Path) -> dict[str, Any]:
     if file.is_dir() and (file / "card.yaml").is_file():
         return opt.card_of(str(file)).to_json()
     if file.suffix.lower() == ".json":
-        from diffatlas.report import read_report
+        from diffatlas.engine.run_record import read_report
 
         record = read_report(file)
         return {**record, "frames": len(record.get("frames") or [])}
@@ -182,7 +182,7 @@ def number(value: float, form: str) -> str:
 def scheme_for(ids: set[int]) -> LabelScheme:
     """The scheme of the first shipped model that knows all ``ids``; else one that names them by their number."""
     from diffatlas import session
-    from diffatlas.volume import LabelScheme, Structure
+    from diffatlas.geometry.volume import LabelScheme, Structure
 
     if not ids:
         raise BadInput("both label maps are empty; there is nothing to compare")

@@ -34,7 +34,7 @@ def demo(
     from diffatlas.cli import terminal
     from diffatlas.cli.outputs import Outputs, save_png
     from diffatlas.cli.run import run_and_write
-    from diffatlas.request import Request
+    from diffatlas.engine.request import Request
 
     console = terminal.stdout()
     console.print(

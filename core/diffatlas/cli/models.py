@@ -13,7 +13,7 @@ from diffatlas.cli import options as opt
 from diffatlas.errors import BadInput
 
 if TYPE_CHECKING:
-    from diffatlas.checkpoint import ModelCard
+    from diffatlas.models.checkpoint import ModelCard
 
 Weights = Annotated[Literal["model", "ema"], typer.Option(help="The raw weights (as published), or the averaged ones.")]
 Labels = Annotated[
@@ -53,8 +53,8 @@ def convert(
     as_json: opt.Json = False,
 ) -> None:
     """Make a model of an authors' checkpoint, without running what the file holds."""
-    from diffatlas.convert import Options
-    from diffatlas.convert import convert as make
+    from diffatlas.published.convert import Options
+    from diffatlas.published.convert import convert as make
 
     options = Options(weights, labels, window, name, parse_spacing(spacing), size, orientation)
     card = make(checkpoint, output, options)
@@ -73,9 +73,9 @@ def pull(
     as_json: opt.Json = False,
 ) -> None:
     """Fetch a checkpoint that the authors released, and convert it; continues a broken download."""
-    from diffatlas import hub
-    from diffatlas.convert import Options
-    from diffatlas.convert import convert as make
+    from diffatlas.published import hub
+    from diffatlas.published.convert import Options
+    from diffatlas.published.convert import convert as make
 
     known, about = hub.release(release)
     slug = re.sub(r"[^a-z0-9]+", "-", known.lower())

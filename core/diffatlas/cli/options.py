@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from diffatlas.engine.request import DeviceName, GuidanceName, PrecisionName, PresetName, Request, Roi, SamplerName
 from diffatlas.errors import BadInput
-from diffatlas.request import DeviceName, GuidanceName, PrecisionName, PresetName, Request, Roi, SamplerName
 
 if TYPE_CHECKING:
-    from diffatlas.checkpoint import ModelCard
+    from diffatlas.models.checkpoint import ModelCard
 
 Model = Annotated[str, typer.Option("--model", metavar="NAME|DIR", help="A name from `diffatlas models`, or a folder.")]
 Preset = Annotated[PresetName, typer.Option(help="A named set of sampling options; single options override it.")]
@@ -59,7 +59,7 @@ def check_model(name: str) -> None:
 
 def card_of(name: str) -> ModelCard:
     """The card of a model by name or folder."""
-    from diffatlas import checkpoint
+    from diffatlas.models import checkpoint
 
     return checkpoint.read_card(checkpoint.find_model(name))
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from diffatlas.geometry.volume import Volume
     from diffatlas.session import Frame, Result
-    from diffatlas.volume import Volume
 
 GIF_FPS = 12
 GIF_HOLD_S = 2.0
@@ -97,7 +97,7 @@ class Recorder:
 def write_run(outputs: Outputs, result: Result, source: Volume, recorder: Recorder, report: dict[str, Any]) -> None:
     """Write every file under a temporary name, then rename them all; the labels last. A failure leaves none behind."""
     from diffatlas import io, render
-    from diffatlas.report import to_json
+    from diffatlas.engine.run_record import to_json
 
     confidence = result.confidence
     if outputs.confidence is not None and confidence is None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from diffatlas.data import Collection, Facts, Outcome, Plan, Refused
-    from diffatlas.space import ModelSpace, Window
+    from diffatlas.geometry.space import ModelSpace, Window
     from diffatlas.train.config import DataConfig
 
 # Cases of one kind of finding that are listed by name; --json has all.
@@ -201,7 +201,7 @@ def _data(base: dict[str, Any], source: str | None, layout: str | None, changes:
 def _space(
     space: ModelSpace | None, shape: str | None, spacing: str | None, clip: float | None, windows: Sequence[str]
 ) -> ModelSpace:
-    from diffatlas.space import ModelSpace, Window
+    from diffatlas.geometry.space import ModelSpace, Window
 
     if space is None:
         if shape is None or spacing is None:
@@ -231,7 +231,7 @@ def _three(option: str, text: str, *, whole: bool) -> tuple[float, float, float]
 
 
 def _window(text: str) -> tuple[str, Window]:
-    from diffatlas.space import Window
+    from diffatlas.geometry.space import Window
 
     match = _WINDOW.fullmatch(text.replace(" ", ""))
     if match is None or match[3] != match[5]:

@@ -15,9 +15,9 @@ from diffatlas.errors import BadInput
 
 if TYPE_CHECKING:
     from diffatlas.cli.outputs import Outputs
-    from diffatlas.request import Request
+    from diffatlas.engine.request import Request
+    from diffatlas.geometry.volume import Volume
     from diffatlas.session import Frame, Result
-    from diffatlas.volume import Volume
 
 MAX_COUNT = 10_000
 
@@ -80,7 +80,7 @@ def run_and_write(
     """Stream the request, then write all it was asked for, and say so (on stdout, unless ``quiet``)."""
     from diffatlas.cli import terminal
     from diffatlas.cli.outputs import Recorder, staging, write_run
-    from diffatlas.report import report_of
+    from diffatlas.engine.run_record import report_of
 
     result: Result | None = None
     with ExitStack() as stack:
@@ -129,7 +129,7 @@ def generate(
 ) -> None:
     """Draw image-mask pairs from the atlas of a model; pair i belongs to seed S + i."""
     from diffatlas.cli.outputs import check_folder, publish, staging
-    from diffatlas.request import Request
+    from diffatlas.engine.request import Request
 
     if not 1 <= count <= MAX_COUNT:
         raise BadInput(f"--count must be between 1 and {MAX_COUNT}, not {count}")
@@ -176,7 +176,7 @@ def replay(
     """Run again what a report records: the same image, the same weights, the same labels."""
     from diffatlas import io
     from diffatlas.cli.outputs import Outputs
-    from diffatlas.report import read_run
+    from diffatlas.engine.run_record import read_run
 
     run = read_run(report)
     card = opt.card_of(run.request.model)

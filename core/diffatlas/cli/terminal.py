@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from diffatlas.geometry.volume import LabelScheme
     from diffatlas.session import Frame, Result
-    from diffatlas.volume import LabelScheme
 
 BARS = "▁▂▃▄▅▆▇█"
 # Longer than this, and who sees no progress is told how long it will take, seconds.
@@ -36,7 +36,7 @@ def stderr() -> Console:
 
 def print_json(value: Any) -> None:
     """``value`` as JSON on stdout; NaN and infinity, which JSON does not have, become null."""
-    from diffatlas.report import to_json
+    from diffatlas.engine.run_record import to_json
 
     stdout().print(to_json(value), markup=False, soft_wrap=True)
 

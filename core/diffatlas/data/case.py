@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 from diffatlas.errors import BadInput
+from diffatlas.geometry.volume import Modality
 from diffatlas.phantom import PhantomModality
-from diffatlas.volume import Modality
 
 SUFFIXES = (".nii.gz", ".nii")
 # Enough for every published layout (MMWHS / CT / training_set_full / file), and a home folder is not searched for long.

@@ -14,7 +14,7 @@ from typing import Any
 from diffatlas.data.case import Case, Collection, LabelFile, Refused, collect, stem
 from diffatlas.data.names import modality_of
 from diffatlas.errors import BadInput
-from diffatlas.volume import Modality
+from diffatlas.geometry.volume import Modality
 
 LAYOUT = "decathlon"
 WHAT = "a Decathlon task: dataset.json, imagesTr, labelsTr, imagesTs"

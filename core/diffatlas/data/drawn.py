@@ -6,8 +6,8 @@ from pathlib import Path
 
 from diffatlas.data.case import Case, Collection, Drawn
 from diffatlas.errors import BadInput
+from diffatlas.geometry.volume import MMWHS
 from diffatlas.phantom import PhantomModality
-from diffatlas.volume import MMWHS
 
 LAYOUT = "phantom"
 WHAT = "digital hearts; needs no files"

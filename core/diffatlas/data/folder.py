@@ -16,7 +16,7 @@ from typing import Any
 from diffatlas.data.case import Case, Collection, LabelFile, Refused, collect, stem, walk, with_suffix
 from diffatlas.data.names import modality_of
 from diffatlas.errors import BadInput
-from diffatlas.volume import Modality
+from diffatlas.geometry.volume import Modality
 
 LAYOUT = "folder"
 WHAT = "a folder with images/ and labels/, or a .csv table with the columns id, image, label, modality, split"

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from diffatlas.data.case import LabelFile
 from diffatlas.data.names import canonical
 from diffatlas.errors import BadInput
-from diffatlas.grid import Grid
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import LabelMap, LabelScheme
 from diffatlas.io import read_label_ids
-from diffatlas.volume import LabelMap, LabelScheme
 
 # Image and label may lie this far apart, in voxels; headers that went through other programs differ in the last digits.
 SAME_VOXELS = 0.5

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from diffatlas.data import decathlon, folder, mmwhs, preprocessed, totalsegmentator
 from diffatlas.data.case import Collection
 from diffatlas.errors import BadInput
-from diffatlas.volume import Modality
+from diffatlas.geometry.volume import Modality
 
 Layout = Literal["mmwhs", "totalsegmentator", "diffatlas", "decathlon", "folder", "phantom"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from diffatlas.data.case import Case, Collection, LabelFile, Refused, collect, stem, walk
-from diffatlas.volume import Modality
+from diffatlas.geometry.volume import Modality
 
 LAYOUT = "mmwhs"
 WHAT = "MM-WHS, raw release: (ct|mr)_train_1001_image.nii.gz with ..._label.nii.gz"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from diffatlas.volume import Modality
+from diffatlas.geometry.volume import Modality
 
 # MM-WHS and the papers around it, TotalSegmentator's file names, the Decathlon: other spellings of the same structure.
 ALIASES: Mapping[str, str] = {

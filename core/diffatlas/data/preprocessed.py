@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from diffatlas.data.case import Case, Collection, LabelFile, Refused, collect, stem, walk
-from diffatlas.volume import MMWHS, Modality
+from diffatlas.geometry.volume import MMWHS, Modality
 
 LAYOUT = "diffatlas"
 WHAT = "the authors' preprocessed data: *image.nii.gz with *label.nii.gz (and *sdf.nii.gz)"

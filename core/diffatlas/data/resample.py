@@ -16,11 +16,11 @@ from diffatlas.data.case import Case, Centre, Drawn, Refused
 from diffatlas.data.labels import read_labels, same_grid
 from diffatlas.data.names import canonical
 from diffatlas.errors import BadInput
-from diffatlas.grid import Grid
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.space import ModelSpace, image_to_model, labels_to_model
+from diffatlas.geometry.volume import MMWHS, LabelMap, LabelScheme, Modality
 from diffatlas.io import read_volume
 from diffatlas.phantom import PhantomModality, paint, render, sample_anatomy
-from diffatlas.space import ModelSpace, image_to_model, labels_to_model
-from diffatlas.volume import MMWHS, LabelMap, LabelScheme, Modality
 
 REACH = 1.3
 # A sample of the labelled voxels is enough to say which part of them is in view.

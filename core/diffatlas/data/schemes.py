@@ -8,7 +8,7 @@ from typing import Any
 from diffatlas.data.case import Collection
 from diffatlas.data.names import canonical
 from diffatlas.errors import BadInput
-from diffatlas.volume import HIPPOCAMPUS, MMWHS, LabelScheme, Structure
+from diffatlas.geometry.volume import HIPPOCAMPUS, MMWHS, LabelScheme, Structure
 
 SCHEMES: Mapping[str, LabelScheme] = {"mmwhs": MMWHS, "hippocampus": HIPPOCAMPUS}
 MAX_STRUCTURES = 254

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from diffatlas.data.case import Case, Collection, LabelFile, Refused, collect, stem, walk, with_suffix
 from diffatlas.errors import BadInput
-from diffatlas.volume import Modality
+from diffatlas.geometry.volume import Modality
 
 LAYOUT = "totalsegmentator"
 WHAT = "TotalSegmentator: s0011/ct.nii.gz (or mri.nii.gz) with s0011/segmentations/*.nii.gz"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffatlas.errors import BadInput
-from diffatlas.nn.unet import channels_last
+from diffatlas.models.unet import channels_last
 from diffatlas.train.config import NetworkConfig, TrainConfig
 from diffatlas.train.draws import Draws
 from diffatlas.train.objective import soft_dice_loss

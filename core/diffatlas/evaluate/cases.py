@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 from diffatlas.data import Case, Drawn, read_labels
 from diffatlas.errors import BadInput
+from diffatlas.geometry.volume import LabelMap, Volume
 from diffatlas.io import read_volume
 from diffatlas.phantom import phantom
 from diffatlas.train.config import TrainConfig
 from diffatlas.train.sources import collection_of
-from diffatlas.volume import LabelMap, Volume
 
 
 @dataclass(frozen=True, eq=False)

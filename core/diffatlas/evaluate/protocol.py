@@ -15,9 +15,9 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
 from diffatlas.evaluate import baselines as _baselines  # noqa: F401  (registers their tasks)
-from diffatlas.request import Request
 from diffatlas.train.config import TrainConfig, load_config, read_mapping
 from diffatlas.train.task import task_of
 
@@ -43,9 +43,10 @@ class _Strict(BaseModel):
 
 
 class RunConfig(_Strict):
-    """One way of asking a trained method. ``request``: fields of `diffatlas.request.Request` (atlases only); ``x``: the
-    value it has on the axis of a figure, where the runs of a method are a sweep; ``cases``: only the first so many test
-    cases, for slow ones; ``weights``: the moving average, or the network as the last update left it."""
+    """One way of asking a trained method. ``request``: fields of `diffatlas.engine.request.Request` (atlases
+    only); ``x``: the value it has on the axis of a figure, where the runs of a method are a sweep; ``cases``: only
+    the first so many test cases, for slow ones; ``weights``: the moving average, or the network as the last update
+    left it."""
 
     name: str = Name
     request: dict[str, Any] = {}

@@ -22,21 +22,21 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import nn
 
-from diffatlas.checkpoint import load_model
 from diffatlas.errors import BadInput
 from diffatlas.evaluate.baselines import forward_and_backward_flop
 from diffatlas.evaluate.cases import Subject, subjects
 from diffatlas.evaluate.protocol import MethodConfig, Protocol, RunConfig, SettingConfig, slug
+from diffatlas.geometry.space import ModelSpace, Resampler, image_to_model
+from diffatlas.geometry.volume import LabelMap, LabelScheme, Volume
 from diffatlas.io import atomic_path
 from diffatlas.metrics import compare
+from diffatlas.models.checkpoint import load_model
 from diffatlas.session import segment
-from diffatlas.space import ModelSpace, Resampler, image_to_model
 from diffatlas.train.config import TrainConfig
 from diffatlas.train.export import export
 from diffatlas.train.loop import train
 from diffatlas.train.state import Run
 from diffatlas.train.task import Task, task_of
-from diffatlas.volume import LabelMap, LabelScheme, Volume
 
 BINS = 10
 Say = Callable[[str], None]
@@ -328,7 +328,7 @@ def _line(score: Score) -> dict[str, Any]:
 
 
 def _sha256(path: Path) -> str:
-    from diffatlas.checkpoint import file_sha256
+    from diffatlas.models.checkpoint import file_sha256
 
     return file_sha256(path)
 

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffatlas.errors import BadInput
-from diffatlas.grid import Grid
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import Modality
 from diffatlas.io.atomic import atomic_path, shown, suffix_of
 from diffatlas.io.source import Limits, Source, make_grid, pick_volume
-from diffatlas.volume import Modality
 
 T = TypeVar("T")
 

@@ -21,10 +21,10 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from diffatlas.errors import BadInput
-from diffatlas.grid import Grid
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import NiftiHeader
 from diffatlas.io.atomic import atomic_path, shown
 from diffatlas.io.source import Limits, Source, make_grid, pick_volume
-from diffatlas.volume import NiftiHeader
 
 # nibabel.Nifti1Header or Nifti2Header, which carry no types.
 NiftiStruct = Any

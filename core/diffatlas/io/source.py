@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffatlas.errors import BadInput
-from diffatlas.grid import Grid
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import Modality, NiftiHeader
 from diffatlas.io.atomic import shown
-from diffatlas.volume import Modality, NiftiHeader
 
 SPACING_MM = (1e-3, 1e3)
 STORED = frozenset(np.dtype(t) for t in ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"))

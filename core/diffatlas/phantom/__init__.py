@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffatlas.grid import Grid
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import LabelMap, Volume
 from diffatlas.phantom.anatomy import PATHOLOGIES, Anatomy, sample_anatomy
 from diffatlas.phantom.appearance import MODALITIES, PhantomModality, render
 from diffatlas.phantom.shapes import label_map, paint, tissue_fractions
 from diffatlas.phantom.tissues import TISSUES
-from diffatlas.volume import LabelMap, Volume
 
 __all__ = [
     "MODALITIES",

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from diffatlas.errors import BadInput
-from diffatlas.grid import Grid
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import Volume
 from diffatlas.phantom.anatomy import Anatomy
 from diffatlas.phantom.fields import Field, Points
 from diffatlas.phantom.shapes import body_points, tissue_fractions
 from diffatlas.phantom.tissues import TISSUES
-from diffatlas.volume import Volume
 
 PhantomModality = Literal["ct", "mr", "random"]
 MODALITIES: tuple[PhantomModality, ...] = ("ct", "mr", "random")

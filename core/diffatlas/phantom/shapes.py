@@ -19,7 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from diffatlas.grid import Grid
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import MMWHS, LabelMap
 from diffatlas.phantom.anatomy import Anatomy
 from diffatlas.phantom.chest import chest_layers
 from diffatlas.phantom.fields import (
@@ -37,7 +38,6 @@ from diffatlas.phantom.fields import (
     warp_lattice,
 )
 from diffatlas.phantom.tissues import TISSUES, Layer
-from diffatlas.volume import MMWHS, LabelMap
 
 LV_AXIS: Vector = np.array([-0.68, 0.53, -0.506]) / np.linalg.norm([-0.68, 0.53, -0.506])
 _SEPTAL: Vector = np.array([0.62, 0.785, 0.0])

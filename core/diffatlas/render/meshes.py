@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from diffatlas.distance import signed_distance_mm
 from diffatlas.errors import BadInput
-from diffatlas.grid import Grid
+from diffatlas.geometry.distance import signed_distance_mm
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import LabelMap
 from diffatlas.io import atomic_write_bytes
-from diffatlas.volume import LabelMap
 
 if TYPE_CHECKING:
     from trimesh import Trimesh

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from diffatlas.errors import BadInput
-from diffatlas.grid import Grid
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import LabelMap, LabelScheme, Volume
 from diffatlas.render.planes import (
     Canonical,
     Overlay,
@@ -42,7 +43,6 @@ from diffatlas.render.theme import (
     theme_named,
 )
 from diffatlas.session import Frame
-from diffatlas.volume import LabelMap, LabelScheme, Volume
 
 HEAD_PX = 16
 LEGEND_LINE = 22

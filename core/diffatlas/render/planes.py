@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from diffatlas.distance import distances_to_labels
 from diffatlas.errors import BadInput
-from diffatlas.grid import Grid
-from diffatlas.volume import LabelScheme, Volume
+from diffatlas.geometry.distance import distances_to_labels
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import LabelScheme, Volume
 
 Gray = NDArray[np.uint8]
 Picture = NDArray[np.uint8]

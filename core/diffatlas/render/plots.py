@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageDraw
 
+from diffatlas.geometry.volume import LabelScheme
 from diffatlas.render.theme import (
     GAP,
     MARGIN,
@@ -30,7 +31,6 @@ from diffatlas.render.theme import (
     theme_named,
 )
 from diffatlas.session import FrameMetrics
-from diffatlas.volume import LabelScheme
 
 Floats = NDArray[np.float64]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffatlas.space import FILL
+from diffatlas.geometry.space import FILL
 from diffatlas.train.config import AugmentConfig
 from diffatlas.train.draws import Draws
 

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from diffatlas.data import SCHEMES, Centre, Layout, named_scheme
 from diffatlas.errors import BadInput
-from diffatlas.space import FILL, ModelSpace, Window
-from diffatlas.volume import LabelScheme
+from diffatlas.geometry.space import FILL, ModelSpace, Window
+from diffatlas.geometry.volume import LabelScheme
 
 
 class _Strict(BaseModel):
@@ -109,7 +109,7 @@ class AugmentConfig(_Strict):
 
 
 class NetworkConfig(_Strict):
-    """Ours (`diffatlas.nn.unet.AtlasUNet`)."""
+    """Ours (`diffatlas.models.unet.AtlasUNet`)."""
 
     kind: Literal["atlas-unet"] = "atlas-unet"
     widths: tuple[int, ...] = (64, 128, 160)
@@ -121,7 +121,7 @@ class NetworkConfig(_Strict):
 
 
 class PublishedNetworkConfig(_Strict):
-    """The published one (`diffatlas.nn.reference.PublishedUNet`); 36 million parameters as it stands here."""
+    """The published one (`diffatlas.published.network.PublishedUNet`); 36 million parameters as it stands here."""
 
     kind: Literal["published-unet"]
     dim: int = 64

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from diffatlas.device import pick_device, pick_precision
+from diffatlas.engine.device import pick_device, pick_precision
 from diffatlas.errors import BadInput
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ to trust the image over it.
 
 On the two ways without evidence, "shared" and "paint", levels crowd towards pure noise: an anatomy is
 smooth, so its shape is visible, and therefore decided, while the noise is still nearly all there is. In "shared" the
-image trails the mask (`diffatlas.schedule.trailing`), which also tells the network which case it is in: an image ahead
-of the mask is evidence about a mask that may be wrong, an image behind it belongs to a mask to be believed.
+image trails the mask (`diffatlas.diffusion.schedule.trailing`), which also tells the network which case it is in: an
+image ahead of the mask is evidence about a mask that may be wrong, an image behind it belongs to a mask to be believed.
 
 Both halves predict x0: masks under squared error, a little absolute error, and soft Dice where an image says what is
 right; the image under squared error over sigma^2 + 0.1, between an even weight and that of v.
@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffatlas.denoise import Denoiser, Network, per_channel
-from diffatlas.schedule import cosine, trailing
+from diffatlas.diffusion.denoise import Denoiser, Network, per_channel
+from diffatlas.diffusion.schedule import cosine, trailing
 from diffatlas.train.config import ObjectiveConfig
 from diffatlas.train.draws import Draws
 

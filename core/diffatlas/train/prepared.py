@@ -21,7 +21,7 @@ from diffatlas.data import (
     write_cache,
 )
 from diffatlas.errors import BadInput
-from diffatlas.space import ModelSpace
+from diffatlas.geometry.space import ModelSpace
 from diffatlas.train.config import DataConfig
 from diffatlas.train.sources import collection_of
 

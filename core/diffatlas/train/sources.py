@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from diffatlas.data import Collection, Plan, check_annotated, scan, scan_phantom, scheme_of
 from diffatlas.errors import BadInput
-from diffatlas.space import ModelSpace
+from diffatlas.geometry.space import ModelSpace
+from diffatlas.geometry.volume import Modality
 from diffatlas.train.config import DataConfig
-from diffatlas.volume import Modality
 
 
 def collection_of(config: DataConfig, space: ModelSpace) -> tuple[Collection, Plan]:

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffatlas.checkpoint import ModelCard, find_model, load_model, read_card
 from diffatlas.data import canonical
 from diffatlas.errors import BadInput
+from diffatlas.models.checkpoint import ModelCard, find_model, load_model, read_card
 from diffatlas.train.config import NetworkConfig, PublishedNetworkConfig, TrainConfig
 
 

@@ -50,8 +50,8 @@ class Task(Protocol):
         return None
 
     def card(self, config: TrainConfig) -> dict[str, Any] | None:
-        """Fields of `diffatlas.checkpoint.ModelCard`: ``schedule``, ``prediction``, ``architecture``, ``atlas_walk``;
-        ``training`` adds to what the export says of the run.
+        """Fields of `diffatlas.models.checkpoint.ModelCard`: ``schedule``, ``prediction``, ``architecture``,
+        ``atlas_walk``; ``training`` adds to what the export says of the run.
 
         None where the engine cannot run the network; then only its weights are exported.
         """

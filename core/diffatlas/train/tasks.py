@@ -10,14 +10,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor, nn
 
-from diffatlas.denoise import Denoiser, Network, as_denoiser
+from diffatlas.diffusion.denoise import Denoiser, Network, as_denoiser
+from diffatlas.diffusion.guidance import ImageGuidance
+from diffatlas.diffusion.sample import crowded_times, ddim, discrete_times, mask_first, uniform_times
+from diffatlas.diffusion.schedule import DiscreteCosine, Schedule, cosine
 from diffatlas.errors import BadInput
-from diffatlas.guidance import ImageGuidance
-from diffatlas.nn.reference import PublishedUNet
-from diffatlas.nn.unet import AtlasUNet, channels_last
-from diffatlas.published import check_orientation, one_level
-from diffatlas.sample import crowded_times, ddim, discrete_times, mask_first, uniform_times
-from diffatlas.schedule import DiscreteCosine, Schedule, cosine
+from diffatlas.models.unet import AtlasUNet, channels_last
+from diffatlas.published.convention import check_orientation, one_level
+from diffatlas.published.network import PublishedUNet
 from diffatlas.train.config import TrainConfig
 from diffatlas.train.draws import Draws
 from diffatlas.train.objective import losses
@@ -150,8 +150,8 @@ class PublishedOptions(BaseModel):
 class PublishedTask(Task):
     """The paper's: image and masks at one of T levels, L1 on the noise of each half.
 
-    With the published network this is `diffatlas.published.published_loss`, in the network's own units of distance.
-    With ours the same is asked of a network that is told the level twice, on distances within +- 1.
+    With the published network this is `diffatlas.published.convention.published_loss`, in the network's own units of
+    distance. With ours the same is asked of a network that is told the level twice, on distances within +- 1.
     """
 
     PAIR_STEPS = 12

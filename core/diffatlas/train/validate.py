@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from diffatlas.distance import distances_to_labels
+from diffatlas.geometry.distance import distances_to_labels
 from diffatlas.metrics import dice
 from diffatlas.render import montage
 from diffatlas.render.theme import GAP, MARGIN, canvas, draw_text, theme_named

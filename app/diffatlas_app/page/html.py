@@ -1,0 +1,167 @@
+"""The page's own HTML: pictures, progress, tables, cards. Strings in, strings out; all text from outside is escaped."""
+
+from __future__ import annotations
+
+import base64
+import html
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from diffatlas.engine.request import PRESETS
+from diffatlas.geometry.volume import LabelScheme, Volume
+from diffatlas.session import ModelCard
+from diffatlas_app.runs.results import OFFERED, Saved
+
+if TYPE_CHECKING:
+    from diffatlas.session import Comparison
+
+MODALITY_NAMES = {"ct": "CT", "mr": "MR", "unknown": "modality unknown"}
+
+
+def text(value: object) -> str:
+    """Escaped for HTML, and for the two template languages that gradio runs over it."""
+    escaped = html.escape(str(value))
+    for mark in "{}$`\\":
+        escaped = escaped.replace(mark, f"&#{ord(mark)};")
+    return escaped
+
+
+def header() -> str:
+    return (
+        '<header class="da-header"><div><h1>DiffAtlas</h1>'
+        "<p>Watch a segmentation come out of noise: the model generates the one image–mask pair of its atlas whose "
+        "image agrees with your scan.</p></div>"
+        '<span class="da-badge">Not for clinical use</span></header>'
+    )
+
+
+def paragraph(words: str) -> str:
+    return f'<p class="da-hint">{text(words)}</p>'
+
+
+def source_line(name: str, volume: Volume) -> str:
+    """What is loaded: name, voxels, spacing, orientation, and what the reader found."""
+    shape = "×".join(str(n) for n in volume.grid.shape)
+    spacing = "×".join(f"{s:.3g}" for s in volume.grid.spacing_mm)
+    facts = f"{shape} voxels · {spacing} mm · {volume.grid.axis_codes} · {MODALITY_NAMES[volume.modality]}"
+    notes = "".join(f'<p class="da-note">{text(note)}</p>' for note in volume.notes)
+    return f'<div class="da-source"><strong>{text(name)}</strong><p>{text(facts)}</p>{notes}</div>'
+
+
+def status(message: str) -> str:
+    return f'<div class="da-status" role="status"><p>{text(message)}</p></div>'
+
+
+def error(message: str) -> str:
+    return f'<div class="da-status da-error" role="alert"><p>{text(message)}</p></div>'
+
+
+def seconds(value: float) -> str:
+    """A duration as one says it: 0.8 s, 12 s, 3 min 20 s."""
+    if value < 9.95:
+        return f"{value:.1f} s"
+    whole = round(value)
+    return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60} s"
+
+
+def table(
+    volumes_ml: Sequence[dict[str, float]], scheme: LabelScheme, scores: Comparison | None = None, against: str = ""
+) -> str:
+    """Volume of each structure beside its colour, ml, for one run or two; with ``scores``, the first's agreement."""
+    caption = "Volumes" + (f", and agreement with {against}" if against else "")
+    heads = ["ml", "ml, second"][: len(volumes_ml)]
+    if scores is not None:
+        heads += ["Dice", f"surface Dice, {scores.tolerance_mm:g} mm", "HD95, mm"]
+    rows = []
+    for i, structure in enumerate(scheme.structures):
+        cells = [f"{volumes[structure.name]:.1f}" for volumes in volumes_ml]
+        if scores is not None:
+            row = scores.rows[i]
+            cells += [_number(row.dice, 3), _number(row.surface_dice, 3), _number(row.hd95_mm, 1)]
+        rows.append(_row(f'<i style="background:rgb{structure.color}"></i>{text(structure.name)}', cells))
+    if scores is not None:
+        mean = scores.mean
+        cells = [""] * len(volumes_ml) + [
+            _number(mean["dice"], 3),
+            _number(mean["surface_dice"], 3),
+            _number(mean["hd95_mm"], 1),
+        ]
+        rows.append(_row("mean", cells))
+    head = "".join(f'<th scope="col">{text(name)}</th>' for name in heads)
+    return (
+        f'<table class="da-volumes"><caption>{text(caption)}</caption><thead><tr><td></td>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _row(name: str, cells: Sequence[str]) -> str:
+    return f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+
+
+def _number(value: float, digits: int) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def result(
+    volumes_ml: Sequence[dict[str, float]],
+    scheme: LabelScheme,
+    notes: Sequence[str] = (),
+    scores: Comparison | None = None,
+    against: str = "",
+) -> str:
+    """The table below a finished run, and what was found on the way; ``against``: what ``scores`` compare with."""
+    said = "".join(f'<p class="da-note">{text(note)}</p>' for note in notes)
+    return f'<div class="da-result">{said}{table(volumes_ml, scheme, scores, against)}</div>'
+
+
+def downloads(saved: Saved, link: str | None = None) -> str:
+    """Links to a run's files; ``link``: the query of an address that restores its settings."""
+    anchors = [
+        f'<a class="da-download" download="{text(saved.stem + OFFERED[name][1])}" '
+        f'href="results/{saved.run}/{name}">{text(OFFERED[name][0])}</a>'
+        for name in saved.offered()
+    ]
+    if link is not None:
+        anchors.append(f'<a class="da-download da-link" href="{text(link)}">Link to these settings</a>')
+    return f'<div class="da-downloads">{"".join(anchors)}</div>'
+
+
+def gallery(pictures: Sequence[tuple[bytes, str]]) -> str:
+    """Drawn pairs as buttons: (JPEG, what it is) each."""
+    buttons = "".join(
+        f'<button type="button" data-pair="{i}"><img alt="" src="data:image/jpeg;base64,'
+        f'{base64.b64encode(jpeg).decode("ascii")}"><span>{text(title)}</span></button>'
+        for i, (jpeg, title) in enumerate(pictures)
+    )
+    return f'<div class="da-gallery" role="group" aria-label="Drawn pairs: open one in the viewer">{buttons}</div>'
+
+
+def card(model: ModelCard) -> str:
+    """What a model knows, and what it must not be used for."""
+    structures = "".join(
+        f'<span><i style="background:rgb{s.color}"></i>{text(s.name)}</span>' for s in model.scheme.structures
+    )
+    limits = "".join(f"<li>{text(limit)}</li>" for limit in model.limits)
+    modalities = ", ".join(MODALITY_NAMES[m] for m in model.modalities)
+    return (
+        f'<div class="da-card"><p>{text(model.summary)}</p><div class="da-structures">{structures}</div>'
+        f"<dl><dt>Reads</dt><dd>{text(modalities)}</dd><dt>Use</dt><dd>{text(model.intended_use)}</dd>"
+        f"<dt>Licence</dt><dd>{text(model.licence)}</dd></dl>"
+        + (f'<details><summary>Limits</summary><ul class="da-limits">{limits}</ul></details>' if limits else "")
+        + "</div>"
+    )
+
+
+def auto_card(models: tuple[ModelCard, ...]) -> str:
+    titles = " or ".join(f"“{model.title}”" for model in models)
+    return f'<div class="da-card"><p>Picks the model that fits the image: {text(titles)}.</p></div>'
+
+
+def preset_line(name: str, takes_s: float | None = None, steps: int = 0) -> str:
+    """What a preset does, or so many ``steps`` in place of its own, and how long that takes here, once it is known."""
+    summary = PRESETS[name].summary.split(":")[0] if takes_s is not None else PRESETS[name].summary
+    if steps and steps != PRESETS[name].steps:
+        summary = "one step" if steps == 1 else f"{steps} steps"
+    time = "" if takes_s is None else f"; about {seconds(max(takes_s, 0.1))} on this machine"
+    return f'<p class="da-hint">{text(summary[0].upper() + summary[1:] + time)}.</p>'

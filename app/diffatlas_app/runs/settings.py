@@ -1,0 +1,157 @@
+"""What a visitor chose, as one value: to a `Request`, to the address of the page, and back.
+
+A permalink holds settings and the name of an example, never anything of a visitor's own file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, get_args, get_type_hints
+from urllib.parse import urlencode
+
+from diffatlas import session
+from diffatlas.engine.request import PRESETS, GuidanceName, PresetName, Request, Roi, SamplerName
+from diffatlas.errors import BadInput
+from diffatlas.geometry.grid import Grid
+from diffatlas.session import ModelCard
+from diffatlas_app import limits
+from diffatlas_app.visitors.sessions import EXAMPLES
+
+BESIDE = {"": "Nothing", "unguided": "Without guidance", "published": "Published guidance", "seed": "The next seed"}
+"""What a second run beside the first does differently."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of a run; None takes the preset's or the model's.
+
+    ``example``: one of `EXAMPLES`, or empty for a file of the visitor's. ``beside``: one of `BESIDE`. ``centre``: of
+    the region of interest, percent of the volume's length along each of its axes, or None for the whole volume.
+    """
+
+    example: str = "heart-ct"
+    model: str = "auto"
+    preset: PresetName = "watch"
+    guidance: GuidanceName = "image"
+    noise: float | None = None
+    sampler: SamplerName | None = None
+    steps: int | None = None
+    samples: int = 1
+    seed: int = 0
+    beside: str = ""
+    centre: tuple[float, float, float] | None = None
+
+    def request(self, roi: Roi | None = None) -> Request:
+        """The run asked for. `BadInput` beyond what this page offers, or on what no run takes."""
+        # A request may name a folder; a visitor may not.
+        if self.model not in ("auto", *(card.name for card in session.available_models())):
+            raise BadInput(f"there is no model {self.model[:60]!r} on this page")
+        if (self.steps or 0) > limits.MAX_STEPS or self.samples > limits.MAX_SAMPLES:
+            raise BadInput(
+                f"this page runs up to {limits.MAX_STEPS} steps and {limits.MAX_SAMPLES} samples; the command line "
+                f"takes more"
+            )
+        return Request(
+            task="segment",
+            model=self.model,
+            preset=self.preset,
+            guidance=self.guidance,
+            guidance_noise=self.noise,
+            sampler=self.sampler,
+            steps=self.steps,
+            samples=self.samples,
+            seed=self.seed,
+            roi=roi,
+        )
+
+    def requests(self, roi: Roi | None = None) -> tuple[Request, ...]:
+        """The run, and the one beside it if there is to be one."""
+        first = self.request(roi)
+        if not self.beside:
+            return (first,)
+        if self.beside == "unguided":
+            return first, replace(first, guidance="none")
+        if self.beside == "published":
+            return first, replace(first, guidance="image", guidance_noise=1.0)
+        if self.beside == "seed":
+            return first, replace(first, seed=first.seed + 1)
+        raise BadInput(f"the second run must be one of {', '.join(BESIDE)}, not {self.beside!r}")
+
+    def link(self) -> str:
+        """The query of an address that restores these settings: only what differs from the first screen's."""
+        plain = Settings()
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed = {name: value for name, value in values.items() if value != getattr(plain, name)}
+        if isinstance(changed.get("centre"), tuple):
+            changed["centre"] = ",".join(f"{c:g}" for c in changed["centre"])
+        return "?" + urlencode({"run": 1} | {n: f"{v:g}" if isinstance(v, float) else v for n, v in changed.items()})
+
+    @classmethod
+    def from_link(cls, query: Mapping[str, str]) -> Settings:
+        """Inverse of `link`; names that are not settings are ignored, values that cannot be are `BadInput`."""
+        hints = get_type_hints(cls)
+        values: dict[str, Any] = {}
+        for field in fields(cls):
+            text = query.get(field.name)
+            if text is None or len(text) > 100:
+                continue
+            try:
+                values[field.name] = _parsed(field.name, hints[field.name], text)
+            except ValueError as error:
+                raise BadInput(f"the address asks for {field.name} = {text[:40]!r}, which cannot be") from error
+        made = cls(**values)
+        if made.example not in ("", *EXAMPLES):
+            raise BadInput(f"the address asks for an example that is not here: {made.example[:40]!r}")
+        made.requests()
+        return made
+
+
+def _parsed(name: str, hint: Any, text: str) -> Any:
+    if name == "centre":
+        parts = tuple(_finite(part) for part in text.split(","))
+        if len(parts) != 3 or not all(0 <= part <= 100 for part in parts):
+            raise ValueError
+        return parts
+    kinds = get_args(hint) or (hint,)
+    if int in kinds:
+        return int(text)
+    return _finite(text) if float in kinds else text
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+def whole(name: str, value: float | None) -> int:
+    """A whole number from a number field, or `BadInput`; gradio hands over floats, and None where it is empty."""
+    if value is None or not math.isfinite(value) or int(value) != value:
+        raise BadInput(f"{name} must be a whole number")
+    return int(value)
+
+
+def default_noise(preset: str, card: ModelCard) -> float:
+    """The guidance noise a preset means for a model."""
+    own = PRESETS[preset].guidance_noise
+    return card.guidance_noise if own is None else own
+
+
+def region(grid: Grid, centre: tuple[float, float, float], extent_mm: tuple[float, float, float]) -> Roi:
+    """The box of ``extent_mm`` (of the model's field of view, along world axes) around a point of the volume.
+
+    ``centre``: percent of each array axis. Half-open voxel ranges, cut at the volume's border.
+    """
+    box = []
+    for axis, (size, percent) in enumerate(zip(grid.shape, centre, strict=True)):
+        # The world axis that this array axis runs along most.
+        along = int(abs(grid.affine[:3, axis]).argmax())
+        half = extent_mm[along] / grid.spacing_mm[axis] / 2
+        middle = percent / 100 * size
+        # The box keeps its size at a border, as far as the volume reaches.
+        low = min(max(middle - half, 0.0), max(size - 2 * half, 0.0))
+        box.append((int(low), max(int(low) + 1, min(size, math.ceil(low + 2 * half)))))
+    return (box[0], box[1], box[2])

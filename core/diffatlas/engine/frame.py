@@ -1,0 +1,102 @@
+"""What a run yields and what it leaves: `Frame` and `Result`, numpy only, and the one seam, `Backend`.
+
+napari wraps `Backend.stream` in a worker, Gradio yields from it, the command line draws a progress bar with it; tests
+pass a fake. Closing the iterator cancels: it stops within one step and frees its memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffatlas.engine.request import Request
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import LabelMap, LabelScheme, Volume
+
+
+@dataclass(frozen=True)
+class FrameMetrics:
+    """What a step can say about itself.
+
+    ``guidance_residual``: mean absolute difference between the image half the model believes in and the patient's
+    image, model units (window width 2); None without an image. ``mask_change``: share of structure voxels, in either
+    of this frame and the last, whose label differs, 0 to 1; None at the first step. ``volumes_ml``: structure name to
+    ml.
+    ``seconds``: since the run began.
+    """
+
+    guidance_residual: float | None
+    mask_change: float | None
+    volumes_ml: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One denoising step, numpy, on ``grid``: the model grid placed in world coordinates (viewers overlay by affine).
+
+    ``index`` 0 to total - 1, and -1 for the noise that a run begins with (`session.start`, never part of a stream);
+    ``t`` the noise level after the step, 1 (noise) to 0. ``noisy_image`` and ``image`` (the image half as the model now
+    believes it): float32 [X, Y, Z] in [-1, 1], the window of the model (noisy_image may leave it).
+    ``labels``: uint8 [X, Y, Z] indices into ``scheme``. ``sdf``: float32 [K, X, Y, Z], mm, negative inside.
+    ``confidence``: float32 [X, Y, Z] in [0, 1], or None with one sample. ``result``: set on the last frame only.
+    """
+
+    index: int
+    total: int
+    t: float
+    grid: Grid
+    scheme: LabelScheme
+    noisy_image: NDArray[np.float32]
+    image: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+    sdf: NDArray[np.float32]
+    confidence: NDArray[np.float32] | None
+    metrics: FrameMetrics
+    result: Result | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a run leaves: labels on the source grid and everything needed to run it again.
+
+    ``labels``: on the source's grid, voxel for voxel (the model grid for the task "generate"). ``images``: the
+    generated image of each sample, Volumes on the model grid (tasks "generate" and "paint"; empty otherwise).
+    ``masks``: the mask of each sample on the model grid (task "generate", and "segment" with several samples: how far
+    apart they lie is how sure the answer is). ``confidence``: float32 on the grid of ``labels``, 0 to 1, or None with
+    one sample. ``metrics``: of every frame. ``provenance``: plain data for JSON:
+    request, model name and sha256, versions, device, precision, sha256 of the source voxels, seconds.
+    """
+
+    labels: LabelMap
+    confidence: NDArray[np.float32] | None
+    metrics: tuple[FrameMetrics, ...]
+    provenance: dict[str, Any]
+    images: tuple[Volume, ...] = ()
+    masks: tuple[LabelMap, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def volumes_ml(self) -> dict[str, float]:
+        return self.labels.volumes_ml()
+
+    def report(self) -> dict[str, Any]:
+        """The run as plain data, what ``--report`` writes and ``diffatlas replay`` reads."""
+        return {
+            "provenance": self.provenance,
+            "volumes_ml": self.volumes_ml,
+            "notes": list(self.notes),
+            "frames": [asdict(m) for m in self.metrics],
+        }
+
+
+class Backend(Protocol):
+    """Anything that can run a request: this machine (`diffatlas.engine.backend`), a recorded run, a test's fake."""
+
+    def stream(self, volume: Volume | None, request: Request) -> Iterator[Frame]:
+        """Yield a frame a step; the last carries the result. ``close()`` stops within one step."""
+        ...

@@ -1,0 +1,156 @@
+"""Images, label maps and the names of what they show.
+
+A `LabelMap` holds *indices* into its scheme (0 background, k the k-th structure); files carry the scheme's *ids*
+(MM-WHS writes 500 for the left ventricle). The two meet only in `io` and in `LabelMap.to_ids` / `from_ids`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffatlas.errors import BadInput
+from diffatlas.geometry.grid import Grid
+
+Modality = Literal["ct", "mr", "unknown"]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One anatomical structure: its name, the id files carry, and a display colour (r, g, b), 0 to 255."""
+
+    name: str
+    id: int
+    color: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class LabelScheme:
+    """An ordered set of structures; index k of a label map is ``structures[k - 1]``."""
+
+    name: str
+    structures: tuple[Structure, ...]
+
+    def __len__(self) -> int:
+        return len(self.structures)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(s.name for s in self.structures)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(s.id for s in self.structures)
+
+    @property
+    def id_dtype(self) -> np.dtype[Any]:
+        """The smallest unsigned type that holds every id."""
+        return np.min_scalar_type(max(self.ids, default=0))
+
+
+# Colours from the Okabe-Ito palette: distinguishable with any colour vision.
+MMWHS = LabelScheme(
+    "mmwhs",
+    (
+        Structure("left ventricle", 500, (213, 94, 0)),
+        Structure("right ventricle", 600, (86, 180, 233)),
+        Structure("left atrium", 420, (230, 159, 0)),
+        Structure("right atrium", 550, (0, 114, 178)),
+        Structure("myocardium", 205, (0, 158, 115)),
+    ),
+)
+HIPPOCAMPUS = LabelScheme(
+    "hippocampus",
+    (Structure("anterior hippocampus", 1, (230, 159, 0)), Structure("posterior hippocampus", 2, (86, 180, 233))),
+)
+
+
+@dataclass(frozen=True)
+class NiftiHeader:
+    """The orientation fields of a NIfTI file as stored, so that what is written for it carries the same ones.
+
+    Float fields are the file's own (float32 in NIfTI-1, float64 in NIfTI-2). ``pixdim``: qfac, three voxel sizes.
+    ``quaternion`` b, c, d and ``offset`` x, y, z make the qform; ``srow`` is the sform, three rows of four. ``units``:
+    xyzt_units. ``extra_axes``: axes of length one behind the third.
+    """
+
+    version: Literal[1, 2]
+    qform_code: int
+    sform_code: int
+    pixdim: tuple[float, ...]
+    quaternion: tuple[float, ...]
+    offset: tuple[float, ...]
+    srow: tuple[float, ...]
+    units: int = 2
+    extra_axes: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A scalar image: float32 [X, Y, Z] in the source's own intensities (HU for CT), its grid and modality.
+
+    ``notes`` are one-line findings of the reader worth showing (voxels that were filled, an orientation that was
+    guessed). ``header``: of the NIfTI file it came from, else None.
+    """
+
+    data: NDArray[np.float32]
+    grid: Grid
+    modality: Modality = "unknown"
+    name: str = "volume"
+    notes: tuple[str, ...] = ()
+    header: NiftiHeader | None = None
+
+    def __post_init__(self) -> None:
+        if self.data.shape != self.grid.shape or self.data.dtype != np.float32:
+            raise ValueError(f"data must be float32 {self.grid.shape}, not {self.data.dtype} {self.data.shape}")
+
+    def sha256(self) -> str:
+        """SHA-256 of the voxels (little-endian float32, C order): whether two runs saw the same image."""
+        return hashlib.sha256(np.ascontiguousarray(self.data, dtype="<f4").data).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMap:
+    """A segmentation: uint8 [X, Y, Z] indices into ``scheme`` (0 is background) on ``grid``."""
+
+    data: NDArray[np.uint8]
+    grid: Grid
+    scheme: LabelScheme
+
+    def __post_init__(self) -> None:
+        if self.data.shape != self.grid.shape or self.data.dtype != np.uint8:
+            raise ValueError(f"data must be uint8 of shape {self.grid.shape}, not {self.data.dtype} {self.data.shape}")
+        if self.data.size and int(self.data.max()) > len(self.scheme):
+            raise ValueError(f"label index {int(self.data.max())} is beyond the {len(self.scheme)} of the scheme")
+
+    def to_ids(self) -> NDArray[Any]:
+        """The same map with the scheme's ids, in the smallest unsigned type that holds them."""
+        table = np.zeros(len(self.scheme) + 1, dtype=self.scheme.id_dtype)
+        table[1:] = self.scheme.ids
+        return table[self.data]
+
+    @classmethod
+    def from_ids(cls, ids: NDArray[Any], grid: Grid, scheme: LabelScheme, *, ignore_unknown: bool = False) -> LabelMap:
+        """Label ids [X, Y, Z] to indices; ids the scheme does not know raise `BadInput` (or become background)."""
+        data = np.zeros(ids.shape, dtype=np.uint8)
+        for index, id_ in enumerate(scheme.ids, start=1):
+            data[ids == id_] = index
+        unknown = [int(v) for v in np.unique(ids[data == 0]) if v != 0]
+        if unknown and not ignore_unknown:
+            raise BadInput(
+                f"label map holds ids {unknown[:8]} that scheme '{scheme.name}' does not know (it knows "
+                f"{list(scheme.ids)})"
+            )
+        return cls(data, grid, scheme)
+
+    def volumes_ml(self) -> dict[str, float]:
+        """Volume of each structure, ml."""
+        # A bincount would first make eight bytes of every voxel.
+        return {
+            name: float(np.count_nonzero(self.data == k)) * self.grid.voxel_volume_ml
+            for k, name in enumerate(self.scheme.names, start=1)
+        }

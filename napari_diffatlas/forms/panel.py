@@ -1,0 +1,250 @@
+"""The form: what a run is made of and what it says of itself. Emits plain data; knows neither viewer nor engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, Protocol
+
+from qtpy.QtCore import Signal  # type: ignore[attr-defined, unused-ignore]
+from qtpy.QtWidgets import (
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from diffatlas.engine.request import Request
+from diffatlas.geometry.space import ModelSpace
+from diffatlas.geometry.volume import LabelScheme
+from napari_diffatlas.forms.options import Options
+from napari_diffatlas.forms.parts import Bar, Fold, Status, Text, about, combo_box, offer, size_mm, yielding
+
+
+class Card(Protocol):
+    """What the form shows of a model; `diffatlas.session.available_models` gives them."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def scheme(self) -> LabelScheme: ...
+    @property
+    def modalities(self) -> tuple[str, ...]: ...
+    @property
+    def space(self) -> ModelSpace: ...
+    @property
+    def published(self) -> bool: ...
+    @property
+    def guidance_noise(self) -> float: ...
+    @property
+    def licence(self) -> str: ...
+    @property
+    def limits(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What the user asks for: the name of an image layer, and the request to run on it."""
+
+    image: str
+    request: Request
+
+
+class Panel(QWidget):
+    """Form, Run, Pause and Stop, progress, one status line.
+
+    Signals: ``run_clicked(Choice)``, ``pause_clicked(bool)`` (True pauses, False resumes), ``stop_clicked()``,
+    ``subject_changed()`` (another image or model is chosen). ``region`` is room for the part that says where to look.
+    """
+
+    run_clicked = Signal(object)
+    pause_clicked = Signal(bool)
+    stop_clicked = Signal()
+    subject_changed = Signal()
+
+    def __init__(self, cards: Sequence[Card], parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._cards = {card.name: card for card in cards}
+        self._running = self._paused = self._blocked = False
+        self._pauses = True
+
+        self.image_combo = combo_box("The volume to segment")
+        self.model_combo = combo_box("The atlas that generates the image-mask pair")
+        for card in cards:
+            self.model_combo.addItem(card.title, card.name)
+        self.model_text = Text()
+        self.about_text = Text()
+        self.about = Fold("About · not for clinical use", self.about_text, opened=True)
+        self.region = QVBoxLayout()
+        self.options = Options()
+        self.run_button = QPushButton("Run")
+        self.pause_button = QPushButton("Pause")
+        self.pause_button.setToolTip("Hold the run after this step; everything can be looked at and edited")
+        self.stop_button = QPushButton("Stop")
+        self.stop_button.setToolTip("End the run after this step")
+        self.progress = Bar()
+        self.progress_text = Text()
+        self.status = Status()
+        self._lay_out()
+
+        self.model_combo.currentIndexChanged.connect(self._show_model)
+        for combo in (self.image_combo, self.model_combo):
+            combo.currentIndexChanged.connect(lambda _: self.subject_changed.emit())
+        self.run_button.clicked.connect(self._run)
+        self.pause_button.clicked.connect(self._pause)
+        self.stop_button.clicked.connect(self._stop)
+        self._show_model()
+        self.reset_progress()
+        self._enable()
+
+    def _lay_out(self) -> None:
+        form = QGridLayout()
+        form.setColumnStretch(1, 1)
+        for row, (name, box) in enumerate((("Image", self.image_combo), ("Model", self.model_combo))):
+            form.addWidget(QLabel(name), row, 0)
+            form.addWidget(box, row, 1)
+        form.addWidget(self.model_text, 2, 0, 1, 2)
+        form.addWidget(self.about, 3, 0, 1, 2)
+        buttons = QHBoxLayout()
+        for button in (self.run_button, self.pause_button, self.stop_button):
+            buttons.addWidget(yielding(button), 1)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addLayout(form)
+        layout.addLayout(self.region)
+        layout.addWidget(self.options)
+        layout.addLayout(buttons)
+        layout.addWidget(self.progress)
+        layout.addWidget(self.progress_text)
+        layout.addWidget(self.status)
+
+    @property
+    def card(self) -> Card | None:
+        """The model that is chosen."""
+        return self._cards.get(self.model_combo.currentData())
+
+    @property
+    def paused(self) -> bool:
+        """Whether the run holds."""
+        return self._paused
+
+    def choice(self) -> Choice | None:
+        """What the form says now; None where image or model is missing."""
+        image, model = self.image_combo.currentData(), self.model_combo.currentData()
+        if image is None or model is None:
+            return None
+        return Choice(image, Request(model=model, **self.options.choices()))
+
+    # -- what the form is told ---------------------------------------------------------------------------------------
+    def set_images(self, names: Sequence[str]) -> None:
+        """Offer these image layers; keeps the current choice where it is still there, else takes the topmost."""
+        offer(self.image_combo, list(names), "open a volume first")
+        self._enable()
+
+    def set_running(self, running: bool, pauses: bool = True) -> None:
+        """``pauses``: what runs can be held on its way."""
+        self._running, self._paused, self._pauses = running, False, pauses
+        if running:
+            self.about.open(False)  # it has been in sight until now; the run needs the room
+        self._enable()
+
+    def set_blocked(self, blocked: bool) -> None:
+        """``blocked``: the engine works for another tab; Run waits for it."""
+        self._blocked = blocked
+        self._enable()
+
+    def set_paused(self, paused: bool) -> None:
+        self._paused = paused
+        self._enable()
+
+    def set_progress(self, step: int, total: int, t: float, seconds_left: float | None) -> None:
+        """``step`` of ``total`` steps are done; ``t`` is the noise level, 1 to 0."""
+        self.progress.setRange(0, total)
+        self.progress.setValue(step)
+        parts = [f"step {step} of {total}", f"noise {max(t, 0.0):.2f}"]
+        if seconds_left is not None and step < total:
+            parts.append(f"{about(seconds_left)} left")
+        self.progress_text.setText(" · ".join(parts))
+
+    def set_looks(self, done: int, total: int) -> None:
+        """A search has looked at ``done`` places of at most ``total``."""
+        self.progress.setRange(0, total)
+        self.progress.setValue(done)
+        self.progress_text.setText(f"{done} places of at most {total}")
+
+    def reset_progress(self, busy: bool = False) -> None:
+        """An empty bar, or (``busy``) one that moves without saying how far."""
+        self.progress.setRange(0, 0 if busy else 1)
+        self.progress.setValue(0)
+        self.progress.setTextVisible(not busy)
+        self.progress_text.setText("")
+
+    def set_status(self, text: str, error: bool = False) -> None:
+        self.status.say(text, error)
+
+    def set_dark(self, dark: bool) -> None:
+        """Choose colours for words on a dark or on a light ground."""
+        self.status.set_dark(dark)
+
+    # -- what the user does ------------------------------------------------------------------------------------------
+    def _run(self) -> None:
+        choice = self.choice()
+        if choice is not None:
+            self.run_clicked.emit(choice)
+
+    def _pause(self) -> None:
+        self.pause_button.setEnabled(False)  # until the run says that it holds, or goes on
+        if not self._paused:
+            self.set_status("Pausing after this step ...")
+        self.pause_clicked.emit(not self._paused)
+
+    def _stop(self) -> None:
+        self.stop_button.setEnabled(False)
+        self.pause_button.setEnabled(False)
+        self.set_status("Stopping after this step ...")
+        self.stop_clicked.emit()
+
+    def _show_model(self, _: Any = None) -> None:
+        card = self.card
+        if card is None:
+            self.model_text.setText("No model is installed; install napari-diffatlas again.")
+            self.about.hide()
+            return
+        self.model_combo.setToolTip(card.title)
+        self.model_text.setText(legend(card.scheme))
+        self.about_text.setText("".join(f'<p style="margin: 0 0 4px 0;">{line}</p>' for line in _facts(card)))
+        self.options.set_model(card.name, card.guidance_noise)
+
+    def _enable(self) -> None:
+        ready = self.image_combo.currentData() is not None and self.model_combo.currentData() is not None
+        self.run_button.setEnabled(ready and not self._running and not self._blocked)
+        self.pause_button.setEnabled(self._running and self._pauses)
+        self.pause_button.setText("Resume" if self._paused else "Pause")
+        self.stop_button.setEnabled(self._running)
+        for box in (self.image_combo, self.model_combo, self.options):
+            box.setEnabled(not self._running)
+
+
+def legend(scheme: LabelScheme) -> str:
+    """The structures and their colours, as rich text."""
+    # No-break spaces inside a structure, a plain one between two: lines break only there.
+    return "&nbsp;&nbsp; ".join(
+        f'<span style="color: rgb{s.color};">■</span>&nbsp;{escape(s.name).replace(" ", "&nbsp;")}'
+        for s in scheme.structures
+    )
+
+
+def _facts(card: Card) -> list[str]:
+    """Modality, field of view, licence and limits: each a line of rich text."""
+    modalities = " and ".join(m.upper() for m in card.modalities)
+    limits = (limit[:1].upper() + limit[1:] for limit in card.limits)
+    return [
+        escape(f"For {modalities}. Looks at {size_mm(card.space.extent_mm)}."),
+        escape(f"Licence: {card.licence}"),
+        *map(escape, limits),
+    ]

@@ -1,0 +1,140 @@
+"""One run of the engine at a time: its worker thread and napari's activity bar. The tabs of a widget share a runner."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from napari.qt.threading import create_worker
+from napari.utils import progress
+from qtpy.QtCore import QObject, QTimer, Signal  # type: ignore[attr-defined, unused-ignore]
+
+from napari_diffatlas.jobs.worker import Failed, Step, Stopped
+
+ACTIVITY_MS = 50
+
+
+class Job(Protocol):
+    """What a runner runs, the engine in it: iterated in a worker, the other methods called from any thread.
+
+    ``updates`` yields `Step`, and values of the job's own, and ends with one `Stopped`, `Failed` or value of a type in
+    ``endings``.
+    """
+
+    @property
+    def endings(self) -> tuple[type, ...]: ...
+    def updates(self) -> Iterator[Any]: ...
+    def stop(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def shown(self) -> None: ...
+
+
+class Runner(QObject):
+    """Starts a `Job` and hands its updates on in the GUI thread. Signal: ``busy_changed(bool)``."""
+
+    busy_changed = Signal(bool)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._run: Job | None = None
+        self._client: Callable[[Any], None] | None = None
+        self._workers = 0
+        self._activity: progress | None = None
+        self._froze = False
+        self._seen = 0, 0  # steps done, of how many
+        self._stop_on_destroyed: Callable[[], None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is on its way."""
+        return self._run is not None
+
+    def start(self, run: Job, client: Callable[[Any], None]) -> None:
+        """Begin ``run``; ``client`` gets its updates, exactly one `Stopped`, `Failed` or of its ``endings`` last.
+
+        An update counts as drawn when ``client`` returns. Does nothing while another run is on its way.
+        """
+        if self._run is not None:
+            return
+        self._run, self._client = run, client
+        # Python looks through everything there is (torch, the viewer: 300 000 objects) for what can be thrown away, all
+        # of it at once. What is there before a run can wait until it is over.
+        self._froze = gc.get_freeze_count() == 0
+        gc.freeze()
+        # A viewer that closes deletes its widgets without any event; the run must not outlive them.
+        self._stop_on_destroyed = run.stop
+        self.destroyed.connect(self._stop_on_destroyed)
+        self.busy_changed.emit(True)
+        worker = create_worker(run.updates, _start_thread=False)
+        worker.yielded.connect(self._on_update)
+        worker.finished.connect(self._on_finished)
+        self._workers += 1
+        worker.start()
+        # napari's bar handles waiting events when it is made: the run may already be over, and another on its way.
+        activity = progress(total=0, desc="DiffAtlas")
+        if self._run is run:
+            self._activity = activity
+        else:
+            activity.close()
+
+    def stop(self) -> None:
+        """Ask the run to end within one step."""
+        if self._run is not None:
+            self._run.stop()
+
+    def pause(self, paused: bool) -> None:
+        """Ask the run to hold after the step it is at, or let it go on."""
+        if self._run is not None:
+            (self._run.pause if paused else self._run.resume)()
+
+    def abandon(self) -> None:
+        """Stop the run and hear no more of it: the widget closes."""
+        if self._run is not None:
+            self._run.stop()
+            self._end()
+
+    def _on_update(self, update: Any) -> None:
+        run, client = self._run, self._client
+        if run is None or client is None:
+            return
+        try:
+            client(update)
+        finally:  # whatever the viewer says to new layers, the widget works again
+            run.shown()
+            if isinstance(update, Step):
+                self._seen = update.frame.index + 1, update.frame.total
+                # napari's bar paints the window at once. Layers that the client has just made are not to be drawn in
+                # the middle of it all (see `Bar`), but when the window is painted for them, after those still to come.
+                QTimer.singleShot(ACTIVITY_MS, self._show_activity)
+            elif isinstance(update, (Stopped, Failed, *run.endings)):
+                self._end()
+
+    def _on_finished(self) -> None:
+        """A worker's thread is free; usually its run has said how it ended by now, and another may be on its way."""
+        self._workers -= 1
+        if self._workers == 0:
+            self._on_update(Stopped(0))
+
+    def _end(self) -> None:
+        if self._stop_on_destroyed is not None:
+            self.destroyed.disconnect(self._stop_on_destroyed)
+            self._stop_on_destroyed = None
+        self._run = self._client = None
+        if self._froze:
+            gc.unfreeze()
+        activity, self._activity = self._activity, None
+        if activity is not None:
+            activity.close()
+        self.busy_changed.emit(False)
+
+    def _show_activity(self) -> None:
+        """napari's own activity bar, which stays in sight when our dock is covered."""
+        done, total = self._seen
+        activity = self._activity  # it handles waiting events when it moves: the run may be over on the next line
+        if activity is not None:
+            if activity.total != total:
+                activity.total = total
+            if done > activity.n:
+                activity.update(done - activity.n)

@@ -1,0 +1,401 @@
+"""Layers to volumes and back: values only, no viewer.
+
+The engine works in RAS+ millimetres; a viewer has a world of its own, with its own unit and order of axes. A
+`Placement` is the matrix between the two, ``ras = to_ras @ world``. A layer that came through our reader is placed by
+``layer.affine`` alone, which then *is* its RAS affine; what is needed to save back onto the file's own voxels travels
+in the layer's metadata as an `Origin`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from napari.layers import Image, Labels
+from napari.utils.colormaps import DirectLabelColormap, label_colormap
+from napari.utils.transforms import Affine
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from diffatlas.engine.request import MaskEdit, Request
+from diffatlas.errors import BadInput
+from diffatlas.geometry.grid import Array, Grid, inverse_orientation, reorient
+from diffatlas.geometry.volume import LabelMap, LabelScheme, Modality, NiftiHeader, Structure, Volume
+from diffatlas.io import Limits, guess_modality
+from diffatlas.session import Frame, Result
+
+KEY = "diffatlas"
+AXES = ("x", "y", "z")
+AS_IS = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
+MAX_FILLED = 0.5
+
+# Where the samples agree there is nothing to see: doubt shines through.
+CONFIDENCE_STYLE = {"contrast_limits": (0, 1), "colormap": "hot_r", "blending": "additive"}
+
+LayerTuple = tuple[Any, dict[str, Any], Literal["image", "labels"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """The viewer's world: ``to_ras`` [4, 4] takes it to RAS+ mm; ``units`` and ``axis_labels`` are its own."""
+
+    to_ras: Array
+    units: tuple[Any, ...]
+    axis_labels: tuple[str, ...]
+
+    def world_affine(self, grid: Grid) -> Array:
+        """Affine [4, 4] from voxel indices of ``grid`` to the viewer's world."""
+        return np.asarray(np.linalg.inv(self.to_ras) @ grid.affine)
+
+    def layer_arguments(self, grid: Grid) -> dict[str, Any]:
+        """What napari needs to put an array on ``grid`` where it belongs."""
+        return {"affine": self.world_affine(grid), "units": self.units, "axis_labels": self.axis_labels}
+
+
+RAS_MM = Placement(np.eye(4), ("mm",) * 3, AXES)
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Where a layer's voxels came from: the file, its own grid and header, and the reorientation done for display."""
+
+    grid: Grid
+    orientation: NDArray[np.float64]
+    header: NiftiHeader | None = None
+    path: Path | None = None
+
+    @property
+    def display_grid(self) -> Grid:
+        return self.grid.reoriented(self.orientation)
+
+    def restore(self, data: NDArray[Any]) -> NDArray[Any]:
+        """A displayed array back in the file's axis order."""
+        return reorient(data, inverse_orientation(self.orientation))
+
+    def display(self, data: NDArray[Any]) -> NDArray[Any]:
+        """An array in the file's axis order as it is displayed."""
+        return reorient(data, self.orientation)
+
+    def restore_request(self, request: Request) -> Request:
+        """The same request with its region and its edit on the file's own voxels instead of the displayed ones."""
+        return _turned(request, inverse_orientation(self.orientation), self.display_grid.shape)
+
+    def display_request(self, request: Request) -> Request:
+        """Inverse of `restore_request`."""
+        return _turned(request, self.orientation, self.grid.shape)
+
+    def display_result(self, result: Result) -> Result:
+        """A result on the file's voxels as it is displayed; its provenance goes on speaking of the file."""
+        labels = LabelMap(self.display(result.labels.data), self.display_grid, result.labels.scheme)
+        confidence = None if result.confidence is None else self.display(result.confidence)
+        return replace(result, labels=labels, confidence=confidence)
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """An image layer as the engine needs it. ``data`` may be lazy: call `volume` in the worker."""
+
+    name: str
+    data: Any
+    grid: Grid
+    placement: Placement
+    origin: Origin
+    modality: Modality | None = None
+    notes: tuple[str, ...] = ()
+
+    def file_volume(self) -> Volume:
+        """`volume` as the file holds it: what the engine is given, so that a run has one hash behind every door."""
+        shown = self.volume()
+        return replace(shown, data=self.origin.restore(shown.data), grid=self.origin.grid, header=self.origin.header)
+
+    def volume(self) -> Volume:
+        """The voxels as displayed: computed, converted to float32, filled with the lowest value where not finite."""
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes Inf, which is then filled
+            data = np.array(self.data, dtype=np.float32)
+        notes = self.notes
+        bad = ~np.isfinite(data)
+        share = float(bad.mean())
+        if share > MAX_FILLED:
+            raise BadInput(f"'{self.name}': {share:.0%} of its voxels are NaN or infinite; choose another image")
+        if share:
+            data[bad] = data[~bad].min()
+            notes = (*notes, f"{share:.2%} of the voxels were NaN or infinite and took the lowest value")
+        return Volume(data, self.grid, self.modality or guess_modality(data), self.name, notes)
+
+
+def read_layer(layer: Image) -> Source:
+    """The volume in an image layer; `BadInput` says in one line what kind of layer cannot be used."""
+    name = str(layer.name)
+    if layer.rgb:
+        raise BadInput(f"'{name}' is a colour image; DiffAtlas needs one grey value per voxel")
+    if layer.multiscale:
+        raise BadInput(f"'{name}' is a multiscale image; add its finest level as a layer of its own")
+    if layer.ndim != 3:
+        hint = "; add one of its volumes as a layer of its own" if layer.ndim > 3 else ""
+        raise BadInput(f"'{name}' is {layer.ndim}-D; DiffAtlas needs a 3-D volume{hint}")
+    data = layer.data
+    if min(data.shape) < 1:
+        raise BadInput(f"'{name}' is empty (shape {tuple(data.shape)}); choose another image")
+    if np.dtype(data.dtype).kind not in "biuf":
+        raise BadInput(f"'{name}' holds {data.dtype} values; DiffAtlas needs real numbers")
+    Limits().check(Path(name.replace("/", "|")), data.shape, np.dtype(np.float32))  # before a lazy array is computed
+    state = _state(layer)
+    placement, notes = _placement(name, state)
+    grid = _grid(name, tuple(data.shape), placement, _data_to_world(state))
+    ours = layer.metadata.get(KEY, {})
+    origin = ours.get("origin")
+    if origin is not None and origin.display_grid.same_as(grid):
+        grid = origin.display_grid
+    else:  # another reader's layer, or one the user has moved since: its own place is the truth
+        origin = Origin(grid, AS_IS)
+    return Source(name, data, grid, placement, origin, ours.get("modality"), (*ours.get("notes", ()), *notes))
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSource:
+    """A labels layer as displayed. ``data`` may be lazy: call `ids` in the worker. ``scheme``: None if unknown."""
+
+    name: str
+    data: Any
+    grid: Grid
+    placement: Placement
+    scheme: LabelScheme | None = None
+
+    def ids(self) -> NDArray[Any]:
+        """The ids, computed: whole numbers [X, Y, Z]."""
+        ids = np.asarray(self.data)
+        return ids.astype(np.uint8) if ids.dtype.kind == "b" else ids
+
+
+def read_label_layer(layer: Labels) -> LabelSource:
+    """The label map in a labels layer; `BadInput` says in one line what kind of layer cannot be used."""
+    name = str(layer.name)
+    if layer.multiscale:
+        raise BadInput(f"'{name}' is a multiscale layer; add its finest level as a layer of its own")
+    if layer.ndim != 3:
+        raise BadInput(f"'{name}' is {layer.ndim}-D; DiffAtlas compares 3-D labels")
+    if min(layer.data.shape) < 1:
+        raise BadInput(f"'{name}' is empty (shape {tuple(layer.data.shape)}); choose another layer")
+    state = _state(layer)
+    placement, _ = _placement(name, state)
+    grid = _grid(name, tuple(layer.data.shape), placement, _data_to_world(state))
+    return LabelSource(name, layer.data, grid, placement, layer.metadata.get(KEY, {}).get("scheme"))
+
+
+def nearest(data: NDArray[np.uint8], grid: Grid, onto: Grid) -> NDArray[np.uint8]:
+    """``data`` on ``grid`` at the voxels of ``onto``, the nearest value; 0 outside."""
+    matrix = np.linalg.inv(grid.affine) @ onto.affine
+    out = ndimage.affine_transform(
+        data, matrix[:3, :3], matrix[:3, 3], onto.shape, order=0, mode="grid-constant", cval=0
+    )
+    return np.asarray(out, dtype=np.uint8)
+
+
+def read_labels(data: Any, state: Mapping[str, Any]) -> tuple[LabelMap, NiftiHeader | None]:
+    """A label map in the file's own axis order, and the file's header, from napari's layer data tuple.
+
+    Labels that DiffAtlas made keep their scheme; others get one from the ids that occur.
+    """
+    ids, grid, header = _restored(data, state)
+    if ids.dtype.kind not in "biu":
+        raise BadInput(f"'{state.get('name', 'labels')}' does not hold whole numbers; save it as an image")
+    scheme = state.get("metadata", {}).get(KEY, {}).get("scheme") or scheme_of(ids)
+    return LabelMap.from_ids(ids, grid, scheme), header
+
+
+def read_image(data: Any, state: Mapping[str, Any]) -> Volume:
+    """A volume in the file's own axis order, with the file's header, from napari's layer data tuple."""
+    values, grid, header = _restored(data, state)
+    if values.dtype.kind not in "biuf":
+        raise BadInput(f"'{state.get('name', 'image')}' holds {values.dtype} values; only real numbers can be saved")
+    return Volume(values.astype(np.float32), grid, name=str(state.get("name", "image")), header=header)
+
+
+def volume_to_layer(volume: Volume, path: Path | None = None) -> LayerTuple:
+    """napari's layer data tuple of a volume, its axes reordered to the closest of x, y, z (RAS+).
+
+    ``path``: the file that the volume was read from.
+    """
+    orientation = volume.grid.to_canonical()
+    data = reorient(volume.data, orientation)
+    origin = Origin(volume.grid, orientation, volume.header, path)
+    low, high = (float(v) for v in np.percentile(data[::2, ::2, ::2], (0.5, 99.8)))
+    state = {
+        "name": volume.name,
+        "metadata": {KEY: {"origin": origin, "modality": volume.modality, "notes": volume.notes}},
+        **RAS_MM.layer_arguments(origin.display_grid),
+    }
+    if low < high:
+        state["contrast_limits"] = (low, high)
+    return data, state, "image"
+
+
+def label_map_to_layer(
+    labels: LabelMap, name: str, header: NiftiHeader | None = None, path: Path | None = None
+) -> LayerTuple:
+    """napari's layer data tuple of a label map, placed as `volume_to_layer` places the image it belongs to."""
+    origin = Origin(labels.grid, labels.grid.to_canonical(), header, path)
+    data = reorient(labels.to_ids(), origin.orientation)
+    state = label_style(labels.scheme) | RAS_MM.layer_arguments(origin.display_grid) | {"name": name}
+    state["metadata"] = {KEY: {"origin": origin, "scheme": labels.scheme}}
+    return data, state, "labels"
+
+
+def scheme_of(ids: NDArray[Any]) -> LabelScheme:
+    """A scheme for labels of unknown meaning: a structure "label 7" for each id that occurs."""
+    found = [int(i) for i in np.unique(ids) if i != 0]
+    if len(found) > 255 or min(found, default=0) < 0:
+        raise BadInput("a label map can hold up to 255 different ids, none of them negative")
+    colors = label_colormap(49)
+    structures = []
+    for id_ in found:
+        r, g, b = (int(255 * c) for c in colors.map(id_)[:3])
+        structures.append(Structure(f"label {id_}", id_, (r, g, b)))
+    return LabelScheme("labels", tuple(structures))
+
+
+def label_style(scheme: LabelScheme) -> dict[str, Any]:
+    """Colours by id, and the structure's name in napari's status bar under the pointer."""
+    features = {"index": [0, *scheme.ids], "structure": ["background", *scheme.names]}
+    # A copy: which label is shown alone is a matter of each layer.
+    return {"colormap": _label_colors(scheme).model_copy(), "features": features, "opacity": 0.6}
+
+
+@lru_cache(maxsize=32)
+def _label_colors(scheme: LabelScheme) -> DirectLabelColormap:
+    """The colours by id, with napari's table of all 65 536 of them (where ids go beyond 255).
+
+    napari makes that table once a colormap in a tenth of a second, and its copies share it.
+    """
+    colors: dict[int | None, Any] = {None: (0.0, 0.0, 0.0, 0.0), 0: (0.0, 0.0, 0.0, 0.0)}
+    colors |= {s.id: (*(c / 255 for c in s.color), 1.0) for s in scheme.structures}
+    colormap = DirectLabelColormap(color_dict=colors)
+    colormap.map(np.zeros(1, dtype=scheme.id_dtype))
+    return colormap
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a run comes to in a viewer: the result as displayed, the layers that show it, volumes in ml by structure.
+
+    ``layers``: of a segmentation the labels first, then with several samples their confidence; of a painting its
+    images. ``spread_ml``: standard deviation over the samples, empty with one.
+    """
+
+    result: Result
+    layers: tuple[Image | Labels, ...]
+    volumes_ml: dict[str, float]
+    spread_ml: dict[str, float]
+
+    @classmethod
+    def of(cls, last: Frame, source: Source, title: str) -> Outcome:
+        """From the frame that carries the result. Touches no viewer: called in the worker, whose time it takes."""
+        if last.result is None:
+            raise ValueError("the last frame carries no result")
+        result = source.origin.display_result(last.result)
+        layers = _painted(result, source, title) if result.images else _segmented(result, last.grid, source, title)
+        samples = [mask.volumes_ml() for mask in result.masks]
+        names = result.labels.scheme.names if len(samples) > 1 else ()
+        spread = {name: float(np.std([volumes[name] for volumes in samples], ddof=1)) for name in names}
+        return cls(result, tuple(layers), result.volumes_ml, spread)
+
+
+def _segmented(result: Result, seen: Grid, source: Source, title: str) -> Iterator[Image | Labels]:
+    """The labels on the source's own voxels, and the confidence of them where the model looked (``seen``)."""
+    labels, place = result.labels, source.placement.layer_arguments(source.grid)
+    ours = {"origin": source.origin, "scheme": labels.scheme, "provenance": result.provenance, "notes": result.notes}
+    state = label_style(labels.scheme) | {"metadata": {KEY: ours}} | place
+    yield Labels(labels.to_ids(), name=f"{source.name} {title}", **state)
+    if result.confidence is not None:
+        field = np.ones(seen.shape, dtype=np.uint8)
+        # Where the model did not look there is neither doubt nor its absence.
+        data = np.where(nearest(field, seen, source.grid) > 0, result.confidence, np.float32(np.nan))
+        own = {"name": f"{source.name} confidence, {title}", "metadata": {KEY: {"origin": source.origin, "live": True}}}
+        yield Image(data, visible=False, **CONFIDENCE_STYLE, **own, **place)
+
+
+def _painted(result: Result, source: Source, title: str) -> Iterator[Image]:
+    """The generated images where the model saw them."""
+    for volume in result.images:
+        orientation = Grid(volume.grid.shape, source.placement.world_affine(volume.grid)).to_canonical()
+        place = source.placement.layer_arguments(volume.grid.reoriented(orientation))
+        data = reorient(volume.data, orientation)
+        yield Image(data, name=f"{source.name} {title}", contrast_limits=(-1, 1), colormap="gray", **place)
+
+
+def _turned(request: Request, orientation: NDArray[np.float64], shape: tuple[int, int, int]) -> Request:
+    """A request on voxels of ``shape`` after `reorient` of these voxels with ``orientation``."""
+    roi, edit = request.roi, request.edit
+    if roi is not None:
+        ranges = [(0, 0)] * 3
+        for (low, high), size, (target, flip) in zip(roi, shape, orientation, strict=True):
+            ranges[int(target)] = (low, high) if flip > 0 else (size - high, size - low)
+        roi = (ranges[0], ranges[1], ranges[2])
+    if edit is not None:
+        pinned = None if edit.pinned is None else reorient(edit.pinned, orientation)
+        edit = MaskEdit(reorient(edit.labels, orientation), pinned, edit.t)
+    return replace(request, roi=roi, edit=edit)
+
+
+def _state(layer: Image | Labels) -> dict[str, Any]:
+    """The layer's place in the world, as napari's layer data tuples hold it."""
+    state = {key: getattr(layer, key) for key in ("scale", "translate", "rotate", "shear", "units", "axis_labels")}
+    return state | {"affine": layer.affine.affine_matrix}
+
+
+def _data_to_world(state: Mapping[str, Any]) -> Array:
+    """Affine [4, 4] from array indices to the world: napari's ``affine * (rotate * shear * scale + translate)``."""
+    inner = Affine(
+        scale=state["scale"], translate=state["translate"], rotate=state["rotate"], shear=state["shear"], ndim=3
+    )
+    return np.asarray(state["affine"], dtype=np.float64) @ np.asarray(inner.affine_matrix, dtype=np.float64)
+
+
+def _placement(name: str, state: Mapping[str, Any]) -> tuple[Placement, tuple[str, ...]]:
+    """How the layer's world lies in RAS+ mm, and what had to be assumed."""
+    import pint
+
+    units = tuple(state["units"])
+    labels = tuple(str(label) for label in state["axis_labels"])
+    quantities = [pint.get_application_registry().Quantity(1, unit) for unit in units]
+    lengths = [bool(q.check("[length]")) for q in quantities]
+    notes: tuple[str, ...] = ()
+    if all(lengths):
+        factors = [float(q.to("mm").magnitude) for q in quantities]
+    elif any(lengths):
+        raise BadInput(f"'{name}' mixes units ({', '.join(map(str, units))}); set layer.units to ('mm', 'mm', 'mm')")
+    else:
+        factors = [1.0, 1.0, 1.0]
+        bare = np.array_equal(_data_to_world(state), np.eye(4))
+        notes = (f"'{name}' has no {'voxel size: 1 mm' if bare else 'unit: millimetres'} assumed",)
+    to_ras = np.zeros((4, 4))
+    to_ras[3, 3] = 1.0
+    known = sorted(labels) == list(AXES)
+    for axis, factor in enumerate(factors):
+        to_ras[AXES.index(labels[axis]) if known else axis, axis] = factor
+    return Placement(to_ras, units, labels), notes
+
+
+def _grid(name: str, shape: tuple[int, int, int], placement: Placement, data_to_world: Array) -> Grid:
+    try:
+        return Grid(shape, placement.to_ras @ data_to_world)
+    except ValueError as error:
+        raise BadInput(f"'{name}' cannot be placed: {error}; reset the layer's transforms") from error
+
+
+def _restored(data: Any, state: Mapping[str, Any]) -> tuple[NDArray[Any], Grid, NiftiHeader | None]:
+    """Array, grid and header as the file had them; from the layer's own transform where there was no file."""
+    name = str(state.get("name", "layer"))
+    array = np.asarray(data)
+    if array.ndim != 3:
+        raise BadInput(f"'{name}' is {array.ndim}-D; only 3-D volumes can be saved here")
+    placement, _ = _placement(name, state)
+    grid = _grid(name, cast(tuple[int, int, int], array.shape), placement, _data_to_world(state))
+    origin = state.get("metadata", {}).get(KEY, {}).get("origin")
+    if origin is None or not origin.display_grid.same_as(grid):
+        return array, grid, None
+    return origin.restore(array), origin.grid, origin.header

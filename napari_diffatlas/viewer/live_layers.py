@@ -1,0 +1,132 @@
+"""The live layers: what a run generates, drawn while it does.
+
+A viewer takes long to take in a layer (its controls, its visuals, and at the first drawing its shaders), so they are
+made one a turn of the event loop, and used again by the next run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffatlas.geometry.grid import Grid, reorient
+from diffatlas.geometry.volume import LabelMap
+from napari_diffatlas.jobs.recording import Picture
+from napari_diffatlas.viewer.event_loop import Turns
+from napari_diffatlas.viewer.layers import CONFIDENCE_STYLE, KEY, Placement, label_style
+
+LIVE_IMAGE = "DiffAtlas image"
+LIVE_LABELS = "DiffAtlas labels"
+LIVE_CONFIDENCE = "DiffAtlas confidence"
+
+
+class Live:
+    """Image, labels and with several samples confidence of one run at one of its steps.
+
+    They stay, hidden, when the run is over, so that its steps can be shown again in them.
+    """
+
+    def __init__(self, viewer: Any, turns: Turns) -> None:
+        self._viewer = viewer
+        self._turns = turns
+        self._layers: dict[str, Any] = {}
+        # Of the run before, to be used again: software OpenGL dies of drawing new images after others were taken away.
+        self._spare: dict[str, Any] = {}
+        self._data: dict[str, NDArray[Any]] = {}  # of the step to be shown
+        self._visible = True
+
+    def begin(self) -> None:
+        """Another run: hide what is left of the one before."""
+        self.hide()
+        self._spare |= self._layers
+        self._layers, self._data, self._visible = {}, {}, True
+
+    def draw(self, picture: Picture, placement: Placement) -> bool:
+        """Show a step: the first in new layers, then in place; one that the user deletes stays away.
+
+        Returns whether it was the first.
+        """
+        orientation = canonical(picture, placement)
+        # Copies: the layers are written to in place at every step, and what the engine gave is not theirs.
+        image = reorient(picture.image, orientation).astype(np.float32, copy=True)
+        labels = reorient(LabelMap(picture.labels, picture.grid, picture.scheme).to_ids(), orientation)
+        first = not self._data
+        self._data = {LIVE_IMAGE: image, LIVE_LABELS: labels}
+        if picture.confidence is not None:
+            self._data[LIVE_CONFIDENCE] = reorient(picture.confidence, orientation).astype(np.float32, copy=True)
+        if first:
+            self._make_all(picture, placement, picture.grid.reoriented(orientation))
+            return True
+        for name, data in self._data.items():
+            layer = self.layer(name)
+            if layer is not None:
+                layer.data[...] = data
+                layer.refresh(extent=False, thumbnail=False, highlight=False)
+        return False
+
+    def layer(self, name: str) -> Any:
+        """The live layer of that name; None where there is none, or the user deleted it."""
+        layer = self._layers.get(name)
+        return layer if layer is not None and layer in self._viewer.layers else None
+
+    def hide(self) -> None:
+        """Out of sight, and what has not been made yet as well."""
+        self._visible = False
+        for layer in self._layers.values():
+            show(layer, False)
+
+    def reveal(self) -> None:
+        """Image and labels in sight again."""
+        self._visible = True
+        for name in (LIVE_IMAGE, LIVE_LABELS):
+            if name in self._layers:
+                show(self._layers[name], True)
+
+    def refresh_thumbnails(self) -> None:
+        """They are left out while a run goes on."""
+        for layer in self._layers.values():
+            layer.refresh(extent=False, data_displayed=False)
+
+    def _make_all(self, picture: Picture, placement: Placement, grid: Grid) -> None:
+        layers = self._viewer.layers
+        own = placement.layer_arguments(grid) | {"metadata": {KEY: {"scheme": picture.scheme, "live": True}}}
+        # The image half lives in the model's window, -1 to 1: limits of its own would make the contrast flicker.
+        image = {"name": LIVE_IMAGE, "contrast_limits": (-1, 1), "colormap": "gray"} | own
+        labels = {"name": LIVE_LABELS} | label_style(picture.scheme) | own
+        self._make(self._viewer.add_image, image)
+        self._turns.add(partial(self._make, self._viewer.add_labels, labels))
+        if LIVE_CONFIDENCE in self._data:
+            map_ = {"name": LIVE_CONFIDENCE} | CONFIDENCE_STYLE | own
+            self._turns.add(partial(self._make, self._viewer.add_image, map_))
+        elif LIVE_CONFIDENCE in self._spare and self._spare[LIVE_CONFIDENCE] in layers:
+            layers.remove(self._spare.pop(LIVE_CONFIDENCE))  # a run without confidence after one with it
+
+    def _make(self, add: Callable[..., Any], state: dict[str, Any]) -> None:
+        """The layer of this name of the run before, on top and with everything new; else a new one."""
+        name = state["name"]
+        visible = self._visible and name != LIVE_CONFIDENCE
+        layer, layers = self._spare.pop(name, None), self._viewer.layers
+        if layer is None or layer not in layers:
+            self._layers[name] = add(self._data[name], visible=visible, **state)
+            return
+        self._layers[name] = layer  # it is hidden: whatever changes is drawn once, at the end
+        layer.data = self._data[name]
+        for key, value in state.items():
+            setattr(layer, key, value)
+        layers.move(layers.index(layer), len(layers))
+        show(layer, visible)
+
+
+def show(layer: Any, visible: bool) -> None:
+    """In sight or not; napari does everything again where nothing changes."""
+    if layer.visible != visible:
+        layer.visible = visible
+
+
+def canonical(picture: Picture, placement: Placement) -> NDArray[np.float64]:
+    """The orientation that puts a step's axes closest to those of the viewer's world."""
+    return Grid(picture.grid.shape, placement.world_affine(picture.grid)).to_canonical()

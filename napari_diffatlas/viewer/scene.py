@@ -1,0 +1,318 @@
+"""What DiffAtlas draws in a viewer: with `_box` and `_live` the only module that touches one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from napari.layers import Image, Labels
+from numpy.typing import NDArray
+
+from diffatlas.errors import BadInput
+from diffatlas.geometry.grid import reorient
+from diffatlas.geometry.volume import LabelMap, LabelScheme, Structure, Volume
+from diffatlas.session import Result
+from napari_diffatlas.jobs.recording import Picture
+from napari_diffatlas.reader import read
+from napari_diffatlas.viewer.agreement import DIFFERENT, ONLY_FIRST, ONLY_SECOND
+from napari_diffatlas.viewer.box import Box
+from napari_diffatlas.viewer.event_loop import Turns
+from napari_diffatlas.viewer.layers import (
+    AXES,
+    KEY,
+    LabelSource,
+    Outcome,
+    Source,
+    label_map_to_layer,
+    label_style,
+    nearest,
+    read_label_layer,
+    read_layer,
+    volume_to_layer,
+)
+from napari_diffatlas.viewer.live_layers import LIVE_IMAGE, LIVE_LABELS, Live, canonical, show
+
+MAX_RESULTS = 10
+DISAGREEMENT_COLORS = ((255, 176, 0), (100, 143, 255), (220, 38, 127))  # apart for any colour vision
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A result and its layer, which may have been edited since."""
+
+    name: str
+    outcome: Outcome
+    model: str
+    source: Source
+    layer: Any
+
+    @property
+    def result(self) -> Result:
+        return self.outcome.result
+
+
+@dataclass(frozen=True, eq=False)
+class Edited:
+    """The labels in sight, on the grid of the image they belong to, and the voxels that the user changed."""
+
+    labels: LabelMap
+    changed: NDArray[np.bool_]
+    source: Source
+    model: str
+
+
+class Scene:
+    """What DiffAtlas shows in one viewer: live layers while it runs, a labels layer when it is done."""
+
+    def __init__(self, viewer: Any) -> None:
+        self._viewer = viewer
+        self._turns = Turns()
+        self._live = Live(viewer, self._turns)
+        self._picture: Picture | None = None
+        self._source: Source | None = None
+        self._model = ""
+        self._chosen: int | None = None
+        self.results: list[Made] = []
+        self._callbacks: list[Callable[[Any], None]] = []
+
+    # -- what the form needs to know ---------------------------------------------------------------------------------
+    def image_names(self) -> list[str]:
+        """Names of the image layers a run can start from, bottom to top; our own live image is not one."""
+        images = [layer for layer in self._viewer.layers if isinstance(layer, Image)]
+        return [str(layer.name) for layer in images if not layer.metadata.get(KEY, {}).get("live")]
+
+    def source(self, name: str) -> Source:
+        """The image layer of that name, checked."""
+        if name not in self._viewer.layers:
+            raise BadInput("choose an image; the layer is gone")
+        return read_layer(self._viewer.layers[name])
+
+    def add_image(self, data: NDArray[Any], state: dict[str, Any]) -> Source:
+        """Add an image layer from napari's layer data and its arguments."""
+        return read_layer(self._viewer.add_image(data, **state))
+
+    def open_files(self, paths: Sequence[Path], scheme: LabelScheme | None = None) -> None:
+        """Open volumes and label maps as layers, by our own reader; `BadInput` where one cannot be read.
+
+        Labels take names and colours of ``scheme`` where it knows all their ids.
+        """
+        for data, state, kind in read([str(path) for path in paths]):
+            if kind == "image":
+                self._viewer.add_image(data, **state)
+                continue
+            if scheme is not None and set(np.unique(data).tolist()) <= {0, *scheme.ids}:
+                state |= label_style(scheme)
+                state["metadata"][KEY]["scheme"] = scheme
+            self._viewer.add_labels(data, **state)
+
+    @property
+    def is_dark(self) -> bool:
+        """Whether the viewer's theme draws light words on a dark ground."""
+        from napari.utils.theme import get_theme
+
+        return sum(get_theme(self._viewer.theme).background.as_rgb_tuple()[:3]) < 3 * 128
+
+    def box(self, on_drawn: Callable[[], None]) -> Box:
+        """The box in this viewer; ``on_drawn`` is called when the user has drawn one."""
+        return Box(self._viewer, on_drawn)
+
+    def connect(self, on_layers: Callable[[Any], None], on_theme: Callable[[Any], None]) -> None:
+        """Call back when layers come, go or are renamed, and when the theme changes. napari holds methods weakly."""
+        events = self._viewer.layers.events
+        for event in (events.inserted, events.removed, events.renamed):
+            event.connect(on_layers)
+        self._viewer.events.theme.connect(on_theme)
+        self._callbacks = [on_layers, on_theme]
+
+    def disconnect(self) -> None:
+        events = self._viewer.layers.events
+        for callback in self._callbacks:
+            for event in (events.inserted, events.removed, events.renamed, self._viewer.events.theme):
+                with contextlib.suppress(ValueError):  # each callback was connected to some of them
+                    event.disconnect(callback)
+        self._callbacks = []
+        self._turns.clear()
+
+    def face_patient(self) -> None:
+        """Turn an untouched viewer to axial slices in the radiological convention (anterior up, right on the left).
+
+        Only where every layer is a volume with our x, y, z axes and nobody has turned the viewer before: napari's own
+        default would show x, y, z volumes as sagittal slices lying on their side.
+        """
+        viewer = self._viewer
+        ours = [tuple(layer.axis_labels) == AXES for layer in viewer.layers]
+        default = ("towards", "down", "right")
+        if not ours or not all(ours) or viewer.dims.order != (0, 1, 2) or viewer.dims.ndisplay != 2:
+            return
+        camera = getattr(viewer, "scene", viewer).camera  # moved in napari 0.9
+        if tuple(str(side) for side in camera.orientation) != default:
+            return
+        viewer.dims.order = (2, 1, 0)
+        camera.orientation = ("away", "up", "left")  # keeps x, y, z right-handed in 3-D
+        viewer.reset_view()
+        self._centre_slices(np.mean(viewer.layers.extent.world, axis=0))
+
+    def labels_names(self) -> list[str]:
+        """Names of the labels layers, bottom to top, but for our own map of disagreements."""
+        layers = [layer for layer in self._viewer.layers if isinstance(layer, Labels)]
+        return [str(layer.name) for layer in layers if not layer.metadata.get(KEY, {}).get("disagreement")]
+
+    def label_source(self, name: str) -> LabelSource:
+        """The labels layer of that name, checked."""
+        if name not in self._viewer.layers:
+            raise BadInput("choose two label layers; one is gone")
+        return read_label_layer(self._viewer.layers[name])
+
+    def show_disagreement(self, where: NDArray[np.uint8], first: str, second: LabelSource) -> None:
+        """A layer on the voxels of ``second``, in place of the one before; see `_agreement` for the numbers."""
+        for layer in [it for it in self._viewer.layers if it.metadata.get(KEY, {}).get("disagreement")]:
+            self._viewer.layers.remove(layer)
+        scheme = disagreement_scheme(first, second.name)
+        state = label_style(scheme) | second.placement.layer_arguments(second.grid)
+        own = {"metadata": {KEY: {"disagreement": True}}, "opacity": 0.9}
+        self._viewer.add_labels(where, name="disagreement", **(state | own))
+
+    def add_pair(self, image: Volume, mask: LabelMap, name: str) -> None:
+        """A generated image in the model's range, [-1, 1], and its mask as two layers."""
+        data, state, _ = volume_to_layer(image)
+        labels, label_state, _ = label_map_to_layer(mask, f"{name} labels")
+        place = {"name": name, "contrast_limits": (-1, 1), "colormap": "gray"}
+        layer = self._viewer.add_image(data, **(state | place))
+        self._viewer.add_labels(labels, **label_state)
+        self._centre_slices(layer.extent.world.mean(axis=0))
+
+    # -- a run -------------------------------------------------------------------------------------------------------
+    def begin(self, source: Source, model: str) -> None:
+        """Hide the live layers of the run before and its result."""
+        self._turns.flush()
+        self._live.begin()
+        for made in self.results:
+            show(made.layer, False)
+        self._picture, self._chosen = None, None
+        self._source, self._model = source, model
+
+    def show(self, picture: Picture) -> None:
+        """Draw a step: at first in new layers, then in place. A live layer the user deletes stays away."""
+        if self._source is None:
+            return
+        self._picture = picture
+        if self._live.draw(picture, self._source.placement):
+            box = self._live.layer(LIVE_IMAGE).extent.world
+            point = np.asarray(self._viewer.dims.point)[-3:]
+            if np.any((point < box[0]) | (point > box[1])):
+                self._centre_slices(box.mean(axis=0))
+
+    def finish(self, outcome: Outcome) -> None:
+        """Take in what a run came to, labels or painted images, and hide the live layers."""
+        if self._source is None:
+            raise RuntimeError("finish without begin")
+        self._turns.flush()
+        self._live.hide()
+        first, *others = outcome.layers
+        self._viewer.add_layer(first)
+        self._live.refresh_thumbnails()
+        if isinstance(first, Labels):
+            self.results.append(Made(str(first.name), outcome, self._model, self._source, first))
+            del self.results[:-MAX_RESULTS]  # the layers of older ones stay, only Undo forgets them
+            _arm_brush(first, outcome.result.labels.scheme)
+            self.choose(len(self.results) - 1)
+        for layer in others:
+            self._turns.add(partial(self._add_beside, layer))
+
+    def show_result(self, shown: bool = True) -> None:
+        """The chosen result in sight and the live layers hidden, or (``shown`` False) the other way round."""
+        if self._chosen is None:
+            return
+        show(self.results[self._chosen].layer, shown)
+        (self._live.hide if shown else self._live.reveal)()
+
+    # -- results and edits -------------------------------------------------------------------------------------------
+    @property
+    def has_steps(self) -> bool:
+        """Whether a step of the run is drawn."""
+        return self._picture is not None
+
+    @property
+    def chosen(self) -> int | None:
+        """Which of `results` is in sight; None while or after a run that left none."""
+        return self._chosen
+
+    def choose(self, index: int) -> None:
+        """Show this result alone; a layer that the user deleted comes back."""
+        self._chosen = index
+        for position, made in enumerate(self.results):
+            if position == index and made.layer not in self._viewer.layers:
+                self._viewer.add_layer(made.layer)
+            show(made.layer, position == index)
+        self._live.hide()
+        self._viewer.layers.selection.active = self.results[index].layer  # the brush works on the active layer
+
+    def undo(self) -> str:
+        """Take back the edit of the result in sight, or return to the one before; says what was done."""
+        if not self.results:
+            return "There is nothing to undo."
+        if self._chosen is None:
+            self.choose(len(self.results) - 1)
+            return f"Back to {self.results[-1].name}."
+        made = self.results[self._chosen]
+        ids = made.result.labels.to_ids()
+        if not np.array_equal(made.layer.data, ids):
+            made.layer.data[...] = ids
+            made.layer.refresh()
+            return "Your edit is undone: the labels are as the engine made them."
+        if self._chosen == 0:
+            return "There is no earlier result."
+        self.choose(self._chosen - 1)
+        return f"Back to {self.results[self._chosen].name}."
+
+    def edited(self, live: bool) -> Edited:
+        """The labels to go on from: those of the step in sight (``live``), else those of the chosen result."""
+        if not live and self._chosen is not None:
+            made = self.results[self._chosen]
+            labels = LabelMap.from_ids(np.asarray(made.layer.data), made.result.labels.grid, made.result.labels.scheme)
+            return Edited(labels, labels.data != made.result.labels.data, made.source, made.model)
+        self._turns.flush()
+        layer, picture, source = self._live.layer(LIVE_LABELS), self._picture, self._source
+        if layer is None or picture is None or source is None:
+            raise BadInput("there are no labels yet to go on from; run first")
+        orientation = canonical(picture, source.placement)
+        grid = picture.grid.reoriented(orientation)
+        labels = LabelMap.from_ids(np.asarray(layer.data), grid, picture.scheme)
+        changed = labels.data != reorient(picture.labels, orientation)
+        onto = source.grid
+        native = LabelMap(nearest(labels.data, grid, onto), onto, picture.scheme)
+        return Edited(native, nearest(changed.astype(np.uint8), grid, onto) > 0, source, self._model)
+
+    def arm_live_brush(self) -> None:
+        """Make the live labels the active layer, so that the brush is at hand while a run holds."""
+        self._turns.flush()
+        layer = self._live.layer(LIVE_LABELS)
+        if layer is not None and self._picture is not None:
+            _arm_brush(layer, self._picture.scheme)
+            self._viewer.layers.selection.active = layer
+
+    def _add_beside(self, layer: Any) -> None:
+        """Add a layer that leaves the active one active."""
+        active = self._viewer.layers.selection.active
+        self._viewer.add_layer(layer)
+        self._viewer.layers.selection.active = active
+
+    def _centre_slices(self, world: Sequence[float] | NDArray[np.float64]) -> None:
+        axes = range(self._viewer.dims.ndim - len(world), self._viewer.dims.ndim)
+        self._viewer.dims.set_point(tuple(axes), tuple(float(w) for w in world))
+
+
+def _arm_brush(layer: Any, scheme: LabelScheme) -> None:
+    layer.selected_label = scheme.ids[0]  # what the brush paints: a structure, not napari's label 1
+
+
+def disagreement_scheme(first: str, second: str) -> LabelScheme:
+    """Names and colours of the kinds of disagreement, numbered as in `_agreement`."""
+    kinds = (f"only in {first}", f"only in {second}", "another structure")
+    colors = zip(kinds, (ONLY_FIRST, ONLY_SECOND, DIFFERENT), DISAGREEMENT_COLORS, strict=True)
+    return LabelScheme("disagreement", tuple(Structure(kind, id_, color) for kind, id_, color in colors))

@@ -1,0 +1,277 @@
+"""Protocols carried out for real on cases of two balls: what is trained, what is kept, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from diffatlas.errors import BadInput
+from diffatlas.evaluate import runs
+from diffatlas.evaluate.baselines import (
+    UNetTask,
+    classes_of,
+    forward_and_backward_flop,
+    soft_dice_of_classes,
+)
+from diffatlas.evaluate.protocol import Protocol, load_protocol
+from diffatlas.evaluate.runs import calibration, carry_out
+from diffatlas.train.config import TrainConfig, load_config
+from diffatlas.train.draws import Draws
+from diffatlas.train.task import task_of
+from tests.training import balls
+
+ROOT = Path(__file__).resolve().parents[2]
+UNET = {"filters": [8, 8, 16]}
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return balls(tmp_path)
+
+
+def protocol_file(base: Path, **more: Any) -> Path:
+    value = {
+        "name": "balls",
+        "title": "Balls",
+        "train": base.name,
+        "set": {"data.holdout": 0, "steps": 2},
+        "compare_to": "atlas",
+        "methods": [
+            {"name": "atlas", "runs": [{"name": "fast"}, {"name": "two samples", "request": {"samples": 2}}]},
+            {"name": "segmenter", "task": "segmenter", "runs": [{"name": "one pass"}]},
+            {"name": "unet", "task": "unet", "set": {"task_options": UNET}, "runs": [{"name": "one pass"}]},
+        ],
+        "settings": [
+            {
+                "name": "two cases",
+                "kind": "few-shot",
+                "train": {"only": ["case0", "case1"]},
+                "test": {"only": ["case4", "case5"]},
+            }
+        ],
+        "output": "out",
+    }
+    path = base.parent / "protocol.yaml"
+    path.write_text(yaml.safe_dump(value | more))
+    return path
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+def test_every_method_is_trained_and_scored_and_nothing_is_done_twice(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = load_protocol(protocol_file(base))
+    first = carry_out(protocol, say=quiet)
+    assert first.lacking == []
+    assert [(t.method, t.updates, t.cases) for t in first.trainings] == [
+        ("atlas", 2, 2),
+        ("segmenter", 2, 2),
+        ("unet", 2, 2),
+    ]
+    asked = {(s.method, s.run, s.case) for s in first.scores}
+    assert len(asked) == len(first.scores) == 4 * 2
+    assert {s.calibration is None for s in first.scores if s.run == "two samples"} == {False}
+    assert all(0 <= (row["dice"] or 0) <= 1 for s in first.scores for row in s.structures.values())
+
+    monkeypatch.setattr(runs, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(runs, "compare", lambda *_, **__: pytest.fail("scored again"))
+    assert carry_out(protocol, say=quiet).scores == first.scores
+
+
+def test_settings_that_differ_only_in_what_is_tested_share_a_training(base: Path) -> None:
+    setting = {"name": "a", "kind": "same-domain", "train": {"only": ["case0"]}, "test": {"only": ["case4"]}}
+    other = setting | {"name": "b", "kind": "zero-shot", "test": {"only": ["case5"]}}
+    third = setting | {"name": "c", "train": {"only": ["case1"]}}
+    path = protocol_file(base, settings=[setting, other, third])
+    protocol = load_protocol(path)
+    a, b, c = (protocol.training(s, protocol.methods[0], 0).run_folder for s in protocol.settings)
+    assert a == b
+    assert a != c
+    assert protocol.training(protocol.settings[0], protocol.methods[0], 1).run_folder != a
+
+
+def test_a_torn_line_and_another_request_are_scored_again(base: Path) -> None:
+    methods = [{"name": "segmenter", "task": "segmenter", "runs": [{"name": "one pass"}]}]
+    protocol = load_protocol(protocol_file(base, methods=methods, compare_to="segmenter"))
+    whole = carry_out(protocol, say=quiet)
+    (file,) = (protocol.output / "scores").rglob("*.jsonl")
+    text = file.read_text()
+    file.write_text(text[:-20])
+    assert "1 of 2 cases not scored" in carry_out(protocol, say=quiet, only_read=True).lacking[0]
+    mended = carry_out(protocol, say=quiet)
+    assert [s.structures for s in mended.scores] == [s.structures for s in whole.scores]
+    assert len(file.read_text().splitlines()) == 3
+
+    heading = json.loads(text.splitlines()[0])
+    assert heading["tolerance_mm"] == 2
+    other = protocol.model_copy(update={"tolerance_mm": 1.0})
+    assert carry_out(other, say=quiet, only_read=True).scores == []
+
+
+def test_a_protocol_out_of_time_says_what_is_lacking_and_goes_on(base: Path) -> None:
+    protocol = load_protocol(protocol_file(base))
+    stopped = carry_out(protocol, minutes=1e-9, say=quiet)
+    assert stopped.scores == []
+    assert len(stopped.lacking) == 3
+    assert carry_out(protocol, say=quiet).lacking == []
+
+
+def test_a_finished_model_is_scored_as_it_is(base: Path) -> None:
+    first = load_protocol(protocol_file(base))
+    trained = carry_out(first, say=quiet)
+    folder = first.training(first.settings[0], first.methods[0], 0).export
+    methods = [{"name": "shipped", "model": str(folder), "runs": [{"name": "fast"}]}]
+    again = carry_out(
+        load_protocol(protocol_file(base, methods=methods, compare_to="shipped", output="other")), say=quiet
+    )
+    ours = [s.structures for s in trained.scores if (s.method, s.run) == ("atlas", "fast")]
+    assert [s.structures for s in again.scores] == ours
+    assert again.trainings[0].updates is None
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ({"compare_to": "nnunet"}, "compare_to"),
+        ({"methods": [{"name": "a"}, {"name": "A"}], "compare_to": "a"}, "same name"),
+        ({"methods": [{"name": "atlas", "task": "magic"}]}, "magic"),
+        ({"methods": [{"name": "atlas", "runs": [{"name": "r", "request": {"steps": 0}}]}]}, "steps"),
+        ({"methods": [{"name": "atlas", "runs": [{"name": "r", "request": {"model": "x"}}]}]}, "model"),
+        ({"methods": [{"name": "atlas", "task": "unet", "set": {"task_options": {"depth": 3}}}]}, "depth"),
+        ({"set": {"learning_speed": 1}}, "learning_speed"),
+        ({"settings": [{"name": "s", "kind": "guess"}]}, "kind"),
+        ({"train": "nowhere.yaml"}, "nowhere.yaml"),
+        ({"budget_tflop": 0}, "budget_tflop"),
+    ],
+)
+def test_bad_protocols_are_refused_before_anything_is_trained(base: Path, more: dict[str, Any], what: str) -> None:
+    with pytest.raises(BadInput, match=what) as caught:
+        load_protocol(protocol_file(base, **more))
+    assert "\n" not in str(caught.value)
+    assert not (base.parent / "out").exists()
+
+
+def test_a_test_case_that_is_not_there_is_refused(base: Path) -> None:
+    setting = {"name": "s", "kind": "few-shot", "test": {"only": ["case9"]}}
+    with pytest.raises(BadInput, match="case9"):
+        carry_out(load_protocol(protocol_file(base, settings=[setting])), say=quiet)
+
+
+def test_a_budget_is_spent_in_updates_of_each_method(base: Path) -> None:
+    protocol = load_protocol(protocol_file(base, budget_tflop=0.02))
+    trained = {t.method: t for t in carry_out(protocol, say=quiet).trainings}
+    for name, training in trained.items():
+        assert training.updates is not None
+        assert training.updates > 2, name  # not the configuration's
+        assert training.tflop == pytest.approx(0.02, rel=0.5), name
+
+
+# -- baselines -------------------------------------------------------------------------------------------------------
+
+
+def config_of(base: Path, **more: Any) -> TrainConfig:
+    return load_config(base, [f"{key}={json.dumps(value)}" for key, value in more.items()])
+
+
+@pytest.mark.parametrize("task", ["segmenter", "unet"])
+def test_a_baseline_learns_and_its_losses_belong_to_samples(base: Path, task: str) -> None:
+    config = config_of(base, task=task, task_options=UNET if task == "unet" else {})
+    one = task_of(config)
+    torch.manual_seed(0)
+    network = one.build(config)
+    axis = torch.linspace(-1, 1, 24)
+    radius = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt()
+    x0 = torch.stack([-radius, radius - 0.6, (radius - 0.9).abs() - 0.2]).expand(3, -1, -1, -1, -1).contiguous()
+    x0[1] = x0[1].flip(1)
+    draws = Draws(0, 0, 3, (0, 1, 2))
+    losses, parts = one.losses(network, x0, draws)
+    losses = losses.detach()
+    assert losses.shape == (3,)
+    assert all(p.shape == (3,) for p in parts.values())
+    alone, _ = one.losses(network, x0[2:], draws.select(torch.tensor([2])))
+    assert torch.allclose(alone, losses[2:], atol=1e-5)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        one.losses(network, x0, draws)[0].mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert float(one.losses(network, x0, draws)[0].mean()) < 0.6 * float(losses.mean())
+        answer = one.answer(network.eval(), x0[:, :1])
+    assert answer.shape == (3, 2, 24, 24, 24)
+    # A sphere inside a shell, both seen in the image: learnt well enough that most of each is inside.
+    found = classes_of(answer)
+    assert float((found == classes_of(x0[:, 1:])).float().mean()) > 0.8
+
+
+def test_the_unet_holds_every_weight_under_one_name(base: Path) -> None:
+    config = config_of(base, task="unet", task_options=UNET)
+    state = task_of(config).build(config).state_dict()
+    places = [v.data_ptr() for v in state.values()]
+    assert len(set(places)) == len(places)
+
+
+def test_margins_are_negative_exactly_where_a_structure_wins(base: Path) -> None:
+    config = config_of(base, task="unet", task_options=UNET)
+    task = UNetTask(config)
+    network = task.build(config).eval()
+    image = torch.randn(1, 1, 24, 24, 24)
+    with torch.no_grad():
+        logits, answer = network(image), task.answer(network, image)
+    assert torch.equal(logits.argmax(1) > 0, (answer < 0).any(1))
+    assert torch.equal(classes_of(answer), logits.argmax(1))
+
+
+def test_classes_and_soft_dice_by_hand() -> None:
+    sdf = torch.tensor([[-0.2, 0.3, -0.1, 0.5], [0.1, -0.1, -0.4, 0.5]]).reshape(1, 2, 4, 1, 1)
+    assert classes_of(sdf).flatten().tolist() == [1, 2, 2, 0]
+    sure = torch.full((1, 3, 4, 1, 1), -50.0)
+    for voxel, k in enumerate([1, 2, 2, 0]):
+        sure[0, k, voxel] = 50
+    assert float(soft_dice_of_classes(sure, classes_of(sdf))) == pytest.approx(0, abs=1e-6)
+    assert float(soft_dice_of_classes(-sure, classes_of(sdf))) > 0.3
+
+
+def test_arithmetic_is_that_of_the_convolutions(base: Path) -> None:
+    small = forward_and_backward_flop(config_of(base, task="segmenter"))
+    assert forward_and_backward_flop(config_of(base, task="segmenter", batch=8)) == pytest.approx(2 * small)
+
+
+def test_arithmetic_holds_the_answers_that_are_recycled(base: Path) -> None:
+    shares = dict.fromkeys(("one_step", "recycled", "conditional", "shared", "paint"), 0)
+    once = forward_and_backward_flop(config_of(base, objective={**shares, "one_step": 1}))
+    twice = forward_and_backward_flop(config_of(base, objective={**shares, "recycled": 1}))
+    # A way there and two ways back, less what the first layer need not hand on; then one more way there.
+    assert 1.3 * once < twice < 1.5 * once
+
+
+def test_calibration_counts_what_was_given_and_what_was_right() -> None:
+    found = np.array([1, 1, 0, 0, 2, 0, 0], dtype=np.uint8).reshape(7, 1, 1)
+    truth = np.array([1, 2, 0, 1, 2, 0, 1], dtype=np.uint8).reshape(7, 1, 1)
+    confidence = np.array([1.0, 0.5, 1.0, 1.0, 0.55, 0, 0], dtype=np.float32).reshape(7, 1, 1)
+    counts = calibration(found, truth, confidence)
+    assert counts[5] == [2, 1]
+    assert counts[9] == [2, 1]  # the agreed background is not counted
+    assert sum(given for given, _ in counts) == 4  # nor what lies outside the field of view
+
+
+def test_names_of_runs_and_settings_must_differ(base: Path) -> None:
+    run = {"name": "fast"}
+    with pytest.raises(BadInput, match="runs"):
+        load_protocol(protocol_file(base, methods=[{"name": "atlas", "runs": [run, run]}]))
+    assert isinstance(load_protocol(protocol_file(base)), Protocol)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "protocols").glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_protocols_in_the_box_are_protocols(path: Path) -> None:
+    protocol = load_protocol(path)
+    assert protocol.name == path.stem

@@ -1,0 +1,128 @@
+"""A model is a folder with a card and a safetensors file; everything else is refused before it can do harm."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file, save_file
+
+from diffatlas.errors import BadInput
+from diffatlas.models.checkpoint import (
+    CARD_FILE,
+    WEIGHTS_FILE,
+    file_sha256,
+    find_model,
+    load_model,
+    read_card,
+    write_card,
+)
+
+
+@pytest.fixture
+def copy(tiny_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "copy"))
+
+
+def edit_card(folder: Path, **changes: Any) -> None:
+    card = yaml.safe_load((folder / CARD_FILE).read_text())
+    (folder / CARD_FILE).write_text(yaml.safe_dump(card | changes))
+
+
+def reseal(folder: Path) -> None:
+    edit_card(folder, sha256=file_sha256(folder / WEIGHTS_FILE))
+
+
+def refused(folder: Path | str, match: str) -> None:
+    with pytest.raises(BadInput, match=match) as caught:
+        load_model(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_card_round_trips_and_network_loads(copy: Path) -> None:
+    card = read_card(copy)
+    write_card(card, copy)
+    assert read_card(copy).to_json() == card.to_json()
+    assert "| 2 | posterior hippocampus |" in (copy / "README.md").read_text()
+    model = load_model(copy)
+    assert model.card.scheme.ids == (1, 2)
+    assert not model.network.training
+    assert load_model(copy) is model
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (pytest.fail, ("a pickle was executed",))
+
+
+def test_a_pickle_is_never_opened(copy: Path) -> None:
+    (copy / WEIGHTS_FILE).write_bytes(pickle.dumps(Bomb()))
+    refused(copy, "sha256")
+    reseal(copy)  # even with the right hash
+    refused(copy, "not a safetensors file")
+    refused(str(copy / WEIGHTS_FILE), "single checkpoint files are not loaded")
+
+
+def test_a_flipped_bit_is_noticed(copy: Path) -> None:
+    data = bytearray((copy / WEIGHTS_FILE).read_bytes())
+    data[-1] ^= 1
+    (copy / WEIGHTS_FILE).write_bytes(data)
+    refused(copy, "sha256")
+
+
+def test_tensors_must_be_those_of_the_architecture(copy: Path) -> None:
+    path = copy / WEIGHTS_FILE
+    tensors = load_file(path)
+    name = next(iter(tensors))
+    for changed, match in (
+        ({k: v for k, v in tensors.items() if k != name}, f"'{name}' is missing"),
+        (tensors | {"extra": tensors[name].clone()}, "'extra' does not belong"),
+        (tensors | {name: tensors[name].flatten()[:1].clone()}, f"'{name}' has shape"),
+        (tensors | {name: tensors[name] * float("nan")}, "not finite"),
+    ):
+        save_file(changed, path)
+        reseal(copy)
+        refused(copy, match)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"scheme": None}, "not a model card"),
+        ({"schedule": "linear"}, "linear"),
+        ({"prediction": {"image": "v", "mask": "noise"}}, "prediction.mask"),
+        ({"architecture": {"kind": "transformer"}}, "transformer"),
+        ({"architecture": {"kind": "atlas-unet", "depth": 3}}, "architecture does not fit"),
+        ({"scheme": {"name": "x", "structures": []}}, "1 to 254"),
+    ],
+)
+def test_cards_that_make_no_sense(copy: Path, changes: dict[str, Any], match: str) -> None:
+    edit_card(copy, **changes)
+    refused(copy, match)
+
+
+def test_missing_and_unreadable_parts(copy: Path, tmp_path: Path) -> None:
+    refused("no-such-model", "no model named 'no-such-model'")
+    refused(str(tmp_path), "no card.yaml")
+    card = (copy / CARD_FILE).read_text()
+    (copy / CARD_FILE).write_text("name: [unclosed")
+    refused(copy, "not a model card")
+    (copy / CARD_FILE).write_text(card.replace("title:", "heading:"))
+    refused(copy, "'title' is missing")
+    (copy / CARD_FILE).write_text(card)
+    (copy / WEIGHTS_FILE).unlink()
+    refused(copy, "missing; it belongs beside")
+
+
+def test_a_yaml_tag_builds_no_object(copy: Path) -> None:
+    (copy / CARD_FILE).write_text("!!python/object/apply:os.getcwd []")
+    refused(copy, "not a model card")
+
+
+def test_models_are_found_by_name_in_the_users_folder(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIFFATLAS_WEIGHTS", str(copy.parent))
+    assert find_model("copy") == copy
