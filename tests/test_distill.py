@@ -9,6 +9,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from diffatlas import distill as distilling
 from diffatlas.cli import app
 from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
@@ -17,7 +18,6 @@ from diffatlas.io import write_volume
 from diffatlas.models.checkpoint import load_model, read_card
 from diffatlas.published.convert import Options, convert
 from diffatlas.session import segment
-from diffatlas.train import distill as distilling
 from diffatlas.train.prepared import REACH, load_or_prepare
 from tests import published_files
 from tests.geometry.test_space import ball_grid, two_balls

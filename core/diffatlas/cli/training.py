@@ -128,8 +128,8 @@ def distill(
         precision="auto",
         force=force,
     )
+    from diffatlas import distill as distilling
     from diffatlas.cli import terminal
-    from diffatlas.train import distill as distilling
 
     card = opt.card_of(teacher)
     images, notes = (
