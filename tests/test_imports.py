@@ -20,6 +20,7 @@ LAYERS = (
     "io",
     "metrics",
     "phantom",
+    "anatomies",
     "data",
     "diffusion",
     "models",
