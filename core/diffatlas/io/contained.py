@@ -21,7 +21,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -49,7 +49,7 @@ class Answer(BaseModel):
     refused: str | None = Field(default=None, max_length=2000)
     fault: str | None = Field(default=None, max_length=2000)
     shape: tuple[Size, Size, Size] = (1, 1, 1)
-    dtype: Literal["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"] = "u1"
+    dtype: str = Field(default="u1", pattern="^([iu][1248]|f[48])$")
     affine: list[float] = Field(default_factory=list, max_length=16)
     format: str = Field(default="", max_length=40)
     scale: tuple[float, float] = (1.0, 0.0)
@@ -72,7 +72,7 @@ def read_contained(path: Path, volume_index: int | None, limits: Limits, *, seri
     timer = threading.Timer(limits.max_seconds, stop)
     timer.daemon = True
     timer.start()
-    request = {
+    request: dict[str, object] = {
         # As bytes: the two processes may decode file names differently.
         "path": os.fsencode(path.absolute()).hex(),
         "volume_index": volume_index,
@@ -150,7 +150,7 @@ class _Decoder:
         limits.check(path, answer.shape, dtype)
         grid = make_grid(path, answer.shape, np.array(answer.affine).reshape(4, 4))
         voxels = np.empty(int(np.prod(answer.shape, dtype=np.int64)) * dtype.itemsize, dtype=np.uint8)
-        view, at = memoryview(voxels), 0
+        view, at = voxels.data, 0
         while at < len(view):
             # Into our own memory: a shared mapping could change, or be cut, after it was checked.
             count = self._from.readinto(view[at:])  # type: ignore[attr-defined]
