@@ -127,7 +127,7 @@ def test_a_plan_refuses_what_the_run_refuses(tiny_model: Path) -> None:
     ):
         for call in (session.plan, lambda v, r: next(session.stream(v, r))):
             with pytest.raises(BadInput, match=match):
-                call(volume, asked)  # type: ignore[arg-type]
+                call(volume, asked)
 
 
 def test_seconds_are_expected_once_a_run_was_measured(tiny_model: Path) -> None:
