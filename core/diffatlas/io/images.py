@@ -15,7 +15,8 @@ from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import LabelMap, LabelScheme, Modality, NiftiHeader, Volume
 from diffatlas.io.atomic import check_output, shown, suffix_of
-from diffatlas.io.itk import is_dicom, read_dicom, read_itk, write_itk
+from diffatlas.io.dicom import is_dicom, read_dicom
+from diffatlas.io.itk import read_itk, write_itk
 from diffatlas.io.nifti import read_nifti, write_nifti
 from diffatlas.io.source import STORED, Limits, Source
 
