@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from diffatlas import session
 from diffatlas.cli import app
 from diffatlas.geometry.volume import HIPPOCAMPUS, MMWHS
+from diffatlas.models import store
 from tests.cli.helpers import Cli, Outcome, card, save_card
 from tests.fakes import FakeBackend
 

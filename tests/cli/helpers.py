@@ -8,6 +8,8 @@ from pathlib import Path
 
 from diffatlas.geometry.space import ModelSpace, Window
 from diffatlas.geometry.volume import LabelScheme
+from diffatlas.models import store
+from diffatlas.models.card import ModelCard
 from tests.fakes import SHA256
 
 

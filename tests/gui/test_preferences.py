@@ -10,6 +10,7 @@ import pytest
 
 from diffatlas import session
 from diffatlas.geometry.volume import Volume
+from diffatlas.models import store
 from napari_diffatlas.preferences import Preferences, models, preferences
 from napari_diffatlas.viewer.layers import volume_to_layer
 from napari_diffatlas.widget import DiffAtlasWidget
