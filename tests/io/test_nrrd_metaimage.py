@@ -25,13 +25,13 @@ RAW = VOXELS.tobytes(order="F")
 LPS = {"space": "left-posterior-superior", "space directions": "(2,0,0) (0,3,0) (0,0,4)", "space origin": "(5,6,7)"}
 
 
-def nrrd(data: bytes = RAW, **fields: str) -> bytes:
+def nrrd(data: bytes = RAW, /, **fields: str) -> bytes:
     base = {"type": "short", "dimension": "3", "sizes": "2 3 4", "endian": "little", "encoding": "raw"}
     lines = [f"{k.replace('_', ' ')}: {v}" for k, v in (base | fields).items()]
     return ("NRRD0005\n" + "\n".join(lines) + "\n\n").encode() + data
 
 
-def meta(data: bytes = RAW, **fields: str) -> bytes:
+def meta(data: bytes = RAW, /, **fields: str) -> bytes:
     base = {"NDims": "3", "DimSize": "2 3 4", "ElementType": "MET_SHORT", "ElementSpacing": "2 3 4", "Offset": "5 6 7"}
     base |= {"TransformMatrix": "1 0 0 0 1 0 0 0 1"} | fields
     lines = [f"{k} = {v}" for k, v in base.items()]

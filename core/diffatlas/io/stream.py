@@ -9,7 +9,7 @@ from __future__ import annotations
 import bz2
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
 from isal import igzip, isal_zlib
@@ -156,4 +156,4 @@ def gzip_writer(file: BinaryIO) -> Iterator[BinaryIO]:
     with igzip.IGzipFile(  # type: ignore[no-untyped-call]
         filename="", fileobj=file, mode="wb", compresslevel=DEFLATE_LEVEL, mtime=0
     ) as stream:
-        yield stream
+        yield cast(BinaryIO, stream)
