@@ -15,8 +15,10 @@ from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import LabelMap, LabelScheme, Modality, NiftiHeader, Volume
 from diffatlas.io.atomic import check_output, shown, suffix_of
-from diffatlas.io.itk import is_dicom, read_dicom, read_itk, write_itk
+from diffatlas.io.dicom import is_dicom, read_dicom
+from diffatlas.io.metaimage import read_metaimage, write_metaimage
 from diffatlas.io.nifti import read_nifti, write_nifti
+from diffatlas.io.nrrd import read_nrrd, write_nrrd
 from diffatlas.io.source import STORED, Limits, Source
 
 StrPath = str | os.PathLike[str]
@@ -94,8 +96,10 @@ def write_array(data: NDArray[Any], grid: Grid, path: StrPath, header: NiftiHead
         data = data.astype(data.dtype.newbyteorder("="))
     if suffix_of(path) in (".nii", ".nii.gz"):
         write_nifti(data, grid, path, header)
+    elif suffix_of(path) == ".nrrd":
+        write_nrrd(data, grid, path)
     else:
-        write_itk(data, grid, path)
+        write_metaimage(data, grid, path)
 
 
 def guess_modality(data: NDArray[np.float32]) -> Modality:
@@ -157,7 +161,18 @@ def describe(path: StrPath, *, volume_index: int | None = None, limits: Limits |
 
 
 def _read(path: Path, volume_index: int | None, limits: Limits | None, *, series_first: bool = False) -> Source:
-    """Choose the reader; ``series_first`` takes volume 0 of a series instead of asking."""
+    """The file's content, decoded here or in a process of its own."""
+    limits = limits or Limits()
+    if limits.contained:
+        # Imported on first use: the base of most programs needs neither pydantic here nor a child process.
+        from diffatlas.io.contained import read_contained
+
+        return read_contained(path, volume_index, limits, series_first=series_first)
+    return read_source(path, volume_index, limits, series_first=series_first)
+
+
+def read_source(path: Path, volume_index: int | None, limits: Limits, *, series_first: bool = False) -> Source:
+    """Choose the reader and read in this process; ``series_first`` takes volume 0 of a series instead of asking."""
     try:
         kind = "folder" if path.is_dir() else "file" if path.is_file() else "other" if path.exists() else "nothing"
     except (OSError, ValueError) as error:
@@ -172,8 +187,10 @@ def _read(path: Path, volume_index: int | None, limits: Limits | None, *, series
         return read_dicom(path, limits)
     if suffix in (".nii", ".nii.gz"):
         return read_nifti(path, index, limits)
-    if suffix in (".nrrd", ".nhdr", ".mha", ".mhd"):
-        return read_itk(path, index, limits)
+    if suffix in (".nrrd", ".nhdr"):
+        return read_nrrd(path, index, limits)
+    if suffix in (".mha", ".mhd"):
+        return read_metaimage(path, index, limits)
     if suffix == ".dcm" or is_dicom(path):
         return read_dicom(path, limits)
     if suffix in (".hdr", ".img"):

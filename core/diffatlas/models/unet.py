@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from diffatlas.models.conv import Conv3d
 
 if TYPE_CHECKING:
-    from diffatlas.models.checkpoint import ModelCard
+    from diffatlas.models.card import ModelCard
 
 
 def space_to_depth(x: Tensor, patch: int) -> Tensor:
