@@ -23,6 +23,9 @@ from diffatlas.models.card import ModelCard
 from diffatlas.models.store import Model, available_models, find_model, load_model, read_card, use_models_folder
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from diffatlas.metrics import Comparison as Comparison
 
 __all__ = [
@@ -122,8 +125,13 @@ def locate(volume: Volume, request: Request, limit: int | None = None) -> Iterat
     return local_backend().locate(volume, request, limit)
 
 
-def segment(volume: Volume | None, request: Request) -> Result:
-    """Run to the end and return the `Result`."""
+def segment(volume: Volume | None, request: Request, *, ignore: NDArray[np.bool_] | None = None) -> Result:
+    """Run to the end and return the `Result`.
+
+    ``ignore``: bool [X, Y, Z], voxels of the image that are not to be believed; the same as `Request.ignore`.
+    """
+    if ignore is not None:
+        request = replace(request, ignore=ignore)
     result = None
     for frame in stream(volume, request):
         result = frame.result
@@ -134,7 +142,7 @@ def segment(volume: Volume | None, request: Request) -> Result:
 
 def pair_request(request: Request) -> Request:
     """``request`` as one that draws image-mask pairs from the atlas alone, whatever else it asked for."""
-    return replace(request, task="generate", guidance="none", roi=None, edit=None, force=False)
+    return replace(request, task="generate", guidance="none", roi=None, edit=None, ignore=None, force=False)
 
 
 def pairs(request: Request, count: int, backend: Backend | None = None) -> Iterator[Frame]:

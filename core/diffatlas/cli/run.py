@@ -14,6 +14,9 @@ from diffatlas.cli import options as opt
 from diffatlas.errors import BadInput
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from diffatlas.cli.outputs import Outputs
     from diffatlas.engine.request import Request
     from diffatlas.geometry.volume import Volume
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
 MAX_COUNT = 10_000
 
 ConfidenceFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Agreement of the samples, 0 to 1.")]
+IgnoreFile = Annotated[
+    Path | None,
+    typer.Option("--ignore", metavar="MASK", help="A mask on the image's voxels: do not believe these."),
+]
 ReportFile = Annotated[Path | None, typer.Option(metavar="FILE.json", help="What was run, and how it went.")]
 GifFile = Annotated[Path | None, typer.Option(metavar="FILE", help="The run as an animation.")]
 FramesFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="A new folder for a picture of every step.")]
@@ -43,6 +50,7 @@ def segment(
     device: opt.Device = "auto",
     precision: opt.Precision = "auto",
     force: opt.Force = False,
+    ignore: IgnoreFile = None,
     confidence: ConfidenceFile = None,
     report: ReportFile = None,
     gif: GifFile = None,
@@ -71,7 +79,20 @@ def segment(
 
     from diffatlas import io
 
-    run_and_write(io.read_volume(input_), request, outputs, source_path=input_, as_json=as_json)
+    volume = io.read_volume(input_)
+    if ignore is not None:
+        request = replace(request, ignore=ignored_voxels(ignore, volume))
+    run_and_write(volume, request, outputs, source_path=input_, as_json=as_json)
+
+
+def ignored_voxels(path: Path, volume: Volume) -> NDArray[np.bool_]:
+    """The voxels that a mask file on the grid of ``volume`` marks, any number but 0; `BadInput` on another grid."""
+    from diffatlas.io.images import read_label_ids
+
+    marks, grid = read_label_ids(path)
+    if not grid.same_as(volume.grid, 0.1):
+        raise BadInput(f"{path}: its grid is not that of the image; draw the mask on the image's own voxels")
+    return marks != 0
 
 
 def run_and_write(

@@ -43,7 +43,7 @@ from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
 from diffatlas.geometry.distance import distances_to_labels
 from diffatlas.geometry.grid import Grid
-from diffatlas.geometry.resample import Resampler, image_to_model, labels_to_model
+from diffatlas.geometry.resample import Resampler, believed, image_to_model, labels_to_model
 from diffatlas.geometry.space import Window, field_of_view
 from diffatlas.geometry.volume import LabelMap, Volume
 from diffatlas.models.store import Model, load_model
@@ -68,10 +68,12 @@ Watched = ImageGuidance | GradientGuidance | GradientPull
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Where the model looks: its grid in the world, the image on it, and the way back."""
+    """Where the model looks: its grid in the world, the image on it and where it is not to be believed (both [1, 1, X,
+    Y, Z]), and the way back."""
 
     grid: Grid
     image: Tensor | None
+    unknown: Tensor | None
     source: Grid | None
     notes: tuple[str, ...]
 
@@ -116,7 +118,10 @@ class _Run:
         self.schedule: Schedule = DiscreteCosine(self.card.levels) if self.card.published else cosine
         self.denoiser = self._denoiser()
         self.clip_mm = model.card.space.sdf_clip_mm
+        # What a network with evidence is told in every call; None: all of the image is to be believed.
+        self.unknown: Tensor | None = None
         self.placement = self._place()
+        self.unknown = self.placement.unknown
         self.step_s = 0.0
 
     def _denoiser(self) -> Denoiser:
@@ -133,7 +138,8 @@ class _Run:
 
         def call(x: Tensor, t_image: Tensor, t_mask: Tensor) -> Tensor:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=use_bf16):
-                out: Tensor = network(x, t_image, t_mask)
+                evidence = () if self.unknown is None else (self.unknown,)
+                out: Tensor = network(x, t_image, t_mask, *evidence)
                 return out
 
         prediction: dict[str, Prediction] = self.card.prediction  # type: ignore[assignment]
@@ -144,15 +150,18 @@ class _Run:
     def _place(self) -> Placement:
         space, volume = self.card.space, self.volume
         if volume is None:
-            return Placement(space.grid_at(np.zeros(3)), None, None, (*self.notes, *self.plan.notes))
+            return Placement(space.grid_at(np.zeros(3)), None, None, None, (*self.notes, *self.plan.notes))
         grid, where = self.plan.grid, self.plan.where
         if grid is None:
             grid, where = self._find(volume, space.place(volume.grid))
-        image, limits = image_to_model(volume, grid, space.window_for(volume.modality), space.fill)
+        seen = believed(volume, grid, space.window_for(volume.modality), space.fill, self.request.ignore)
         notes = [*self.notes, *self.plan.notes, *([where] if where else [])]
-        if limits[1] - limits[0] < 1e-6 or float(np.ptp(image)) == 0:
+        if seen.limits[1] - seen.limits[0] < 1e-6 or float(np.ptp(seen.data)) == 0:
             notes.append("the image is constant within the field of view; there is nothing to see in it")
-        return Placement(grid, torch.from_numpy(image)[None, None].to(self.device), volume.grid, tuple(notes))
+        image, unknown = torch.from_numpy(seen.data)[None, None].to(self.device), None
+        if self.card.evidence and self.request.task == "segment":
+            unknown = torch.from_numpy(~seen.known)[None, None].to(image)
+        return Placement(grid, image, unknown, volume.grid, tuple(notes))
 
     def _find(self, volume: Volume, middle: Grid) -> tuple[Grid, str]:
         """The model grid where in a large volume its structures are, and a sentence on how they were found.
@@ -177,8 +186,10 @@ class _Run:
         assert self.volume is not None
         return search(self.volume, self.card.space, self._one_step, self.card.expected_volumes_ml, limit)
 
-    def _one_step(self, image: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    def _one_step(self, image: NDArray[np.float32], known: NDArray[np.bool_], seed: int) -> NDArray[np.float32]:
         """Signed distances (clip units) from the clean image and a pure-noise mask: [K, X, Y, Z]."""
+        if self.card.evidence:
+            self.unknown = torch.from_numpy(~known)[None, None].to(self.device, torch.float32)
         noise = SampleNoise(self.request.seed + seed, 0)((1, len(self.card.scheme), *image.shape))
         x = torch.cat([torch.from_numpy(image)[None, None], noise], dim=1).to(self.device)
         with torch.no_grad():

@@ -31,6 +31,35 @@ def image_to_model(
     return apply_window(*resample(volume, grid), window, fill)
 
 
+@dataclass(frozen=True, eq=False)
+class ModelImage:
+    """An image on a model's grid: ``data`` float32 [X, Y, Z] in [-1, 1]; ``known`` bool [X, Y, Z], where it comes from
+    voxels to be believed; ``limits``, the intensities of -1 and 1."""
+
+    data: NDArray[np.float32]
+    known: NDArray[np.bool_]
+    limits: tuple[float, float]
+
+
+def believed(
+    volume: Volume, grid: Grid, window: Window, fill: float = FILL, ignore: NDArray[np.bool_] | None = None
+) -> ModelImage:
+    """`image_to_model`, and where the image is not to be believed: outside the volume, and where ``ignore`` (bool, the
+    volume's shape) says so. Those voxels are ``fill`` and have no part in the window.
+
+    `BadInput` where nothing is left of the image within ``grid``.
+    """
+    values, known = resample(volume, grid)
+    if ignore is not None and ignore.any():
+        where = Volume(ignore.astype(np.float32), volume.grid)
+        # A voxel of the model that an ignored one reaches into by more than a little is not believed.
+        known &= resample(where, grid)[0] < 0.1
+        if not known.any():
+            raise BadInput("everything within the field of view is to be ignored; there is nothing to segment by")
+    data, limits = apply_window(values, known, window, fill)
+    return ModelImage(data, known, limits)
+
+
 def apply_window(
     values: NDArray[np.float32], inside: NDArray[np.bool_], window: Window, fill: float = FILL
 ) -> tuple[NDArray[np.float32], tuple[float, float]]:

@@ -57,6 +57,11 @@ class ModelCard:
         return self.schedule == "published-cosine"
 
     @property
+    def evidence(self) -> bool:
+        """Whether the network is told where the image is not to be believed (`AtlasUNet`)."""
+        return bool(self.architecture.get("evidence", False))
+
+    @property
     def expected_volumes_ml(self) -> list[float] | None:
         """Mean volumes of the training cases' structures, in the scheme's order; None where the card has none."""
         measured = self.metrics.get("generated volumes", {}).get("structures", {})
