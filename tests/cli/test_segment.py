@@ -223,3 +223,18 @@ def test_a_signal_stops_the_process_cleanly(image: Path, tmp_path: Path, signum:
     assert "stopped" in err
     assert "Traceback" not in err
     assert files(tmp_path) == {"heart.nii.gz"}
+
+
+def test_ignored_voxels_reach_the_request(cli: Cli, backend: FakeBackend, image: Path, tmp_path: Path) -> None:
+    source = nib.Nifti1Image.from_filename(image)
+    marks = np.zeros(source.shape, dtype=np.uint8)
+    marks[3:6] = 2
+    mask = tmp_path / "mask.nii.gz"
+    nib.save(nib.Nifti1Image(marks, source.affine), mask)
+    outcome = cli("segment", image, "-o", tmp_path / "l.nii.gz", "--ignore", mask)
+    assert outcome.code == 0, outcome.err
+    assert np.array_equal(backend.requests[-1].ignore, marks > 0)
+    nib.save(nib.Nifti1Image(marks[1:], source.affine), mask)
+    outcome = cli("segment", image, "-o", tmp_path / "m.nii.gz", "--ignore", mask)
+    assert outcome.code == 2
+    assert "grid is not that of the image" in outcome.err

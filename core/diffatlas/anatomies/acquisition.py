@@ -72,7 +72,7 @@ def sample_acquisition(pose: Pose, kind: Kind, rng: np.random.Generator) -> Acqu
         axes = straight[list(((0, 1, 2), (0, 2, 1), (1, 2, 0), (0, 1, 2))[plane])]
         if plane == 3:  # along the ventricle: two and four chambers
             axes = pose.axes[[2, 1, 0]] if rng.uniform() < 0.5 else pose.axes[[2, 0, 1]]
-        axes = axes @ rotation_matrix(rng.normal(0, 10, 3))
+        axes = axes @ rotation_matrix(rng.normal(0, 10, 3).tolist())
         middle = rng.normal(0, 22, 3)
         step = float(rng.uniform(2, 10))
         size = np.array([rng.uniform(110, 330), rng.uniform(110, 330), rng.uniform(35, 130)])
@@ -80,7 +80,7 @@ def sample_acquisition(pose: Pose, kind: Kind, rng: np.random.Generator) -> Acqu
             kind, middle + rng.normal(0, 6, 3), middle, axes, size, step * rng.uniform(0.6, 1), step, 0.8, 0.04
         )
     tilt = 9.0 if kind == "short axis" else 0.0
-    axes = pose.axes @ rotation_matrix(rng.normal(0, tilt, 3)) if kind == "short axis" else straight
+    axes = pose.axes @ rotation_matrix(rng.normal(0, tilt, 3).tolist()) if kind == "short axis" else straight
     step = float(rng.choice([5.0, 8.0, 10.0]) * rng.uniform(0.9, 1.1))
     middle = ventricles + rng.normal(0, 7, 3)
     # From above the valves to beyond the apex, or with an end cut off.
@@ -110,7 +110,7 @@ def acquire(
     u, v, w = ((np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing, strict=True))
     shift = rng.normal(0, plan.jitter_mm, (2, slices))
     stack = np.zeros(shape, dtype=np.float32)
-    to_voxel = np.linalg.inv(grid.affine)
+    to_voxel: Vector = np.asarray(np.linalg.inv(grid.affine), dtype=np.float64)
     for part in (np.arange(_WITHIN) - (_WITHIN - 1) / 2) / _WITHIN * plan.thickness_mm:
         along = [
             u[:, None, None] + shift[0][None, None, :],
@@ -129,7 +129,7 @@ def acquire(
     return out, _within(grid, plan, np.array([counts[0] * _PLANE_MM, counts[1] * _PLANE_MM, slices * plan.step_mm]))
 
 
-def _voxels(along: list[Vector], plan: Acquisition, to_voxel: Vector, shape: tuple[int, ...]) -> Vector:
+def _voxels(along: list[NDArray[np.floating]], plan: Acquisition, to_voxel: Vector, shape: tuple[int, ...]) -> Vector:
     """Voxel coordinates [3, *shape] of places given along the plan's axes, mm from its middle."""
     matrix = to_voxel[:3, :3] @ plan.axes.T
     start = to_voxel[:3, :3] @ plan.middle_mm + to_voxel[:3, 3]
@@ -161,4 +161,4 @@ def _noisy(image: Field, sd: float, rician: bool, rng: np.random.Generator) -> F
     if not rician:
         return image + white
     other = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(sd)
-    return np.hypot(image + white, other)
+    return np.asarray(np.hypot(image + white, other), dtype=np.float32)

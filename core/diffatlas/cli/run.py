@@ -87,12 +87,14 @@ def segment(
 
 def ignored_voxels(path: Path, volume: Volume) -> NDArray[np.bool_]:
     """The voxels that a mask file on the grid of ``volume`` marks, any number but 0; `BadInput` on another grid."""
+    import numpy as np
+
     from diffatlas.io.images import read_label_ids
 
     marks, grid = read_label_ids(path)
     if not grid.same_as(volume.grid, 0.1):
         raise BadInput(f"{path}: its grid is not that of the image; draw the mask on the image's own voxels")
-    return marks != 0
+    return np.asarray(marks != 0)
 
 
 def run_and_write(

@@ -49,11 +49,15 @@ def believed(
 
     `BadInput` where nothing is left of the image within ``grid``.
     """
-    values, known = resample(volume, grid)
-    if ignore is not None and ignore.any():
-        where = Volume(ignore.astype(np.float32), volume.grid)
-        # A voxel of the model that an ignored one reaches into by more than a little is not believed.
-        known &= resample(where, grid)[0] < 0.1
+    if ignore is None or not ignore.any():
+        values, known = resample(volume, grid)
+    else:
+        # Resampling is linear: with weights that are zero where ignored, those voxels have no part in their neighbours.
+        keep = (~ignore).astype(np.float32)
+        weighted, known = resample(Volume(volume.data * keep, volume.grid), grid)
+        share, _ = resample(Volume(keep, volume.grid), grid)
+        values = weighted / np.maximum(share, np.float32(1e-3))
+        known &= share > 0.5
         if not known.any():
             raise BadInput("everything within the field of view is to be ignored; there is nothing to segment by")
     data, limits = apply_window(values, known, window, fill)

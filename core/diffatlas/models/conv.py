@@ -29,7 +29,7 @@ class Conv3d(nn.Conv3d):
         if not onednn(x):
             return super().forward(x)
         if torch.is_grad_enabled() and self.weight.requires_grad and self._in_blocks(x):
-            return _Blocked.apply(x, self.weight, self.bias)  # type: ignore[no-any-return, no-untyped-call]
+            return _Blocked.apply(x, self.weight, self.bias)  # type: ignore[no-any-return]
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         return torch.mkldnn_convolution(x, self.weight, self.bias, *geometry)  # type: ignore[arg-type]
 
