@@ -10,6 +10,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.fileset import FileSet
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
@@ -140,7 +142,7 @@ def test_a_slope_that_cannot_be_right(tmp_path: Path, slope: Any) -> None:
 
 def test_signed_twelve_bits_in_sixteen_whether_or_not_the_sign_was_extended(tmp_path: Path) -> None:
     signed = (STORED.astype(np.int16) - 1000).astype(np.int16)
-    tags = {"PixelRepresentation": 1, "RescaleIntercept": 0}
+    tags: dict[str, Any] = {"PixelRepresentation": 1, "RescaleIntercept": 0}
     write_series(tmp_path / "extended", signed, **tags)
     write_series(tmp_path / "cut", signed & 0x0FFF, **tags)
     for name in ("extended", "cut"):
@@ -159,13 +161,14 @@ def test_an_overlay_in_the_unused_bits_is_no_intensity(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("allocated", "dtype"), [(8, "u1"), (32, "u4"), (32, "i4")])
 def test_other_sizes_of_pixels(tmp_path: Path, allocated: int, dtype: str) -> None:
     stored = (STORED % 200).astype(dtype)
-    bits = {"BitsAllocated": allocated, "BitsStored": allocated, "HighBit": allocated - 1}
+    bits: dict[str, Any] = {"BitsAllocated": allocated, "BitsStored": allocated, "HighBit": allocated - 1}
     write_series(tmp_path / "s", stored, PixelRepresentation=int(dtype[0] == "i"), **bits)
     np.testing.assert_array_equal(values(read(tmp_path / "s")), stored - 1024.0)
 
 
 def test_bits_that_make_no_sense(tmp_path: Path) -> None:
-    for name, bits in {"a": {"BitsStored": 17}, "b": {"HighBit": 3}, "c": {"BitsAllocated": 12}}.items():
+    wrong: dict[str, dict[str, Any]] = {"a": {"BitsStored": 17}, "b": {"HighBit": 3}, "c": {"BitsAllocated": 12}}
+    for name, bits in wrong.items():
         write_series(tmp_path / name, STORED, **bits)
         refused(tmp_path / name, "bits")
 
@@ -173,7 +176,7 @@ def test_bits_that_make_no_sense(tmp_path: Path) -> None:
 def test_padding_is_told_apart_from_intensities(tmp_path: Path) -> None:
     stored = STORED.astype(np.int16)
     stored[:, :2] = -2000
-    tags = {"BitsStored": 16, "HighBit": 15, "PixelRepresentation": 1}
+    tags: dict[str, Any] = {"BitsStored": 16, "HighBit": 15, "PixelRepresentation": 1}
     write_series(tmp_path / "s", stored, PixelPaddingValue=-2000, **tags)
     assert read_dicom(tmp_path / "s").padding == -2000
     stored[:, 0] = -1990
@@ -194,7 +197,7 @@ def test_a_modality_table_is_refused(tmp_path: Path) -> None:
 def test_color_is_refused(tmp_path: Path, kind: str) -> None:
     samples = 1 if kind == "PALETTE COLOR" else 3
     pixels = np.zeros((5, 7 * samples), np.uint8)
-    bits = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "Columns": 7, "PlanarConfiguration": 0}
+    bits: dict[str, Any] = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "Columns": 7, "PlanarConfiguration": 0}
     out = dataset(pixels, SamplesPerPixel=samples, PhotometricInterpretation=kind, **bits)
     save(out, tmp_path / "s/a.dcm")
     refused(tmp_path / "s", "one intensity per voxel")
@@ -251,7 +254,7 @@ def test_a_slice_that_lacks_or_moved_or_comes_twice(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("other", ["ImagerPixelSpacing", "NominalScannedPixelSpacing"])
 def test_another_spacing_is_named(tmp_path: Path, other: str) -> None:
-    write_series(tmp_path / "s", STORED, PixelSpacing=None, **{other: [0.5, 0.25]})
+    write_series(tmp_path / "s", STORED, PixelSpacing=None, **dict[str, Any]({other: [0.5, 0.25]}))
     volume = read(tmp_path / "s")
     assert volume.grid.spacing_mm == pytest.approx((0.25, 0.5, 3.0))
     assert any(other in note for note in volume.notes)
@@ -259,7 +262,7 @@ def test_another_spacing_is_named(tmp_path: Path, other: str) -> None:
 
 @pytest.mark.parametrize("lacking", ["PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"])
 def test_a_slice_that_does_not_say_where_it_lies(tmp_path: Path, lacking: str) -> None:
-    write_series(tmp_path / "s", STORED, **{lacking: None}, each=lambda _: {lacking: None})
+    write_series(tmp_path / "s", STORED, **dict[str, Any]({lacking: None}), each=lambda _: {lacking: None})
     refused(tmp_path / "s", lacking)
 
 
@@ -302,7 +305,7 @@ def test_two_series_are_listed_and_chosen(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["TemporalPositionIdentifier", "TriggerTime", "EchoTime", "AcquisitionNumber"])
 def test_the_phases_of_a_cine_are_chosen(tmp_path: Path, key: str) -> None:
     for phase in range(3):
-        write_series(tmp_path / "s", STORED + phase, name=f"{phase}-{{}}.dcm", **{key: phase * 10 + 5})
+        write_series(tmp_path / "s", STORED + phase, name=f"{phase}-{{}}.dcm", **dict[str, Any]({key: phase * 10 + 5}))
     assert f"{key} 5" in refused(tmp_path / "s", "3 volumes")
     for phase in range(3):
         np.testing.assert_array_equal(values(read(tmp_path / "s", phase)), STORED + phase - 1024.0)
@@ -311,13 +314,17 @@ def test_the_phases_of_a_cine_are_chosen(tmp_path: Path, key: str) -> None:
     assert read_dicom(tmp_path / "s", 1).volumes == 3
 
 
+def trigger(phase: int, k: int) -> dict[str, Any]:
+    return {"TriggerTime": 400 * phase + 3 * k}
+
+
 def test_phases_whose_times_differ_from_slice_to_slice(tmp_path: Path) -> None:
     for phase in range(2):
         write_series(
             tmp_path / "s",
             STORED + phase,
             name=f"{phase}-{{}}.dcm",
-            each=lambda k, phase=phase: {"TriggerTime": 400 * phase + 3 * k},
+            each=partial(trigger, phase),
         )
     for phase in range(2):
         np.testing.assert_array_equal(values(read(tmp_path / "s", phase)), STORED + phase - 1024.0)
@@ -421,7 +428,13 @@ def test_a_damaged_slice_without_an_extension(tmp_path: Path) -> None:
 
 def test_a_dicomdir_is_read_and_what_it_lists_must_be_there(tmp_path: Path) -> None:
     files = FileSet()
-    tags = {"PatientID": "1", "StudyDate": "20260101", "StudyTime": "10", "StudyID": "1", "AccessionNumber": ""}
+    tags: dict[str, Any] = {
+        "PatientID": "1",
+        "StudyDate": "20260101",
+        "StudyTime": "10",
+        "StudyID": "1",
+        "AccessionNumber": "",
+    }
     write_series(tmp_path / "s", STORED, SeriesNumber=1, StudyInstanceUID=generate_uid(), **tags)
     for path in sorted((tmp_path / "s").iterdir()):
         files.add(path)
@@ -458,13 +471,13 @@ def test_slices_without_a_series_are_one(tmp_path: Path) -> None:
 
 
 def test_many_small_files_are_bounded_before_a_pixel_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pydicom.pixels
+    import pydicom.pixels.utils
 
     def decoded(*_: object, **__: object) -> None:
         raise AssertionError("pixels were asked for")
 
     write_series(tmp_path / "s", STORED)
-    monkeypatch.setattr(pydicom.pixels, "iter_pixels", decoded)
+    monkeypatch.setattr(pydicom.pixels.utils, "iter_pixels", decoded)
     refused(tmp_path / "s", "the limit is", limits=Limits(max_voxels=STORED.size - 1))
     refused(tmp_path / "s", "the limit is", limits=Limits(max_bytes=2 * STORED.size - 1))
 
@@ -496,7 +509,7 @@ def rewritten(uid: str, **options: Any) -> Callable[[Dataset], None]:
     def encode(out: Dataset) -> None:
         if uid == ExplicitVRBigEndian:
             out.PixelData = np.frombuffer(out.PixelData, "<u2").astype(">u2").tobytes()
-        out.file_meta.TransferSyntaxUID = uid
+        out.file_meta.TransferSyntaxUID = UID(uid)
 
     return encode
 
@@ -514,12 +527,9 @@ ENCODED: dict[str, Callable[[Dataset], None]] = {
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("name", ENCODED)
 def test_a_lossless_transfer_syntax(tmp_path: Path, name: str, signed: bool) -> None:
-    stored = STORED.astype(np.int16) - 900 if signed else STORED
-    for k in range(6):
-        position = [-10, -20, 3 * k]
-        out = dataset(
-            stored[k], ImagePositionPatient=position, PixelRepresentation=int(signed), SOPInstanceUID=f"1.2.{k}"
-        )
+    stored = LARGE.astype(np.int16) - 900 if signed else LARGE
+    for k in range(3):
+        out = dataset(stored[k], ImagePositionPatient=[-10, -20, 3 * k], PixelRepresentation=int(signed))
         ENCODED[name](out)
         save(out, tmp_path / f"s/{k}.dcm")
     np.testing.assert_array_equal(values(read(tmp_path / "s")), stored - 1024.0)
@@ -542,7 +552,7 @@ def test_jpeg_baseline_within_its_loss(tmp_path: Path) -> None:
     import gdcm
 
     ramp = np.add.outer(np.arange(64), np.arange(48)).astype(np.uint8)
-    bits = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}
+    bits: dict[str, Any] = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}
     write_series(tmp_path / "plain", np.stack([ramp, ramp]), RescaleIntercept=0, **bits)
     (tmp_path / "s").mkdir()
     for path in (tmp_path / "plain").iterdir():

@@ -94,7 +94,7 @@ def _pixels(frames: Sequence[Frame], files: dict[Path, Header]) -> Iterator[tupl
 
 def _decoded(header: Header, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
     """Stored pixels of the frames of one file; whatever the decoder says is the file's fault."""
-    from pydicom.pixels import iter_pixels
+    from pydicom.pixels.utils import iter_pixels
 
     count = 0
     try:
@@ -131,7 +131,7 @@ def _readable(header: Header) -> Any:
     if syntax.is_deflated or not _has_preamble(header.path):
         dataset = dcmread(header.path, force=True)
         if "TransferSyntaxUID" not in dataset.file_meta:
-            dataset.file_meta.TransferSyntaxUID = header.transfer_syntax
+            dataset.file_meta.TransferSyntaxUID = syntax
         return dataset
     return header.path
 
