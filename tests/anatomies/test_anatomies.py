@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,7 +112,7 @@ def test_what_was_not_acquired_is_unknown_and_carries_nothing(shape: HeartShape)
 def unchanged(shape: HeartShape, **change: float) -> NDArray[np.floating]:
     """Volumes, ml, of a patient that differs from the label map by ``change`` alone."""
     pose = sample_pose(shape, 0)
-    none = dict.fromkeys(("lv", "wall", "rv", "la", "ra", "uneven_mm"), 0.0)
+    none: dict[str, Any] = dict.fromkeys(("lv", "wall", "rv", "la", "ra", "uneven_mm"), 0.0)
     pose = replace(pose, change=replace(pose.change, **(none | change)), warp_mm=0.0)
     grid = ball_grid((64, 64, 64), (2.5, 2.5, 2.5))
     return np.asarray(paint_body(pose, grid).occupied.sum((1, 2, 3)) * grid.voxel_volume_ml)

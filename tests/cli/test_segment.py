@@ -233,7 +233,9 @@ def test_ignored_voxels_reach_the_request(cli: Cli, backend: FakeBackend, image:
     nib.save(nib.Nifti1Image(marks, source.affine), mask)
     outcome = cli("segment", image, "-o", tmp_path / "l.nii.gz", "--ignore", mask)
     assert outcome.code == 0, outcome.err
-    assert np.array_equal(backend.requests[-1].ignore, marks > 0)
+    ignored = backend.requests[-1].ignore
+    assert ignored is not None
+    assert np.array_equal(ignored, marks > 0)
     nib.save(nib.Nifti1Image(marks[1:], source.affine), mask)
     outcome = cli("segment", image, "-o", tmp_path / "m.nii.gz", "--ignore", mask)
     assert outcome.code == 2

@@ -35,6 +35,7 @@ def config(folder: Path, **changes: object) -> DataConfig:
 
 
 SPACE = SpaceConfig(
+    fill=-1.0,
     shape=(16, 16, 16),
     spacing_mm=(10.0, 10.0, 10.0),
     sdf_clip_mm=15.0,

@@ -30,7 +30,8 @@ def test_a_layer_in_blocks_learns_as_one_that_is_not(monkeypatch: pytest.MonkeyP
         layer.zero_grad()
         out = layer(own)
         out.square().sum().backward()
-        results.append([out.detach(), *(t.grad.clone() for t in (own, layer.weight, layer.bias) if t.grad is not None)])
+        gradients = [t.grad for t in (own, layer.weight, layer.bias) if t is not None]
+        results.append([out.detach(), *(g.clone() for g in gradients if g is not None)])
     assert len(results[0]) == 4
     for blocked, plain in zip(*results, strict=True):
         torch.testing.assert_close(blocked, plain, rtol=1e-3, atol=1e-2)

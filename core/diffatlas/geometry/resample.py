@@ -56,7 +56,7 @@ def believed(
         keep = (~ignore).astype(np.float32)
         weighted, known = resample(Volume(volume.data * keep, volume.grid), grid)
         share, _ = resample(Volume(keep, volume.grid), grid)
-        values = weighted / np.maximum(share, np.float32(1e-3))
+        values = np.asarray(weighted / np.maximum(share, np.float32(1e-3)), dtype=np.float32)
         known &= share > 0.5
         if not known.any():
             raise BadInput("everything within the field of view is to be ignored; there is nothing to segment by")

@@ -29,7 +29,7 @@ class Conv3d(nn.Conv3d):
         if not onednn(x):
             return super().forward(x)
         if torch.is_grad_enabled() and self.weight.requires_grad and self._in_blocks(x):
-            return _Blocked.apply(x, self.weight, self.bias)  # type: ignore[no-any-return]
+            return _Blocked.apply(x, self.weight, self.bias)  # type: ignore[no-any-return, no-untyped-call]
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         return torch.mkldnn_convolution(x, self.weight, self.bias, *geometry)  # type: ignore[arg-type]
 
@@ -42,7 +42,7 @@ class Conv3d(nn.Conv3d):
 @lru_cache(maxsize=1)
 def _slow_gradient() -> bool:
     """Whether this processor is one whose kernel the blocks were measured against."""
-    return torch.backends.cpu.get_cpu_capability() == "AVX2"  # type: ignore[no-untyped-call]
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def onednn(x: Tensor) -> bool:
