@@ -1,9 +1,9 @@
 """Read damaged and hostile files by the thousand. Usage: fuzz.py [--count N] [--seed S] [--only FORMAT] [--keep FOLDER]
 
-Small sound files of every format are changed at random, with a seed: bits, bytes, lengths, numbers, lines, ends, bombs. Each
-mutant is read by a decoder of its own (`diffatlas.io.contained`), so that a crash is counted and no accident. A mutant
-must become a volume or a refusal of one line, in time and memory; one whose header is whole must be refused or give the
-very voxels of the sound file. The table counts the outcomes; the exit code is 1 if one of them is not allowed.
+Small sound files of every format are changed at random, with a seed: bits, bytes, lengths, numbers, lines, ends, bombs.
+Each mutant is read by a decoder of its own (`diffatlas.io.contained`), so that a crash is counted and no accident. A
+mutant must become a volume or a refusal of one line, in time and memory; one whose header is whole must be refused or
+give the very voxels of the sound file. The table counts the outcomes; the exit code is 1 if one of them is not allowed.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ LIMITS = io.Limits(max_voxels=4_000_000, max_bytes=32 << 20, contained=True, max
 LINE = 600
 # What stands where a number was.
 NUMBERS = (
-    "0", "-1", "1", "2", "7", "255", "65536", "2147483647", "4294967296", "9999999999999999999", "1e308", "-1e308", "1e-308",
-    "nan", "inf", "1,5", "0x10", "1_0", "", "%s%n", "٣", "1.5.2", "none", "()", "(1,2)", "/etc/passwd", "../a", "LIST",
+    "0", "-1", "1", "2", "7", "255", "65536", "2147483647", "4294967296", "9999999999999999999", "1e308", "-1e308",
+    "1e-308", "nan", "inf", "1,5", "0x10", "1_0", "", "%s%n", "٣", "1.5.2", "none", "()", "(1,2)", "/etc/passwd", "../a", "LIST",
 )  # fmt: skip
 INTEGERS = (0, 1, -1, 2, 7, 127, 128, 255, 256, 32767, -32768, 65535, 2**31 - 1, -(2**31), 2**32 - 1)
 # Outcomes that must not be: late, an error of ours, other voxels than the file's, a refusal nobody can read.
@@ -83,7 +83,7 @@ def seeds(folder: Path) -> list[Seed]:
     return found
 
 
-# --- mutations: header and whole file -> bytes, and whether the header is still whole ------------------------------------
+# --- mutations: header and whole file -> bytes, and whether the header is still whole ---------------------------------
 
 
 def cut(seed: Seed, rng: Rng) -> tuple[bytes, bool]:

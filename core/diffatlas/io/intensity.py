@@ -79,8 +79,8 @@ def fill_padding(data: NDArray[np.float32], named: float | None = None) -> tuple
 
     ``named``: the number that the file itself calls padding; it is filled only below -1500, where no HU can be.
     Besides, padding is a lowest value of at most -1500 that stands 100 or more below all others: an image with a tail
-    of negative values has no such gap. The few values between padding and -1500 come of resampling across its border, and
-    go with it.
+    of negative values has no such gap. The few values between padding and -1500 come of resampling across its border,
+    and go with it.
     """
     padded: NDArray[np.bool_] | None = None
     notes = []
