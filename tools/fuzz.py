@@ -33,7 +33,8 @@ LINE = 600
 # What stands where a number was.
 NUMBERS = (
     "0", "-1", "1", "2", "7", "255", "65536", "2147483647", "4294967296", "9999999999999999999", "1e308", "-1e308",
-    "1e-308", "nan", "inf", "1,5", "0x10", "1_0", "", "%s%n", "٣", "1.5.2", "none", "()", "(1,2)", "/etc/passwd", "../a", "LIST",
+    "1e-308", "nan", "inf", "1,5", "0x10", "1_0", "", "%s%n", "٣", "1.5.2", "none", "()", "(1,2)", "/etc/passwd",
+    "../a", "LIST",
 )  # fmt: skip
 INTEGERS = (0, 1, -1, 2, 7, 127, 128, 255, 256, 32767, -32768, 65535, 2**31 - 1, -(2**31), 2**32 - 1)
 # Outcomes that must not be: late, an error of ours, other voxels than the file's, a refusal nobody can read.
