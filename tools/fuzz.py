@@ -79,7 +79,13 @@ def seeds(folder: Path) -> list[Seed]:
         content = (folder / name).read_bytes()
         found.append(Seed(format_, name, content, len(content) - data.nbytes))
     image = sitk.GetImageFromArray(np.ascontiguousarray(data.transpose(2, 1, 0))[:1])
-    image.SetMetaData("0008|0060", "CT")
+    for tag, value in {
+        "0008|0060": "CT",
+        "0018|0050": "2.5",
+        "0020|0032": "0\\0\\0",
+        "0020|0037": "1\\0\\0\\0\\1\\0",
+    }.items():
+        image.SetMetaData(tag, value)
     sitk.WriteImage(image, str(folder / "a.dcm"))
     content = (folder / "a.dcm").read_bytes()
     found.append(Seed("DICOM", "a.dcm", content, len(content) - data[:, :, 0].nbytes))
