@@ -18,9 +18,11 @@ from qtpy.QtWidgets import (
 )
 
 from diffatlas.engine.request import Request
-from diffatlas.geometry.space import ModelSpace
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.space import ModelSpace, larger_than_view
 from diffatlas.geometry.volume import LabelScheme
 from napari_diffatlas.forms.options import Options
+from napari_diffatlas.forms.orientation import OrientationRow
 from napari_diffatlas.forms.parts import Bar, Fold, Status, Text, about, combo_box, offer, size_mm, yielding
 
 
@@ -45,6 +47,8 @@ class Card(Protocol):
     def licence(self) -> str: ...
     @property
     def limits(self) -> tuple[str, ...]: ...
+    @property
+    def expected_volumes_ml(self) -> list[float] | None: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +81,7 @@ class Panel(QWidget):
         self.model_combo = combo_box("The atlas that generates the image-mask pair")
         for card in cards:
             self.model_combo.addItem(card.title, card.name)
+        self.orientation = OrientationRow()
         self.model_text = Text()
         self.about_text = Text()
         self.about = Fold("About · not for clinical use", self.about_text, opened=True)
@@ -105,11 +110,12 @@ class Panel(QWidget):
     def _lay_out(self) -> None:
         form = QGridLayout()
         form.setColumnStretch(1, 1)
-        for row, (name, box) in enumerate((("Image", self.image_combo), ("Model", self.model_combo))):
+        for row, (name, box) in ((0, ("Image", self.image_combo)), (2, ("Model", self.model_combo))):
             form.addWidget(QLabel(name), row, 0)
             form.addWidget(box, row, 1)
-        form.addWidget(self.model_text, 2, 0, 1, 2)
-        form.addWidget(self.about, 3, 0, 1, 2)
+        form.addWidget(self.orientation, 1, 0, 1, 2)
+        form.addWidget(self.model_text, 3, 0, 1, 2)
+        form.addWidget(self.about, 4, 0, 1, 2)
         buttons = QHBoxLayout()
         for button in (self.run_button, self.pause_button, self.stop_button):
             buttons.addWidget(yielding(button), 1)
@@ -127,6 +133,18 @@ class Panel(QWidget):
     def card(self) -> Card | None:
         """The model that is chosen."""
         return self._cards.get(self.model_combo.currentData())
+
+    def card_of(self, model: str) -> Card | None:
+        """The card of a model by name; None where it is not among those offered."""
+        return self._cards.get(model)
+
+    def opening_words(self, grid: Grid, request: Request) -> str:
+        """What a run does before its first step."""
+        card = self.card_of(request.model)
+        searches = card is not None and request.roi is None and not card.published and request.task == "segment"
+        if searches and card is not None and larger_than_view(card.space, grid):
+            return "Searching the image for the place, then running ..."
+        return "Loading the model ..."
 
     @property
     def paused(self) -> bool:
@@ -226,7 +244,7 @@ class Panel(QWidget):
         self.pause_button.setEnabled(self._running and self._pauses)
         self.pause_button.setText("Resume" if self._paused else "Pause")
         self.stop_button.setEnabled(self._running)
-        for box in (self.image_combo, self.model_combo, self.options):
+        for box in (self.image_combo, self.orientation, self.model_combo, self.options):
             box.setEnabled(not self._running)
 
 

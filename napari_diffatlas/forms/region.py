@@ -19,6 +19,7 @@ from napari_diffatlas.forms.parts import Text, size_mm, yielding
 from napari_diffatlas.jobs.runner import Runner
 from napari_diffatlas.jobs.search import Found, Locate, Looked, Search
 from napari_diffatlas.jobs.worker import Failed, Stopped
+from napari_diffatlas.viewer.doubt import much_smaller
 from napari_diffatlas.viewer.layers import Source
 from napari_diffatlas.viewer.scene import Scene
 
@@ -145,6 +146,11 @@ class RegionControl(RegionForm):
         ready = self._source is not None and self._card is not None and not self._runner.busy
         self.set_state(ready, self._region is not None, self._box.drawing, self._words())
 
+    @property
+    def assumed_axes(self) -> str:
+        """The letters that the image's axes are taken for; "" where it says itself where they run."""
+        return "" if self._source is None else self._source.placement.assumed
+
     def shut_down(self) -> None:
         self._box.disconnect()
 
@@ -233,6 +239,11 @@ class RegionControl(RegionForm):
             return f"Looks at {size_mm(extent)}: {region.words}."
         low, high = world_box(source.grid)
         size = tuple(float(s) for s in high - low)
+        if much_smaller(card.space, source.grid):
+            return (
+                f"Doubtful: the image ({size_mm(size)}) is far smaller than what the model looks at "
+                f"({size_mm(extent)}). What it draws beyond the image is made up."
+            )
         if not any(s > LARGER * e for s, e in zip(size, extent, strict=True)):
             return ""
         what = "its middle is taken" if card.published else "the run searches for the place"

@@ -17,7 +17,7 @@ from diffatlas.geometry.grid import Grid, reorient
 from diffatlas.geometry.volume import LabelMap
 from napari_diffatlas.jobs.recording import Picture
 from napari_diffatlas.viewer.event_loop import Turns
-from napari_diffatlas.viewer.layers import CONFIDENCE_STYLE, KEY, Placement, label_style
+from napari_diffatlas.viewer.layers import CONFIDENCE_STYLE, Placement, label_style
 
 LIVE_IMAGE = "DiffAtlas image"
 LIVE_LABELS = "DiffAtlas labels"
@@ -93,7 +93,7 @@ class Live:
 
     def _make_all(self, picture: Picture, placement: Placement, grid: Grid) -> None:
         layers = self._viewer.layers
-        own = placement.layer_arguments(grid) | {"metadata": {KEY: {"scheme": picture.scheme, "live": True}}}
+        own = placement.layer_arguments(grid) | {"metadata": placement.metadata(scheme=picture.scheme, live=True)}
         # The image half lives in the model's window, -1 to 1: limits of its own would make the contrast flicker.
         image = {"name": LIVE_IMAGE, "contrast_limits": (-1, 1), "colormap": "gray"} | own
         labels = {"name": LIVE_LABELS} | label_style(picture.scheme) | own

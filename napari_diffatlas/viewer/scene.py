@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,6 @@ from napari_diffatlas.viewer.agreement import DIFFERENT, ONLY_FIRST, ONLY_SECOND
 from napari_diffatlas.viewer.box import Box
 from napari_diffatlas.viewer.event_loop import Turns
 from napari_diffatlas.viewer.layers import (
-    AXES,
     KEY,
     LabelSource,
     Outcome,
@@ -33,9 +31,11 @@ from napari_diffatlas.viewer.layers import (
     nearest,
     read_label_layer,
     read_layer,
+    set_orientation,
     volume_to_layer,
 )
 from napari_diffatlas.viewer.live_layers import LIVE_IMAGE, LIVE_LABELS, Live, canonical, show
+from napari_diffatlas.viewer.view import View
 
 MAX_RESULTS = 10
 DISAGREEMENT_COLORS = ((255, 176, 0), (100, 143, 255), (220, 38, 127))  # apart for any colour vision
@@ -43,13 +43,14 @@ DISAGREEMENT_COLORS = ((255, 176, 0), (100, 143, 255), (220, 38, 127))  # apart 
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """A result and its layer, which may have been edited since."""
+    """A result and its layers: ``layer``, the labels, may have been edited since; ``beside`` shows the confidence."""
 
     name: str
     outcome: Outcome
     model: str
     source: Source
     layer: Any
+    beside: tuple[Any, ...] = ()
 
     @property
     def result(self) -> Result:
@@ -73,18 +74,34 @@ class Scene:
         self._viewer = viewer
         self._turns = Turns()
         self._live = Live(viewer, self._turns)
+        self._view = View(viewer)
+        self._painted: list[Any] = []
         self._picture: Picture | None = None
         self._source: Source | None = None
         self._model = ""
         self._chosen: int | None = None
         self.results: list[Made] = []
-        self._callbacks: list[Callable[[Any], None]] = []
+        self._connected: list[tuple[Any, Callable[[Any], None]]] = []
 
     # -- what the form needs to know ---------------------------------------------------------------------------------
     def image_names(self) -> list[str]:
         """Names of the image layers a run can start from, bottom to top; our own live image is not one."""
-        images = [layer for layer in self._viewer.layers if isinstance(layer, Image)]
-        return [str(layer.name) for layer in images if not layer.metadata.get(KEY, {}).get("live")]
+        return [str(layer.name) for layer in self._viewer.layers if _can_be_run_on(layer)]
+
+    @property
+    def active_image(self) -> str | None:
+        """The name of the active layer where it is an image of the user's, else None."""
+        layer = self._viewer.layers.selection.active
+        patient = _can_be_run_on(layer) and not layer.metadata.get(KEY, {}).get("generated")
+        return str(layer.name) if patient else None
+
+    def look_at(self, name: str) -> None:
+        """Go to the layer of that name where the slices in sight miss it."""
+        self._view.look_at(self._viewer.layers[name])
+
+    def set_orientation(self, name: str, letters: str) -> None:
+        """Take the axes of the layer of that name for ``letters``; `BadInput` where these are no orientation."""
+        set_orientation(self._viewer.layers[name], letters)
 
     def source(self, name: str) -> Source:
         """The image layer of that name, checked."""
@@ -121,46 +138,38 @@ class Scene:
         """The box in this viewer; ``on_drawn`` is called when the user has drawn one."""
         return Box(self._viewer, on_drawn)
 
-    def connect(self, on_layers: Callable[[Any], None], on_theme: Callable[[Any], None]) -> None:
-        """Call back when layers come, go or are renamed, and when the theme changes. napari holds methods weakly."""
-        events = self._viewer.layers.events
-        for event in (events.inserted, events.removed, events.renamed):
-            event.connect(on_layers)
-        self._viewer.events.theme.connect(on_theme)
-        self._callbacks = [on_layers, on_theme]
+    def connect(
+        self,
+        on_layers: Callable[[Any], None],
+        on_theme: Callable[[Any], None],
+        on_active: Callable[[Any], None],
+    ) -> None:
+        """Call back when layers come, go or are renamed, when the theme changes, and when another layer becomes active.
+
+        napari holds methods weakly.
+        """
+        layers = self._viewer.layers
+        events = (layers.events.inserted, layers.events.removed, layers.events.renamed)
+        self._connected = [(event, on_layers) for event in events]
+        self._connected += [(self._viewer.events.theme, on_theme), (layers.selection.events.active, on_active)]
+        for event, callback in self._connected:
+            event.connect(callback)
 
     def disconnect(self) -> None:
-        events = self._viewer.layers.events
-        for callback in self._callbacks:
-            for event in (events.inserted, events.removed, events.renamed, self._viewer.events.theme):
-                with contextlib.suppress(ValueError):  # each callback was connected to some of them
-                    event.disconnect(callback)
-        self._callbacks = []
+        for event, callback in self._connected:
+            event.disconnect(callback)
+        self._connected = []
         self._turns.clear()
 
     def face_patient(self) -> None:
-        """Turn an untouched viewer to axial slices in the radiological convention (anterior up, right on the left).
-
-        Only where every layer is a volume with our x, y, z axes and nobody has turned the viewer before: napari's own
-        default would show x, y, z volumes as sagittal slices lying on their side.
-        """
-        viewer = self._viewer
-        ours = [tuple(layer.axis_labels) == AXES for layer in viewer.layers]
-        default = ("towards", "down", "right")
-        if not ours or not all(ours) or viewer.dims.order != (0, 1, 2) or viewer.dims.ndisplay != 2:
-            return
-        camera = getattr(viewer, "scene", viewer).camera  # moved in napari 0.9
-        if tuple(str(side) for side in camera.orientation) != default:
-            return
-        viewer.dims.order = (2, 1, 0)
-        camera.orientation = ("away", "up", "left")  # keeps x, y, z right-handed in 3-D
-        viewer.reset_view()
-        self._centre_slices(np.mean(viewer.layers.extent.world, axis=0))
+        """Turn an untouched viewer to axial slices, see `View.layers_changed`."""
+        self._view.layers_changed()
 
     def labels_names(self) -> list[str]:
-        """Names of the labels layers, bottom to top, but for our own map of disagreements."""
+        """Names of the labels layers, bottom to top, but for the live one and our own map of disagreements."""
         layers = [layer for layer in self._viewer.layers if isinstance(layer, Labels)]
-        return [str(layer.name) for layer in layers if not layer.metadata.get(KEY, {}).get("disagreement")]
+        ours = ("live", "disagreement")
+        return [str(la.name) for la in layers if not any(la.metadata.get(KEY, {}).get(key) for key in ours)]
 
     def label_source(self, name: str) -> LabelSource:
         """The labels layer of that name, checked."""
@@ -174,7 +183,7 @@ class Scene:
             self._viewer.layers.remove(layer)
         scheme = disagreement_scheme(first, second.name)
         state = label_style(scheme) | second.placement.layer_arguments(second.grid)
-        own = {"metadata": {KEY: {"disagreement": True}}, "opacity": 0.9}
+        own = {"metadata": second.placement.metadata(disagreement=True), "opacity": 0.9}
         self._viewer.add_labels(where, name="disagreement", **(state | own))
 
     def add_pair(self, image: Volume, mask: LabelMap, name: str) -> None:
@@ -184,15 +193,14 @@ class Scene:
         place = {"name": name, "contrast_limits": (-1, 1), "colormap": "gray"}
         layer = self._viewer.add_image(data, **(state | place))
         self._viewer.add_labels(labels, **label_state)
-        self._centre_slices(layer.extent.world.mean(axis=0))
+        self._view.centre(layer.extent.world.mean(axis=0))
 
     # -- a run -------------------------------------------------------------------------------------------------------
     def begin(self, source: Source, model: str) -> None:
-        """Hide the live layers of the run before and its result."""
+        """Hide the live layers of the run before, its result and the images it painted."""
         self._turns.flush()
         self._live.begin()
-        for made in self.results:
-            show(made.layer, False)
+        self._hide_results()
         self._picture, self._chosen = None, None
         self._source, self._model = source, model
 
@@ -205,7 +213,7 @@ class Scene:
             box = self._live.layer(LIVE_IMAGE).extent.world
             point = np.asarray(self._viewer.dims.point)[-3:]
             if np.any((point < box[0]) | (point > box[1])):
-                self._centre_slices(box.mean(axis=0))
+                self._view.centre(box.mean(axis=0))
 
     def finish(self, outcome: Outcome) -> None:
         """Take in what a run came to, labels or painted images, and hide the live layers."""
@@ -217,10 +225,13 @@ class Scene:
         self._viewer.add_layer(first)
         self._live.refresh_thumbnails()
         if isinstance(first, Labels):
-            self.results.append(Made(str(first.name), outcome, self._model, self._source, first))
+            made = Made(str(first.name), outcome, self._model, self._source, first, tuple(others))
+            self.results.append(made)
             del self.results[:-MAX_RESULTS]  # the layers of older ones stay, only Undo forgets them
             _arm_brush(first, outcome.result.labels.scheme)
             self.choose(len(self.results) - 1)
+        else:
+            self._painted = list(outcome.layers)
         for layer in others:
             self._turns.add(partial(self._add_beside, layer))
 
@@ -244,11 +255,12 @@ class Scene:
 
     def choose(self, index: int) -> None:
         """Show this result alone; a layer that the user deleted comes back."""
+        chosen = self.results[index]
         self._chosen = index
-        for position, made in enumerate(self.results):
-            if position == index and made.layer not in self._viewer.layers:
-                self._viewer.add_layer(made.layer)
-            show(made.layer, position == index)
+        self._hide_results(but=chosen)
+        if chosen.layer not in self._viewer.layers:
+            self._viewer.add_layer(chosen.layer)
+        show(chosen.layer, True)
         self._live.hide()
         self._viewer.layers.selection.active = self.results[index].layer  # the brush works on the active layer
 
@@ -302,9 +314,19 @@ class Scene:
         self._viewer.add_layer(layer)
         self._viewer.layers.selection.active = active
 
-    def _centre_slices(self, world: Sequence[float] | NDArray[np.float64]) -> None:
-        axes = range(self._viewer.dims.ndim - len(world), self._viewer.dims.ndim)
-        self._viewer.dims.set_point(tuple(axes), tuple(float(w) for w in world))
+    def _hide_results(self, but: Made | None = None) -> None:
+        """Every result out of sight with its confidence, and the painted images: they are not the patient's."""
+        for made in self.results:
+            if made is not but:
+                for layer in (made.layer, *made.beside):
+                    show(layer, False)
+        for layer in self._painted:
+            show(layer, False)
+        self._painted = []
+
+
+def _can_be_run_on(layer: Any) -> bool:
+    return isinstance(layer, Image) and not layer.metadata.get(KEY, {}).get("live")
 
 
 def _arm_brush(layer: Any, scheme: LabelScheme) -> None:

@@ -19,6 +19,7 @@ from diffatlas.geometry.volume import HIPPOCAMPUS, MMWHS, LabelScheme, Volume
 from diffatlas.session import Frame
 from napari_diffatlas.widget import DiffAtlasWidget
 from tests.fakes import FakeBackend
+from tests.gui.page import Page
 
 FIELD = ModelSpace((16, 16, 16), (2.0, 2.0, 2.0), 10.0, {})
 
@@ -34,6 +35,7 @@ class FakeCard:
     published: bool = False
     guidance_noise: float = 0.25
     licence: str = "Apache-2.0"
+    expected_volumes_ml: list[float] | None = None
 
 
 CARDS = (
@@ -91,5 +93,19 @@ def open_widget(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, FakeBackend],
         widget = DiffAtlasWidget(viewer, backend=lambda: backend)
         viewer.window.add_dock_widget(widget, name="DiffAtlas")
         return widget
+
+    return open_
+
+
+@pytest.fixture
+def open_page(
+    make_napari_viewer_proxy: Any, qtbot: Any, open_widget: Callable[[Any, FakeBackend], DiffAtlasWidget]
+) -> Callable[..., Page]:
+    """A new viewer with the widget on the given backend (a plain fake, if none)."""
+
+    def open_(backend: FakeBackend | None = None) -> Page:
+        viewer = make_napari_viewer_proxy()
+        backend = backend or FakeBackend()
+        return Page(viewer, open_widget(viewer, backend), backend, qtbot)
 
     return open_
