@@ -110,7 +110,7 @@ def main() -> None:
             raise SystemExit(panel.status.text())
         rows.append(
             {
-                "what": f"run {number + 1}, {arguments.preset}, {panel.options.advanced.steps_box.value()} steps"
+                "what": f"run {number + 1}, {arguments.preset}, {panel.options.advanced.form['steps'].value} steps"
                 + ("" if panel.status.text().startswith("Done") else ", stopped"),
                 "seconds": round(seconds, 1),
                 "load_average_before": round(load, 1),

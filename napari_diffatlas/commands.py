@@ -61,6 +61,26 @@ def replay_run() -> None:
     _press("run_files.replay_button", "a run is on its way")
 
 
+def review_next() -> None:
+    """The next case of the review."""
+    _review("next_button")
+
+
+def review_previous() -> None:
+    """The case before."""
+    _review("previous_button")
+
+
+def review_accept() -> None:
+    """Accept the labels of the case in sight and go on."""
+    _review("accept_button")
+
+
+def review_reject() -> None:
+    """Reject the case in sight, with the reason that is written, and go on."""
+    _review("reject_button")
+
+
 def show_guide() -> None:
     """The guide, in a window of its own; it travels with the program and needs no network."""
     from qtpy.QtCore import Qt
@@ -115,6 +135,14 @@ def _press(path: str, otherwise: str) -> None:
         part.click()
     else:
         _say(otherwise)
+
+
+def _review(name: str) -> None:
+    button = getattr(_widget().review, name)
+    if button.isEnabled():
+        button.click()
+    else:
+        _say("there is no such case: open a folder under Review")
 
 
 def _step(by: int) -> None:

@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QSizePolicy, QTabWidget, QVBoxLayout, QWidget
 
 from diffatlas import session
 from diffatlas.session import Backend
+from napari_diffatlas.forms.options import Planner
 from napari_diffatlas.jobs.runner import Runner
 from napari_diffatlas.keys import WIDGET, register
 from napari_diffatlas.preferences import models, preferences
@@ -19,6 +20,7 @@ from napari_diffatlas.reader import prefer_our_reader
 from napari_diffatlas.tabs.atlas import AtlasTab
 from napari_diffatlas.tabs.compare import CompareTab
 from napari_diffatlas.tabs.folder import FolderTab
+from napari_diffatlas.tabs.review import ReviewTab
 from napari_diffatlas.tabs.segment import SegmentTab
 from napari_diffatlas.tabs.tab import Tab
 from napari_diffatlas.viewer.scene import Scene
@@ -46,10 +48,13 @@ def open_widget() -> DiffAtlasWidget:
 class DiffAtlasWidget(QWidget):
     """Segment an image, draw from the atlas, compare label layers: a tab each, one run of the engine at a time.
 
-    ``backend`` is called in the worker thread, at the first run; None takes the engine on this machine.
+    ``backend`` is called in the worker thread, at the first run; None takes the engine on this machine. ``plan`` says
+    what a request will do, without loading a network.
     """
 
-    def __init__(self, napari_viewer: Any, backend: Callable[[], Backend] | None = None) -> None:
+    def __init__(
+        self, napari_viewer: Any, backend: Callable[[], Backend] | None = None, plan: Planner = session.plan
+    ) -> None:
         super().__init__()
         self.setObjectName(WIDGET)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
@@ -60,11 +65,13 @@ class DiffAtlasWidget(QWidget):
         self._scene = Scene(napari_viewer)
         self.runner = Runner()
         self.runner.setParent(self)
-        self.segment = SegmentTab(self._scene, self.runner, backend, cards)
+        self.segment = SegmentTab(self._scene, self.runner, backend, cards, plan=plan)
         self.atlas = AtlasTab(self._scene, self.runner, backend, cards)
         self.compare = CompareTab(self._scene)
-        self.folder = FolderTab(self._scene, self.runner, backend, self.segment.options)
-        self.pages: tuple[Tab, ...] = (self.segment, self.atlas, self.compare, self.folder)
+        self.folder = FolderTab(self._scene, self.runner, backend, self.segment.options, plan)
+        self.review = ReviewTab(self._scene, self.runner, backend, self.segment.options)
+        self.folder.folders_chosen.connect(self.review.propose)
+        self.pages: tuple[Tab, ...] = (self.segment, self.atlas, self.compare, self.folder, self.review)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
         for page in self.pages:

@@ -17,11 +17,11 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from diffatlas import session
 from diffatlas.engine.request import Request
-from diffatlas.geometry.grid import Grid
-from diffatlas.geometry.space import ModelSpace, larger_than_view
+from diffatlas.geometry.space import ModelSpace
 from diffatlas.geometry.volume import LabelScheme
-from napari_diffatlas.forms.options import Options
+from napari_diffatlas.forms.options import Options, Planner
 from napari_diffatlas.forms.orientation import OrientationRow
 from napari_diffatlas.forms.parts import Bar, Fold, Status, Text, about, combo_box, offer, size_mm, yielding
 
@@ -39,10 +39,6 @@ class Card(Protocol):
     def modalities(self) -> tuple[str, ...]: ...
     @property
     def space(self) -> ModelSpace: ...
-    @property
-    def published(self) -> bool: ...
-    @property
-    def guidance_noise(self) -> float: ...
     @property
     def licence(self) -> str: ...
     @property
@@ -71,7 +67,7 @@ class Panel(QWidget):
     stop_clicked = Signal()
     subject_changed = Signal()
 
-    def __init__(self, cards: Sequence[Card], parent: QWidget | None = None) -> None:
+    def __init__(self, cards: Sequence[Card], plan: Planner = session.plan, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._cards = {card.name: card for card in cards}
         self._running = self._paused = self._blocked = False
@@ -86,7 +82,7 @@ class Panel(QWidget):
         self.about_text = Text()
         self.about = Fold("About · not for clinical use", self.about_text, opened=True)
         self.region = QVBoxLayout()
-        self.options = Options()
+        self.options = Options(plan)
         self.run_button = QPushButton("Run")
         self.pause_button = QPushButton("Pause")
         self.pause_button.setToolTip("Hold the run after this step; everything can be looked at and edited")
@@ -137,14 +133,6 @@ class Panel(QWidget):
     def card_of(self, model: str) -> Card | None:
         """The card of a model by name; None where it is not among those offered."""
         return self._cards.get(model)
-
-    def opening_words(self, grid: Grid, request: Request) -> str:
-        """What a run does before its first step."""
-        card = self.card_of(request.model)
-        searches = card is not None and request.roi is None and not card.published and request.task == "segment"
-        if searches and card is not None and larger_than_view(card.space, grid):
-            return "Searching the image for the place, then running ..."
-        return "Loading the model ..."
 
     @property
     def paused(self) -> bool:
@@ -236,7 +224,7 @@ class Panel(QWidget):
         self.model_combo.setToolTip(card.title)
         self.model_text.setText(legend(card.scheme))
         self.about_text.setText("".join(f'<p style="margin: 0 0 4px 0;">{line}</p>' for line in _facts(card)))
-        self.options.set_model(card.name, card.guidance_noise)
+        self.options.set_model(card.name)
 
     def _enable(self) -> None:
         ready = self.image_combo.currentData() is not None and self.model_combo.currentData() is not None

@@ -9,10 +9,13 @@ from typing import Any
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined, unused-ignore]
 
 from diffatlas.engine.request import Request
+from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import Volume
 from diffatlas.session import Backend
 from napari_diffatlas.forms.edit import DEFAULT_NOISE, EditPanel
+from napari_diffatlas.forms.options import Planner
 from napari_diffatlas.forms.panel import Panel
+from napari_diffatlas.forms.parts import in_our_words
 from napari_diffatlas.forms.scrubber import Scrubber
 from napari_diffatlas.jobs.recording import Recording
 from napari_diffatlas.jobs.runner import Runner
@@ -36,12 +39,13 @@ class RunView(QObject):
         scene: Scene,
         runner: Runner,
         backend: Callable[[], Backend],
+        plan: Planner,
         panel: Panel,
         scrubber: Scrubber,
         edit: EditPanel,
     ) -> None:
         super().__init__()
-        self._scene, self._runner, self._backend = scene, runner, backend
+        self._scene, self._runner, self._backend, self._plan = scene, runner, backend, plan
         self._panel, self._scrubber, self._edit = panel, scrubber, edit
         self._source: Source | None = None
         self._coming: tuple[Source, Request, Recording] | None = None
@@ -61,7 +65,7 @@ class RunView(QObject):
         self.running = True
         self._panel.set_running(True)
         self._panel.reset_progress(busy=True)
-        self._panel.set_status(self._panel.opening_words(source.grid, request))
+        self._panel.set_status(self._opening_words(source, request))
         run = Run(
             self._backend,
             volume or source.file_volume,
@@ -96,6 +100,7 @@ class RunView(QObject):
         if self.running:
             self.running, self._source, self._coming = False, None, None
             self._panel.set_running(False)
+            self._panel.options.refresh()  # the run has shown what others will take
 
     # -- what a job says (slots: they run in the GUI thread) ---------------------------------------------------------
     def on_searching(self, done: int, total: int) -> None:
@@ -130,7 +135,15 @@ class RunView(QObject):
                 self._panel.set_status(f"Stopped after {_steps(steps)}.")
             case Failed(message):
                 self._catch_up()
-                self._panel.set_status(_in_our_words(message), error=True)
+                self._panel.set_status(in_our_words(message), error=True)
+
+    def _opening_words(self, source: Source, request: Request) -> str:
+        """What the run does before its first step, by the engine's plan."""
+        try:
+            searches = self._plan(source.placeholder(), request).search
+        except BadInput:  # the run says it
+            searches = False
+        return "Searching the image for the place, which takes seconds ..." if searches else "Loading the model ..."
 
     def _on_step(self, step: Step) -> None:
         if self._coming is not None:  # the first: from here on the viewer shows this run
@@ -146,7 +159,6 @@ class RunView(QObject):
             self._panel.reset_progress()
             self._panel.set_status("Running ...")
         self._panel.set_progress(frame.index + 1, frame.total, frame.t, step.seconds_left)
-        self._note_pace(step.pace_s)
 
     def _finish(self, outcome: Outcome) -> None:
         self._scrubber.follow()
@@ -167,14 +179,6 @@ class RunView(QObject):
         notes = dict.fromkeys((*(self._source.notes if self._source else ()), *done.result.result.notes))
         return "\n".join([*done.result.doubts, f"Done in {done.seconds:.1f} s.", *notes])
 
-    def _note_pace(self, pace_s: float | None) -> None:
-        """Announce the time of later runs once this one has shown what a step costs."""
-        if pace_s is None:
-            return
-        asked = self.request
-        key = (asked.model, asked.device, asked.precision, asked.guidance)
-        self._panel.options.set_pace(key, pace_s / asked.samples)
-
     def _note_device(self, provenance: dict[str, Any]) -> None:
         chosen = ", ".join(str(provenance[key]) for key in ("device", "precision") if key in provenance)
         self._panel.options.set_chosen(self.request.device, self.request.precision, chosen)
@@ -182,8 +186,3 @@ class RunView(QObject):
 
 def _steps(count: int) -> str:
     return "1 step" if count == 1 else f"{count} steps"
-
-
-def _in_our_words(message: str) -> str:
-    """The engine's one line, where it names an option of the command line, with the name it has here."""
-    return message.replace("insist with --force", "tick 'run on any modality' under Advanced")

@@ -11,6 +11,7 @@ from diffatlas.engine.request import MaskEdit, Request
 from diffatlas.errors import BadInput
 from diffatlas.session import Backend
 from napari_diffatlas.forms.edit import EditPanel
+from napari_diffatlas.forms.options import Planner
 from napari_diffatlas.forms.panel import Card, Choice, Panel
 from napari_diffatlas.forms.parts import Fold
 from napari_diffatlas.forms.region import RegionControl
@@ -38,25 +39,27 @@ class SegmentTab(Tab):
         backend: Callable[[], Backend],
         cards: Sequence[Card],
         locate: Locate = session.locate,
+        plan: Planner = session.plan,
     ) -> None:
         super().__init__()
         self._scene, self._runner = scene, runner
         self._next: Callable[[], None] | None = None
         self._active: str | None = None
-        self.panel = Panel(cards)
-        self.region = RegionControl(scene, runner, locate)
+        self.panel = Panel(cards, plan)
+        self.region = RegionControl(scene, runner, locate, plan)
         self.panel.region.addWidget(self.region)
         self.volumes = Table(("Structure", "ml", "SD, ml"))
         self.scrubber = Scrubber()
         self.edit = EditPanel()
         self.edit_fold = Fold("Edit and continue", self.edit)
         self.run_files = RunFiles()
-        self.view = RunView(scene, runner, backend, self.panel, self.scrubber, self.edit)
+        self.view = RunView(scene, runner, backend, plan, self.panel, self.scrubber, self.edit)
         for part in (self.panel, self.volumes, self.scrubber, self.edit_fold, self.run_files):
             self.column.addWidget(part)
         self.column.addStretch(1)
 
         self.panel.subject_changed.connect(self._on_subject)
+        self.panel.options.changed.connect(self.region.refresh)
         self.panel.orientation.changed.connect(self._on_orientation)
         self.region.said.connect(self.panel.set_status)
         self.region.searching.connect(self.view.on_searching)

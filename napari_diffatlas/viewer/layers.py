@@ -125,6 +125,11 @@ class Source:
         shown = self.volume()
         return replace(shown, data=self.origin.restore(shown.data), grid=self.origin.grid, header=self.origin.header)
 
+    def placeholder(self) -> Volume:
+        """Place, modality and name without the voxels, which may be lazy: enough for the engine to plan a run."""
+        nothing = np.broadcast_to(np.float32(0), self.grid.shape)
+        return Volume(nothing, self.grid, self.modality or "unknown", self.name, self.notes)
+
     def volume(self) -> Volume:
         """The voxels as displayed: computed, converted to float32, filled with the lowest value where not finite."""
         with np.errstate(over="ignore"):  # float64 beyond float32 becomes Inf, which is then filled

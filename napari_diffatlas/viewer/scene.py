@@ -76,6 +76,7 @@ class Scene:
         self._live = Live(viewer, self._turns)
         self._view = View(viewer)
         self._painted: list[Any] = []
+        self._opened: list[tuple[Any, NDArray[Any]]] = []
         self._picture: Picture | None = None
         self._source: Source | None = None
         self._model = ""
@@ -113,19 +114,45 @@ class Scene:
         """Add an image layer from napari's layer data and its arguments."""
         return read_layer(self._viewer.add_image(data, **state))
 
+    def holds(self, layer: Any) -> bool:
+        """Whether ``layer`` is still in the viewer."""
+        return layer in self._viewer.layers
+
+    def add(self, data: NDArray[Any], state: dict[str, Any], kind: str) -> Any:
+        """Add a layer from napari's layer data, its arguments and its type."""
+        return (self._viewer.add_image if kind == "image" else self._viewer.add_labels)(data, **state)
+
+    def hide_others(self, layers: Sequence[Any]) -> None:
+        """Only ``layers`` in sight."""
+        for layer in self._viewer.layers:
+            show(layer, layer in layers)
+
+    def hold_brush(self, layer: Any, scheme: LabelScheme) -> None:
+        """Make ``layer`` the active one, with a structure of ``scheme`` on the brush."""
+        if layer.selected_label not in scheme.ids:
+            _arm_brush(layer, scheme)
+        self._viewer.layers.selection.active = layer
+
     def open_files(self, paths: Sequence[Path], scheme: LabelScheme | None = None) -> None:
-        """Open volumes and label maps as layers, by our own reader; `BadInput` where one cannot be read.
+        """Open volumes and label maps as layers, by our own reader, in place of those that were opened here before;
+        `BadInput` where one cannot be read.
 
         Labels take names and colours of ``scheme`` where it knows all their ids.
         """
-        for data, state, kind in read([str(path) for path in paths]):
-            if kind == "image":
-                self._viewer.add_image(data, **state)
-                continue
-            if scheme is not None and set(np.unique(data).tolist()) <= {0, *scheme.ids}:
+        tuples = read([str(path) for path in paths])
+        for layer, shown in self._opened:  # patients do not pile up; what the user painted stays, out of sight
+            if layer in self._viewer.layers and np.array_equal(layer.data, shown):
+                self._viewer.layers.remove(layer)
+        self._opened = []
+        for data, state, kind in tuples:
+            if kind == "labels" and scheme is not None and set(np.unique(data).tolist()) <= {0, *scheme.ids}:
                 state |= label_style(scheme)
                 state["metadata"][KEY]["scheme"] = scheme
-            self._viewer.add_labels(data, **state)
+            layer = self.add(data, state, kind)
+            self._opened.append((layer, data if kind == "image" else data.copy()))
+        self.hide_others([layer for layer, _ in self._opened])
+        self._view.layers_changed()
+        self._view.look_at(self._opened[0][0])
 
     @property
     def is_dark(self) -> bool:

@@ -42,7 +42,7 @@ class Page:
         combo.setCurrentIndex(combo.findText(title))
 
     def choose_seed(self, seed: int) -> None:
-        self._panel.options.advanced.seed_box.setValue(seed)
+        self._panel.options.advanced.form["seed"].value = seed
 
     def press_run(self) -> None:
         self._panel.run_button.click()

@@ -68,8 +68,8 @@ def test_a_folder_is_run_with_the_options_of_the_first_tab(opened: Any, qtbot: A
     viewer, widget = opened(backend)
     tab = widget.folder
     assert tab.output_edit.text() == str(tmp_path / "patients-labels")
-    widget.segment.panel.options.advanced.seed_box.setValue(7)
-    widget.segment.panel.options.advanced.steps_box.setValue(3)
+    widget.segment.panel.options.advanced.form["seed"].value = 7
+    widget.segment.panel.options.advanced.form["steps"].value = 3
     tab.refresh()
     assert "heart-phantom, 3 steps, seed 7" in tab.options_text.text()
     tab.run_button.click()

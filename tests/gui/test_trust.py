@@ -117,7 +117,7 @@ def test_confidence_goes_with_its_result(open_page: OpenPage, volume: Volume) ->
     page = open_page()
     page.add(volume)
     page.run(seed=0)
-    page.widget.segment.panel.options.advanced.samples_box.setValue(2)
+    page.widget.segment.panel.options.advanced.form["samples"].value = 2
     page.run(seed=1)
     name = next(layer.name for layer in page.viewer.layers if "confidence, labels" in layer.name)
     page.viewer.layers[name].visible = True
