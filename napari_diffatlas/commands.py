@@ -81,6 +81,13 @@ def review_reject() -> None:
     _review("reject_button")
 
 
+def segment_layer() -> None:
+    """A small form that segments one layer, without watching; scripts call `napari_diffatlas.function.segment`."""
+    from napari_diffatlas.function import segment_form
+
+    _viewer().window.add_dock_widget(segment_form(), name="Segment a layer")
+
+
 def show_guide() -> None:
     """The guide, in a window of its own; it travels with the program and needs no network."""
     from qtpy.QtCore import Qt

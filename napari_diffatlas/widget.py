@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QSizePolicy, QTabWidget, QVBoxLayout, QWidget
 from diffatlas import session
 from diffatlas.session import Backend
 from napari_diffatlas.forms.options import Planner
+from napari_diffatlas.function import register_types
 from napari_diffatlas.jobs.runner import Runner
 from napari_diffatlas.keys import WIDGET, register
 from napari_diffatlas.preferences import models, preferences
@@ -87,6 +88,7 @@ class DiffAtlasWidget(QWidget):
         if warning:
             self.segment.panel.set_status(warning, error=True)
         register()
+        register_types()
         prefer_our_reader()
 
     @property

@@ -159,12 +159,13 @@ class ReviewTab(Tab):
         """Show case ``index``; what was painted on the one in sight is saved first."""
         if self._review is None or not 0 <= index < len(self._review.cases) or self._running:
             return
-        self._autosave()
+        if not self._autosave():
+            return
         self._index, self._opened = index, None
         self._coming = self._review.open(index)
         self.list.selectRow(index)
         self._on_look()
-        if self._opened is None:
+        if self._coming is not None:
             self.case_text.setText(f"Opening {self._review.cases[index].name} ...")
             self._look.start()
         self._enable()
@@ -195,7 +196,11 @@ class ReviewTab(Tab):
         opened, review_ = self._opened, self._review
         if opened is None or review_ is None or self._runner.busy:
             return
-        labels, source = self._labels(opened), self._patient.source()
+        try:
+            labels, source = self._labels(opened), self._patient.source()
+        except BadInput as error:
+            self.status.say(str(error), error=True)
+            return
         model = str(opened.report["provenance"]["model"]["name"])
         changed = labels.data != opened.made.data
         edit = MaskEdit(labels.data, changed if changed.any() else None, DEFAULT_NOISE)
@@ -255,16 +260,21 @@ class ReviewTab(Tab):
         return LabelMap(self._patient.source().origin.restore(shown.data), opened.made.grid, scheme)
 
     def _changed(self) -> bool:
+        """Whether the labels in sight are others than the run's."""
         opened = self._opened
-        return opened is not None and not np.array_equal(self._labels(opened).data, opened.made.data)
+        if opened is None:
+            return False
+        return not np.array_equal(self._patient.ids(), self._patient.source().origin.display(opened.made.to_ids()))
 
-    def _autosave(self) -> None:
-        """Save what was painted since the case was shown; a rejected case stays rejected until it is accepted."""
+    def _autosave(self) -> bool:
+        """Save what was painted since the case was shown; False where that cannot be, which the tab then says.
+
+        A rejected case stays rejected until it is accepted.
+        """
         opened, review_ = self._opened, self._review
-        if opened is None or review_ is None or not self._patient.touched():
-            return
-        if review_.state(opened.case) != "rejected":
-            self._say("corrected" if self._changed() else "accepted", keep=True)
+        if opened is None or review_ is None or not self._patient.touched() or review_.state(opened.case) == "rejected":
+            return True
+        return self._say("corrected" if self._changed() else "accepted", keep=True)
 
     def _say(self, state: review.State, *, keep: bool, reason: str = "") -> bool:
         opened, review_ = self._opened, self._review

@@ -67,6 +67,7 @@ class SegmentTab(Tab):
         self.panel.pause_clicked.connect(self._runner.pause)
         self.panel.stop_clicked.connect(self._runner.stop)
         self.scrubber.moved.connect(self.view.scrub)
+        self.scrubber.noisy_changed.connect(scene.show_noisy)
         self.view.results_changed.connect(self._show_results)
         self.edit.continue_clicked.connect(self._on_continue)
         self.edit.paint_clicked.connect(self._on_paint)

@@ -39,8 +39,8 @@ class Box:
         viewer.dims.events.ndisplay.connect(self._on_ndisplay)
 
     def disconnect(self) -> None:
-        self._viewer.dims.events.ndisplay.disconnect(self._on_ndisplay)
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError):  # a widget may be shut down twice
+            self._viewer.dims.events.ndisplay.disconnect(self._on_ndisplay)
             self._viewer.mouse_drag_callbacks.remove(self._on_click)
 
     @property

@@ -45,14 +45,16 @@ class Live:
         self._spare |= self._layers
         self._layers, self._data, self._visible = {}, {}, True
 
-    def draw(self, picture: Picture, placement: Placement) -> bool:
+    def draw(self, picture: Picture, placement: Placement, noisy: bool = False) -> bool:
         """Show a step: the first in new layers, then in place; one that the user deletes stays away.
 
-        Returns whether it was the first.
+        ``noisy``: the state of the walk, out of noise, instead of the image that the network makes of it. Returns
+        whether it was the first.
         """
         orientation = canonical(picture, placement)
         # Copies: the layers are written to in place at every step, and what the engine gave is not theirs.
-        image = reorient(picture.image, orientation).astype(np.float32, copy=True)
+        half = picture.noisy_image if noisy else picture.image
+        image = reorient(half, orientation).astype(np.float32, copy=True)
         labels = reorient(LabelMap(picture.labels, picture.grid, picture.scheme).to_ids(), orientation)
         first = not self._data
         self._data = {LIVE_IMAGE: image, LIVE_LABELS: labels}

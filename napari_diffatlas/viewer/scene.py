@@ -75,6 +75,7 @@ class Scene:
         self._turns = Turns()
         self._live = Live(viewer, self._turns)
         self._view = View(viewer)
+        self._noisy = False
         self._painted: list[Any] = []
         self._opened: list[tuple[Any, NDArray[Any]]] = []
         self._picture: Picture | None = None
@@ -236,11 +237,17 @@ class Scene:
         if self._source is None:
             return
         self._picture = picture
-        if self._live.draw(picture, self._source.placement):
+        if self._live.draw(picture, self._source.placement, self._noisy):
             box = self._live.layer(LIVE_IMAGE).extent.world
             point = np.asarray(self._viewer.dims.point)[-3:]
             if np.any((point < box[0]) | (point > box[1])):
                 self._view.centre(box.mean(axis=0))
+
+    def show_noisy(self, noisy: bool) -> None:
+        """Show the noisy state of the walk, or the image that the network makes of it."""
+        self._noisy = noisy
+        if self._picture is not None:
+            self.show(self._picture)
 
     def finish(self, outcome: Outcome) -> None:
         """Take in what a run came to, labels or painted images, and hide the live layers."""

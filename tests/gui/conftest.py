@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from diffatlas import session
+from diffatlas.engine.plan import larger_than_view_note
 from diffatlas.engine.request import Request
 from diffatlas.geometry.grid import Grid
-from diffatlas.geometry.space import ModelSpace
+from diffatlas.geometry.space import ModelSpace, larger_than_view
 from diffatlas.geometry.volume import HIPPOCAMPUS, MMWHS, LabelScheme, Volume
 from diffatlas.session import Frame, Plan
 from napari_diffatlas.forms.options import Planner
@@ -49,10 +50,12 @@ CARDS = (
 
 def fake_plan(volume: Volume | None, request: Request) -> Plan:
     """The engine's plan for the models above; a volume is never searched."""
-    card: Any = {card.name: card for card in CARDS}[request.model]
+    card: Any = {card.name: card for card in CARDS}.get(request.model, CARDS[0])
+    large = volume is not None and request.roi is None and larger_than_view(FIELD, volume.grid)
+    where = larger_than_view_note(FIELD, volume.grid, "its middle is taken") if volume is not None and large else ""
     filled = request.resolved(card.guidance_noise)
     assert filled.steps is not None
-    return Plan(filled, card, session.PRESETS[request.preset], filled.steps, None, False, "", None, ())
+    return Plan(filled, card, session.PRESETS[request.preset], filled.steps, None, False, where, None, ())
 
 
 class LongBackend(FakeBackend):
