@@ -19,15 +19,8 @@ from diffatlas.engine.run_record import RecordedRun, read_report, read_run, writ
 from diffatlas.engine.seam import Backend
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import LabelMap, Volume
-from diffatlas.models.checkpoint import (
-    Model,
-    ModelCard,
-    available_models,
-    find_model,
-    load_model,
-    read_card,
-    use_models_folder,
-)
+from diffatlas.models.card import ModelCard
+from diffatlas.models.store import Model, available_models, find_model, load_model, read_card, use_models_folder
 
 if TYPE_CHECKING:
     from diffatlas.metrics import Comparison as Comparison

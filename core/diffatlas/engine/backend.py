@@ -43,15 +43,10 @@ from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
 from diffatlas.geometry.distance import distances_to_labels
 from diffatlas.geometry.grid import Grid
-from diffatlas.geometry.space import (
-    Resampler,
-    Window,
-    field_of_view,
-    image_to_model,
-    labels_to_model,
-)
+from diffatlas.geometry.resample import Resampler, image_to_model, labels_to_model
+from diffatlas.geometry.space import Window, field_of_view
 from diffatlas.geometry.volume import LabelMap, Volume
-from diffatlas.models.checkpoint import Model, load_model
+from diffatlas.models.store import Model, load_model
 from diffatlas.published.convention import CLAMP, GradientPull, one_level, published_sdf
 
 

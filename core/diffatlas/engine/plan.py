@@ -16,7 +16,8 @@ from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.space import ModelSpace, Ranges, field_of_view, larger_than_view, world_box
 from diffatlas.geometry.volume import Volume
-from diffatlas.models.checkpoint import ModelCard, available_models, find_model, read_card
+from diffatlas.models.card import ModelCard
+from diffatlas.models.store import available_models, find_model, read_card
 
 
 @dataclass(frozen=True, eq=False)
