@@ -47,7 +47,7 @@ def model_names(_: Any = None) -> list[str]:
     return ["auto", *(card.name for card in session.available_models())]
 
 
-def segment_form() -> FunctionGui[Any]:
+def segment_form() -> FunctionGui[..., Any]:
     """`segment` as a form that follows the viewer's layers; it runs in a thread, its layer comes when it is done."""
 
     @magicgui(call_button="Segment")

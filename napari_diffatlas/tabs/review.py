@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from magicgui.types import FileDialogMode
 from magicgui.widgets import Container, FileEdit
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
@@ -62,8 +63,14 @@ class ReviewTab(Tab):
         self._look = QTimer(self)
         self._look.setInterval(LOOK_MS)
         self._look.timeout.connect(self._on_look)
-        self.images_edit = FileEdit(mode="d", label="Images", tooltip="The folder of the volumes")
-        self.results_edit = FileEdit(mode="d", label="Results", tooltip="The folder of their labels: a batch's output")
+        self.images_edit = FileEdit(
+            mode=FileDialogMode.EXISTING_DIRECTORY, label="Images", tooltip="The folder of the volumes"
+        )
+        self.results_edit = FileEdit(
+            mode=FileDialogMode.EXISTING_DIRECTORY,
+            label="Results",
+            tooltip="The folder of their labels: a batch's output",
+        )
         self.folders = Container(widgets=[self.images_edit, self.results_edit], labels=True)
         self.folders.margins = (0, 0, 0, 0)
         self.start_button = QPushButton("Start")
@@ -352,7 +359,7 @@ class ReviewTab(Tab):
         """Folders of the Folder tab, where none are chosen here."""
         for edit, folder in ((self.images_edit, images), (self.results_edit, results)):
             if folder and str(edit.value) in ("", "."):
-                edit.value = folder
+                edit.value = Path(folder)
 
     def _close(self) -> None:
         self._look.stop()

@@ -114,10 +114,10 @@ class Page:
         return str(self.widget.segment.region.text.text())
 
     @property
-    def assumed_axes(self) -> str | None:
-        """The letters in the form; None where it does not ask."""
+    def assumed_axes(self) -> str:
+        """The letters in the form; "" where it does not ask."""
         row = self._panel.orientation
-        return None if row.isHidden() else str(row.edit.text())
+        return "" if row.isHidden() else str(row.edit.text())
 
     @property
     def visible(self) -> list[str]:
