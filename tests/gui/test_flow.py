@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import napari_builtins
 import numpy as np
 import pytest
 from napari.settings import get_settings
@@ -65,7 +65,7 @@ def test_napari_does_not_ask_which_reader(npe2pm: Any) -> None:
     before = dict(plugins.extension2reader)
     try:
         plugins.extension2reader = {"*.nrrd": "another"}
-        builtins = Path(str(napari_builtins.__file__)).parent / "builtins.yaml"
+        builtins = Path(str(import_module("napari_builtins").__file__)).parent / "builtins.yaml"
         with (
             npe2pm.tmp_plugin(manifest=str(ROOT / "napari.yaml")),
             npe2pm.tmp_plugin(manifest=str(builtins)),
