@@ -29,6 +29,7 @@ class Patient:
     def show(self, image: LayerTuple, labels: LayerTuple) -> None:
         """Show these layers in place of those of the patient before."""
         first = self._image is None or not self._scene.holds(self._image)
+        before = self._scene.point
         self._image = self._put(self._image, image, IMAGE_STATE)
         self._labels = self._put(self._labels, labels, LABELS_STATE)
         self.saved()
@@ -37,7 +38,7 @@ class Patient:
         self._scene.hold_brush(self._labels, scheme)
         if first:
             self._scene.face_patient()
-        self._scene.look_at(str(self._image.name))
+        self._scene.look_at(str(self._image.name), before)
 
     def source(self) -> Source:
         """The image as the engine needs it."""

@@ -1,4 +1,4 @@
-"""What DiffAtlas draws in a viewer: with `_box` and `_live` the only module that touches one."""
+"""What DiffAtlas draws in a viewer: with `box`, `live_layers` and `view` the only module that touches one."""
 
 from __future__ import annotations
 
@@ -97,9 +97,14 @@ class Scene:
         patient = _can_be_run_on(layer) and not layer.metadata.get(KEY, {}).get("generated")
         return str(layer.name) if patient else None
 
-    def look_at(self, name: str) -> None:
-        """Go to the layer of that name where the slices in sight miss it."""
-        self._view.look_at(self._viewer.layers[name])
+    @property
+    def point(self) -> NDArray[np.float64]:
+        """Where the slices in sight lie, world."""
+        return self._view.point
+
+    def look_at(self, name: str, before: NDArray[np.float64] | None = None) -> None:
+        """Go to the layer of that name where the slices in sight, or those ``before`` it came, miss it."""
+        self._view.look_at(self._viewer.layers[name], before)
 
     def set_orientation(self, name: str, letters: str) -> None:
         """Take the axes of the layer of that name for ``letters``; `BadInput` where these are no orientation."""
@@ -206,7 +211,7 @@ class Scene:
         return read_label_layer(self._viewer.layers[name])
 
     def show_disagreement(self, where: NDArray[np.uint8], first: str, second: LabelSource) -> None:
-        """A layer on the voxels of ``second``, in place of the one before; see `_agreement` for the numbers."""
+        """A layer on the voxels of ``second``, in place of the one before; see `agreement` for the numbers."""
         for layer in [it for it in self._viewer.layers if it.metadata.get(KEY, {}).get("disagreement")]:
             self._viewer.layers.remove(layer)
         scheme = disagreement_scheme(first, second.name)
@@ -368,7 +373,7 @@ def _arm_brush(layer: Any, scheme: LabelScheme) -> None:
 
 
 def disagreement_scheme(first: str, second: str) -> LabelScheme:
-    """Names and colours of the kinds of disagreement, numbered as in `_agreement`."""
+    """Names and colours of the kinds of disagreement, numbered as in `agreement`."""
     kinds = (f"only in {first}", f"only in {second}", "another structure")
     colors = zip(kinds, (ONLY_FIRST, ONLY_SECOND, DIFFERENT), DISAGREEMENT_COLORS, strict=True)
     return LabelScheme("disagreement", tuple(Structure(kind, id_, color) for kind, id_, color in colors))
