@@ -47,12 +47,16 @@ def doubts_of(last: Frame, result: Result, card: Known | None) -> tuple[str, ...
     roi = result.provenance.get("request", {}).get("roi")
     if roi is None and found_ml < (1 - OUTSIDE) * drawn_ml:
         share = 1 - found_ml / drawn_ml
-        doubts.append(f"Doubtful: of the {drawn_ml:.3g} ml that the model drew, {share:.0%} lie outside the image.")
+        doubts.append(f"Doubtful: of the {_ml(drawn_ml)} that the model drew, {share:.0%} lie outside the image.")
     expected = card.expected_volumes_ml if card is not None else None
     if expected is not None and sum(expected) > 0:
         usual_ml = sum(expected)
         if not usual_ml / TIMES <= found_ml <= usual_ml * TIMES:
             doubts.append(
-                f"Doubtful: {found_ml:.3g} ml in all, where the model was trained on {usual_ml:.3g} ml on average."
+                f"Doubtful: {_ml(found_ml)} in all, where the model was trained on {_ml(usual_ml)} on average."
             )
     return tuple(doubts)
+
+
+def _ml(volume: float) -> str:
+    return f"{volume:.0f} ml" if volume >= 100 else f"{volume:.3g} ml"
