@@ -7,8 +7,7 @@ A user's own function that returns a `diffatlas.geometry.volume.LabelMap` shows 
 the widget has been opened.
 """
 
-from __future__ import annotations
-
+# No postponed annotations here: magicgui finds the type that a function returns by its value only.
 from typing import Annotated, Any
 
 import napari.layers
