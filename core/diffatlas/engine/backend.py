@@ -38,7 +38,7 @@ from diffatlas.engine import pace
 from diffatlas.engine.device import pick_device, pick_precision
 from diffatlas.engine.frame import Frame, FrameMetrics, Result
 from diffatlas.engine.locate import AUTOMATIC_LOOKS, Look, glance, search
-from diffatlas.engine.plan import Plan, card_for, larger_than_view_note, plan
+from diffatlas.engine.plan import Plan, card_for, larger_than_view_note, plan, window_note
 from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
 from diffatlas.geometry.distance import distances_to_labels
@@ -154,8 +154,11 @@ class _Run:
         grid, where = self.plan.grid, self.plan.where
         if grid is None:
             grid, where = self._find(volume, space.place(volume.grid))
-        seen = believed(volume, grid, space.window_for(volume.modality), space.fill, self.request.ignore)
-        notes = [*self.notes, *self.plan.notes, *([where] if where else [])]
+        ignore = self.request.ignore
+        if self.card.evidence and volume.unknown is not None:
+            ignore = volume.unknown if ignore is None else volume.unknown | ignore
+        seen = believed(volume, grid, space.window_for(volume.modality), space.fill, ignore)
+        notes = [*self.notes, *self.plan.notes, *([where] if where else []), window_note(volume, *seen.limits)]
         if seen.limits[1] - seen.limits[0] < 1e-6 or float(np.ptp(seen.data)) == 0:
             notes.append("the image is constant within the field of view; there is nothing to see in it")
         image, unknown = torch.from_numpy(seen.data)[None, None].to(self.device), None
