@@ -2,7 +2,7 @@
 
 `export` writes them to a folder, with ``offline.html`` beside them: the whole site in one file, which opens with a
 double click (browsers refuse modules and pixels of files that are opened without a server). `serve` shows the site on
-this machine; `LearnSite` puts it under ``/learn/`` of the web page. Needs neither gradio nor torch.
+this machine. The web page has it under ``/learn/`` (`diffatlas_app.server.files`). Needs neither gradio nor torch.
 """
 
 from __future__ import annotations
@@ -27,11 +27,7 @@ KINDS = {
     ".json": "application/json",
     ".webp": "image/webp",
 }
-LIVE = '<meta name="diffatlas-live" content="">'
-# Nothing from elsewhere, and no plug-ins; styles are set on elements by the scripts.
-POLICY = (
-    "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'none'"
-)
+LIVE = b'<meta name="diffatlas-live" content="">'
 
 
 def files() -> tuple[Path, ...]:
@@ -56,6 +52,11 @@ def export(folder: Path) -> int:
             folder.rmdir()
         site.rename(folder)
     return size
+
+
+def with_engine(html: bytes) -> bytes:
+    """The first page as the web page serves it under ``/learn/``: it knows that there is an engine at ``../``."""
+    return html.replace(LIVE, LIVE.replace(b'content=""', b'content="../"'))
 
 
 def one_file() -> str:
@@ -116,37 +117,3 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing of who reads what."""
-
-
-class LearnSite:
-    """ASGI layer that serves the site under ``/learn/``; only names of `files` lead anywhere."""
-
-    PREFIX = "/learn/"
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-        self.names = {path.as_posix() for path in files()}
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        path = scope.get("path", "")
-        if scope["type"] != "http" or not (path.startswith(self.PREFIX) or path == self.PREFIX.rstrip("/")):
-            await self.app(scope, receive, send)
-            return
-        name = path[len(self.PREFIX) :] or "index.html"
-        headers = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
-        if scope["method"] not in ("GET", "HEAD"):
-            status, body, kind = 405, b"GET only\n", "text/plain"
-        elif path == self.PREFIX.rstrip("/"):
-            # Relative, so that it holds behind a proxy that serves the page under a path of its own.
-            status, body, kind = 307, b"", "text/plain"
-            headers.append((b"location", b"learn/"))
-        elif name not in self.names:
-            status, body, kind = 404, b"no such page\n", "text/plain"
-        else:
-            status, body, kind = 200, (SITE / name).read_bytes(), KINDS[Path(name).suffix]
-            if name == "index.html":
-                body = body.replace(LIVE.encode(), LIVE.replace('content=""', 'content="../"').encode())
-            headers += [(b"content-security-policy", POLICY.encode()), (b"cache-control", b"max-age=600")]
-        headers += [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

@@ -94,7 +94,7 @@ function frame(id, state) {
   document.getElementById("foot").replaceChildren(
     el("a", { href: linkTo("teacher") }, words.teacher.title),
     el("a", { href: linkTo("sheets") }, words.sheets.title),
-    live ? el("a", { href: live }, ui("page")) : "",
+    live ? el("a", { href: `${live}?run=1`, target: "_top" }, ui("page")) : "",
     el("span", {}, ui("disclaimer")),
   );
 }
