@@ -361,9 +361,9 @@ def paint(recorder: Recorder) -> dict[str, Any]:
     letter[bar & (np.abs(index[0] - 14) < 4)] = 2
     letter[(np.abs(index[2]) < 5) & (np.abs(index[1]) < 4) & (np.abs(index[0]) <= 11)] = 3
     shapes["letter"] = letter
-    out: dict[str, Any] = {"masks": {}, "steps": 20}
+    out: dict[str, Any] = {"masks": {}, "steps": 12}
     for key, labels in shapes.items():
-        request = Request(task="paint", preset="watch", steps=20, edit=MaskEdit(labels, t=1.0))
+        request = Request(task="paint", preset="watch", steps=12, edit=MaskEdit(labels, t=1.0))
         frame = end(volume, request)
         assert frame.result is not None
         out["masks"][key] = {

@@ -2,7 +2,7 @@
 
 `export` writes them to a folder, with ``offline.html`` beside them: the whole site in one file, which opens with a
 double click (browsers refuse modules and pixels of files that are opened without a server). `serve` shows the site on
-this machine. The web page has it under ``/learn/`` (`diffatlas_app.server.files`). Needs neither gradio nor torch.
+this machine; the web page has it under ``/learn/``. Needs neither gradio nor torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ KINDS = {
     ".json": "application/json",
     ".webp": "image/webp",
 }
-LIVE = b'<meta name="diffatlas-live" content="">'
 
 
 def files() -> tuple[Path, ...]:
@@ -52,11 +51,6 @@ def export(folder: Path) -> int:
             folder.rmdir()
         site.rename(folder)
     return size
-
-
-def with_engine(html: bytes) -> bytes:
-    """The first page as the web page serves it under ``/learn/``: it knows that there is an engine at ``../``."""
-    return html.replace(LIVE, LIVE.replace(b'content=""', b'content="../"'))
 
 
 def one_file() -> str:

@@ -172,7 +172,16 @@ def test_the_scripts_may_be_put_into_one() -> None:
     assert all(script.count(f"function {name}(") == 1 for name in ("alphaOf", "drawSlice", "readHash"))
 
 
-def test_behind_the_web_page_the_site_knows_of_the_engine() -> None:
-    html = (learn.SITE / "index.html").read_bytes()
-    assert b'name="diffatlas-live" content=""' in html
-    assert b'name="diffatlas-live" content="../"' in learn.with_engine(html)
+def test_live_settings_are_those_of_the_page() -> None:
+    """What "Try it live" asks for, scene by scene, is a run that the page offers."""
+    from diffatlas_app.runs.settings import Settings
+
+    found = 0
+    for path in sorted((learn.SITE / "js" / "scenes").glob("*.js")):
+        (wanted,) = re.findall(r"^  live: \{ (.*) \},$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        query = {name: value.strip('"') for name, value in re.findall(r'(\w+): ("[^"]*"|[\d.]+)', wanted)}
+        settings = Settings.from_link({"run": "1", **query})
+        for name, value in query.items():
+            assert str(getattr(settings, name)) in (value, f"{value}.0"), path.name
+        found += bool(query)
+    assert found == 10

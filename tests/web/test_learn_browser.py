@@ -96,7 +96,7 @@ def wait(page: Any, scene: str) -> None:
 def says(page: Any, words: str) -> None:
     from playwright.sync_api import expect
 
-    expect(page.locator(".see p")).to_contain_text(words)
+    expect(page.locator(".see p")).to_contain_text(words, timeout=60_000)
 
 
 def move(page: Any, name: str, value: float) -> None:
@@ -152,7 +152,7 @@ def drive_destroy(page: Any) -> None:
 
 def drive_toy(page: Any) -> None:
     page.get_by_role("button", name="Train").click()
-    page.wait_for_selector("text=Pairs out of noise", timeout=90_000)
+    page.wait_for_selector("text=Pairs out of noise", timeout=240_000)
     page.get_by_role("button", name="Slice").click()
     page.wait_for_selector("text=Intensity 0.50 given")
     move(page, "Intensity that is given", -0.5)
@@ -413,6 +413,14 @@ def test_a_page_without_an_engine_offers_no_live_run(open_page: Open) -> None:
     page = open_page("#scene=unguided")
     assert page.locator(".live").count() == 0
     assert page.locator("#foot a").count() == 2
+
+
+def test_with_an_engine_a_scene_opens_it_with_its_settings(open_page: Open, site: Site) -> None:
+    page = open_page("?live#scene=unguided")
+    link = page.locator(".live")
+    assert link.inner_text() == "Try it live"
+    assert link.get_attribute("href") == "../?run=1&preset=watch&noise=1&beside=unguided"
+    assert page.locator("#foot a", has_text="live page").get_attribute("href") == "../?run=1"
 
 
 def test_worksheets_print_without_the_frame(open_page: Open) -> None:

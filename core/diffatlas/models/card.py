@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from diffatlas.geometry.space import ModelSpace
 from diffatlas.geometry.volume import LabelScheme, Structure
 
@@ -152,8 +154,22 @@ class ModelCard:
         )
 
 
+def _front_matter(card: ModelCard) -> str:
+    """What model hubs read at the top of a page: YAML between two lines of dashes."""
+    # "CC BY-SA 4.0 (weights, as ...)" is "cc-by-sa-4.0" to a hub.
+    licence = card.licence.split("(")[0].strip().lower().replace(" ", "-")
+    facts = {
+        "license": licence,
+        "library_name": "napari-diffatlas",
+        "pipeline_tag": "image-segmentation",
+        "tags": ["medical", "segmentation", "atlas", "diffusion", "3d", *card.modalities],
+        "metrics": ["dice"],
+    }
+    return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---\n\n"
+
+
 def card_page(card: ModelCard) -> str:
-    """The model card as a page."""
+    """The model card as a page, with the metadata that model hubs read."""
     space = card.space
     size = " x ".join(str(n) for n in space.shape)
     spacing = " x ".join(f"{s:g}" for s in space.spacing_mm)
@@ -174,7 +190,7 @@ def card_page(card: ModelCard) -> str:
         head = ["| structure | generated, ml | training, ml | KS distance |", "|---|---|---|---|"]
         generated = f"\nVolumes in {volumes['n']} generated pairs:\n\n" + "\n".join([*head, *rows]) + "\n"
     training = "\n".join(f"- {key}: {value}" for key, value in card.training.items())
-    return f"""# {card.title} (`{card.name}`)
+    return f"""{_front_matter(card)}# {card.title} (`{card.name}`)
 
 {card.summary}
 

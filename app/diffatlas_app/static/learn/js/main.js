@@ -28,7 +28,8 @@ const store = {
   getItem(key) { try { return localStorage.getItem(key); } catch { return memory.get(key) ?? null; } },
   setItem(key, value) { try { localStorage.setItem(key, value); } catch { memory.set(key, value); } },
 };
-const live = document.querySelector('meta[name="diffatlas-live"]')?.content ?? "";
+// The web page links here with "?live": then an engine stands one folder up.
+const live = new URLSearchParams(location.search).has("live") ? "../" : "";
 
 let book = null, words = null, language = "", mounted = 0;
 
@@ -55,7 +56,7 @@ async function show(focus) {
   }
   const id = [...PAGES, "teacher", "sheets"].includes(state.scene) ? state.scene : "destroy";
   if (mine !== mounted) return;
-  frame(id, state);
+  frame(id);
   const main = document.getElementById("main");
   main.className = `page-${id}`;
   if (ORDER.includes(id)) {
@@ -67,7 +68,7 @@ async function show(focus) {
   if (focus) main.querySelector("h1")?.focus();
 }
 
-function frame(id, state) {
+function frame(id) {
   document.title = `${words.scenes[id]?.title ?? words[id]?.title ?? words.questions[id] ?? ""} · DiffAtlas`;
   const pill = (page) => {
     const number = ORDER.indexOf(page) + 1;
@@ -86,9 +87,12 @@ function frame(id, state) {
         const next = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
         document.documentElement.dataset.theme = next;
         store.setItem("diffatlas-learn-theme", next);
-        show(false);
+        frame(id);
       }, "quiet"),
-      el("a", { href: writeHash({ ...readHash(location.hash), scene: id, lang: other }), lang: other, hreflang: other, class: "quiet", click: () => store.setItem("diffatlas-learn-lang", other) }, ui("other")),
+      el("a", { href: writeHash({ scene: id, lang: other }), lang: other, hreflang: other, class: "quiet", click: (event) => {
+        store.setItem("diffatlas-learn-lang", other);
+        event.currentTarget.href = writeHash({ ...readHash(location.hash), scene: id, lang: other });
+      } }, ui("other")),
     ),
   );
   document.getElementById("foot").replaceChildren(

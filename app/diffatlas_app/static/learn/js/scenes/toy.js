@@ -72,16 +72,19 @@ export const toy = {
     };
     const train = button(say("train"), () => {
       train.disabled = true;
-      let sum = 0, count = 0;
+      let sum = 0, count = 0, shown = 0;
       const chunk = () => {
         if (!canvas.isConnected) return;
-        const end = performance.now() + 14;
+        const end = performance.now() + 24;
         while (performance.now() < end && !trained()) {
           sum += training.step();
           if (++count === 15) { losses.push(sum / 15); sum = count = 0; }
         }
-        drawCurve();
-        stage.see(say("training", { steps: training.steps, total: training.total }));
+        if (performance.now() - shown > 150 || trained()) {
+          shown = performance.now();
+          drawCurve();
+          stage.see(say("training", { steps: training.steps, total: training.total }));
+        }
         if (!trained()) setTimeout(chunk, 0);
         else {
           stage.see(say("trained"));
