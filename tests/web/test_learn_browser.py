@@ -116,6 +116,7 @@ def predict(page: Any, number: int = 0) -> None:
     page.locator(".predict input").nth(number).check()
 
 
+@pytest.mark.timeout(900)  # ten scenes, one of which trains a network
 @pytest.mark.parametrize("width", [1280, 390])
 def test_every_scene_is_predicted_done_and_explained(open_page: Open, width: int) -> None:
     page = open_page("#scene=destroy", width)
@@ -289,6 +290,7 @@ def at(box: Any, voxel: Any) -> tuple[float, float]:
     return box["x"] + (column + 0.5) / 64 * box["width"], box["y"] + (row + 0.5) / 64 * box["height"]
 
 
+@pytest.mark.timeout(900)  # fourteen pages
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nothing_serious_for_axe_and_no_scrolling_sideways(open_page: Open, width: int, dark: bool) -> None:

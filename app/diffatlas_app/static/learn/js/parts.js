@@ -177,7 +177,7 @@ export function legend(structures, names) {
   return el("ul", { class: "legend" }, ...structures.map((s) => el("li", {}, el("i", { style: `background:${rgb(s.color)}` }), names[s.name] ?? s.name)));
 }
 
-/** A square to brush on over a picture: calls `moved(region)` with Uint8Array N x N of 0 and 1. */
+/** A square to brush on: calls `moved(region)` with Uint8Array side x side of 0 and 1; true from it ends the stroke. */
 export function brushOver(canvas, side, radius, moved) {
   const region = new Uint8Array(side * side);
   let down = false;
@@ -187,7 +187,7 @@ export function brushOver(canvas, side, radius, moved) {
     for (let y = 0; y < side; y++) {
       for (let x = 0; x < side; x++) if ((x + 0.5 - cx) ** 2 + (y + 0.5 - cy) ** 2 <= radius ** 2) region[x + side * y] = 1;
     }
-    moved(region);
+    if (moved(region)) down = false;
   };
   canvas.classList.add("brush");
   canvas.addEventListener("pointerdown", (event) => {

@@ -46,7 +46,7 @@ export const fool = {
     const pick = choice({ name: say("which"), options: CASES.map((key) => [key, say(key)]), value: which, input: go });
     const brushed = el("p", { class: "answer", role: "status" }, say("brush"));
     const brush = brushOver(scan.canvas, N, 3, (region) => {
-      if (stage.locked()) return;
+      if (stage.locked()) return false;
       const pen = scan.canvas.getContext("2d");
       pen.fillStyle = "rgb(255 200 60 / 0.5)";
       for (let i = 0; i < region.length; i++) if (region[i]) pen.fillRect((i % N) * 5, Math.floor(i / N) * 5, 5, 5);
@@ -56,6 +56,7 @@ export const fool = {
         brush.clear();
         go(best);
       }
+      return best !== null;
     });
     stage.picture.append(el("div", { class: "four" }, scan.box, mask.box, residual.box, agreement.box), legend(book.structures, names), volumes);
     stage.controls.append(brushed, el("div", { class: "row" }, button(say("clean"), () => { brush.clear(); draw(); })), pick, height.box);

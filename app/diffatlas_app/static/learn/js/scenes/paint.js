@@ -45,10 +45,11 @@ export const paint = {
     const height = slider({ name: ui("height"), low: 12, high: 52, step: 1, value: z, show: (v) => String(v), input: (v) => { z = v; draw(); } });
     const answer = el("p", { class: "answer", role: "status" }, say("draw"));
     const brush = brushOver(pad, N, 3, (region) => {
-      if (stage.locked()) return;
+      if (stage.locked()) return false;
       const pen = pad.getContext("2d");
       pen.fillStyle = "#e69f00";
       for (let i = 0; i < region.length; i++) if (region[i]) pen.fillRect((i % N) * 5, Math.floor(i / N) * 5, 5, 5);
+      return false;
     });
     const nearest = button(say("nearest"), () => {
       const key = bestMatch(brush.region, shapes, 0.1);
