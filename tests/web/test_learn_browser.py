@@ -230,7 +230,7 @@ def drive_dreams(page: Any) -> None:
 def drive_paint(page: Any) -> None:
     painted = pixels(page, 2)
     page.get_by_label("Mirrored").check()
-    says(page, "mirrored image")
+    says(page, "does the bright area change sides")
     assert pixels(page, 2) != painted
 
 
