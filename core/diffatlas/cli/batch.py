@@ -71,7 +71,7 @@ def batch(
         lines = [(s.name, s.state, "" if s.seconds is None else f"{s.seconds:.1f}", s.reason) for s in statuses]
         terminal.stdout().print(terminal.rows(("case", "state", "seconds", ""), lines, right=("seconds",)))
         done = sum(status.state == "done" for status in statuses)
-        terminal.stdout().print(f"{done} of {len(statuses)} done: {output}", markup=False, soft_wrap=True)
+        terminal.stdout().print(f"{done} of {len(statuses)} done: {output}", soft_wrap=True)
     if any(status.fault for status in statuses):
         raise typer.Exit(OUR_FAULT)
     if any(status.state != "done" for status in statuses):
@@ -82,16 +82,19 @@ def watch(cohort: Cohort) -> None:
     """Run it; a line on stderr for every case that ends, and on a terminal one that moves for those on their way."""
     from typing import cast
 
+    from rich.text import Text
+
     from diffatlas.cli import terminal
 
     console = terminal.stderr()
     count, ended = len(cohort.cases), 0
-    with closing(cast("Generator[Status]", cohort.run())) as news, console.status("reading") as line:
+    with closing(cast("Generator[Status]", cohort.run())) as news, console.status(Text("reading")) as line:
         for status in news:
             if status.state == "running":
-                line.update(f"{status.name}: step {status.step} of {status.total}" if status.step else status.name)
+                step = f": step {status.step} of {status.total}" if status.step else ""
+                line.update(Text(status.name + step))  # as text: a name may look like markup
             else:
                 ended += 1
                 what = f"{status.state}, {status.reason}" if status.reason else status.state
                 color = "red" if status.state == "failed" else None
-                console.print(f"[{ended}/{count}] {status.name}: {what}", style=color, markup=False, soft_wrap=True)
+                console.print(f"[{ended}/{count}] {status.name}: {what}", style=color, soft_wrap=True)

@@ -51,7 +51,9 @@ def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        typer.echo(f"diffatlas {version('napari-diffatlas')}")
+        from diffatlas.cli.terminal import say
+
+        say(f"diffatlas {version('napari-diffatlas')}")
         raise typer.Exit
 
 
@@ -67,8 +69,10 @@ def options(
 def main() -> None:
     """Run the command line; SIGTERM ends a run as cleanly as Ctrl-C."""
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
+        signal.signal(signal.SIGINT, _interrupt)
     app(prog_name="diffatlas")
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
+def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt

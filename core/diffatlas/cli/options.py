@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -64,6 +65,15 @@ def card_of(name: str) -> ModelCard:
     return checkpoint.read_card(checkpoint.find_model(name))
 
 
+def model_for_report(name: str) -> str:
+    """``name`` as a report can say it: a folder's absolute path, so that a replay from another folder finds it."""
+    from diffatlas.models import checkpoint
+
+    if name != "auto" and (Path(name) / checkpoint.CARD_FILE).is_file():
+        return str(Path(name).resolve())
+    return name
+
+
 def segment_request(
     *,
     model: str,
@@ -81,7 +91,7 @@ def segment_request(
 ) -> Request:
     """The request the options describe; `BadInput` before any file is touched."""
     request = Request(
-        model=model,
+        model=model_for_report(model),
         preset=preset,
         steps=steps,
         guidance=guidance,

@@ -387,4 +387,4 @@ def _some(ids: Sequence[str]) -> str:
 def _say(text: str) -> None:
     from diffatlas.cli import terminal
 
-    terminal.stdout().print(text, markup=False, soft_wrap=True)
+    terminal.stdout().print(text, soft_wrap=True)

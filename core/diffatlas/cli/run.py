@@ -161,7 +161,7 @@ def generate(
     if as_json:
         terminal.print_json({"model": model, "folder": output, "cases": cases})
     else:
-        terminal.stdout().print(f"{count} image-mask pairs of {model}: {output}", markup=False, soft_wrap=True)
+        terminal.stdout().print(f"{count} image-mask pairs of {model}: {output}", soft_wrap=True)
 
 
 def replay(
@@ -170,17 +170,28 @@ def replay(
     input_: Annotated[
         Path | None, typer.Option("--input", metavar="FILE", help="The image, where it has moved.", show_default=False)
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="NAME|DIR", help="The model, where it has moved.", show_default=False),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run although the image or the weights differ.")] = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Run again what a report records: the same image, the same weights, the same labels."""
+    """Run again what a report records: the same image, the same weights, the same labels.
+
+    An image that is not where it was is looked for beside the report.
+    """
     from diffatlas import io
     from diffatlas.cli.outputs import Outputs
     from diffatlas.engine.run_record import read_run
 
     run = read_run(report)
+    if model is not None:
+        run = replace(run, request=replace(run.request, model=opt.model_for_report(model)))
     card = opt.card_of(run.request.model)
     path = input_ or run.source_path
+    if path is not None and not path.exists() and (beside := report.absolute().parent / path.name).exists():
+        path = beside
     if path is None:
         raise BadInput(f"{report.name}: does not name the image; give it with --input FILE")
     outputs = Outputs(output)

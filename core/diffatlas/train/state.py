@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diffatlas.errors import BadInput
-from diffatlas.io import atomic_path
+from diffatlas.io import atomic_path, sweep
 from diffatlas.train.config import TrainConfig
 from diffatlas.train.devices import start, summed
 from diffatlas.train.start import settled, starting_weights
@@ -100,8 +100,7 @@ class Run:
         """Make the run folder, write down what it holds, and clear what a killed process left half-written."""
         folder = self.config.run_folder
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(".diffatlas-*"):
-            left.unlink(missing_ok=True)
+        sweep(folder)
         with atomic_path(folder / CONFIG) as part:
             part.write_text(yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
 
