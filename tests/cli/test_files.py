@@ -141,3 +141,23 @@ def test_info_of_a_volume_and_a_report(cli: Cli, image: Path, report: Path) -> N
     assert "LPS" in cli("info", image).out
     assert json.loads(cli("info", report, "--json").out)["frames"] == 5
     assert cli("info", image.parent / "absent.nii.gz").code == 2
+
+
+def test_compare_and_prepare_share_one_tolerance(cli: Cli, tmp_path: Path) -> None:
+    """Headers that differ in their last digits are one grid for both; a third of a voxel is another place for both."""
+    from diffatlas.data.labels import same_grid
+    from diffatlas.geometry.grid import Grid
+
+    a = save_ids(tmp_path / "a.nii.gz", boxes((1, 2)))
+    for shift_mm, code in ((0.05, 0), (0.3, 2)):
+        affine = np.eye(4)
+        affine[0, 3] = shift_mm
+        b = tmp_path / "b.nii.gz"
+        nib.save(nib.Nifti1Image(boxes((1, 2)), affine), b)
+        assert cli("compare", a, b).code == code
+        refused = False
+        try:
+            same_grid(a, Grid((12, 12, 12), np.eye(4)), b, Grid((12, 12, 12), affine))
+        except BadInput:
+            refused = True
+        assert refused == bool(code)

@@ -12,22 +12,30 @@ import pytest
 from safetensors.numpy import save_file
 
 from diffatlas.errors import BadInput
-from diffatlas.io import atomic_path, atomic_paths, sweep, temporary_folder_in
 from diffatlas.io import atomic as atomic_module
+from diffatlas.io import atomic_path, atomic_paths, sweep, temporary_folder_in
 
 posix = pytest.mark.skipif(os.name != "posix", reason="asks the system about processes")
+
+
+def write(paths: list[Path], text: str) -> None:
+    for path in paths:
+        path.write_text(text)
+
+
+def broken(paths: list[Path]) -> None:
+    write(paths[:1], "third")
+    raise ValueError("broken")
 
 
 def test_several_files_take_their_names_together_and_the_last_vouches(tmp_path: Path) -> None:
     labels, report = tmp_path / "l.nii.gz", tmp_path / "r.json"
     for text in ("first", "second"):
         with atomic_paths([labels, report]) as paths:
-            for path in paths:
-                path.write_text(text)
+            write(paths, text)
         assert (labels.read_text(), report.read_text()) == (text, text)
-    with pytest.raises(ValueError, match="broken"), atomic_paths([labels, report]) as (first, _):
-        first.write_text("third")
-        raise ValueError("broken")
+    with pytest.raises(ValueError, match="broken"), atomic_paths([labels, report]) as paths:
+        broken(paths)
     assert (labels.read_text(), report.read_text()) == ("second", "second")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["l.nii.gz", "r.json"]
 
@@ -49,8 +57,7 @@ def test_a_kill_between_two_names_leaves_no_report_beside_other_labels(
 
     monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt), atomic_paths([labels, report]) as paths:
-        for path in paths:
-            path.write_text("new")
+        write(paths, "new")
     assert order == ["l.nii.gz", "r.json"]
     assert labels.read_text() == "new"
     assert not report.exists()

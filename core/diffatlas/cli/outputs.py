@@ -140,6 +140,14 @@ def check_folder(folder: Path) -> None:
         raise BadInput(f"{folder}: no permission to write in {place}; choose another folder")
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are missing; `BadInput` where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot be made ({(error.strerror or str(error)).lower()})") from error
+
+
 @contextmanager
 def staging(folder: Path) -> Iterator[Path]:
     """Yield an empty folder beside ``folder`` to work in; it is removed in the end, whatever happens."""

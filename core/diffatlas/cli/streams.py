@@ -8,11 +8,11 @@ output (a full disk behind ``>``) is remembered and reported at the end.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, TextIO, cast
 
 # What a write to a pipe without a reader gives: EPIPE, and EINVAL on Windows.
@@ -24,7 +24,7 @@ class TolerantStream:
 
     def __init__(self, stream: TextIO | None) -> None:
         # Python has no stream at all where the descriptor was closed before it started.
-        self._stream: TextIO = stream if stream is not None else Path(os.devnull).open("w", encoding="utf-8")
+        self._stream: TextIO = stream if stream is not None else io.StringIO()
         self.failure: OSError | None = None
 
     def __getattr__(self, name: str) -> Any:

@@ -83,15 +83,15 @@ def atomic_paths(paths: Sequence[str | os.PathLike[str]]) -> Iterator[list[Path]
     # A link keeps pointing where it did: the file behind it is replaced.
     targets = [Path(os.path.realpath(path)) for path in paths]
     temporaries = [temporary_beside(target) for target in targets]
-    at = 0
+    current = paths[0]
     try:
         yield temporaries
-        for at, temporary in enumerate(temporaries):
+        for current, temporary in zip(paths, temporaries, strict=True):  # noqa: B007  (named in the error below)
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
         if len(targets) > 1:
             targets[-1].unlink(missing_ok=True)
-        for at, (temporary, target) in enumerate(zip(temporaries, targets, strict=True)):
+        for current, temporary, target in zip(paths, temporaries, targets, strict=True):  # noqa: B007
             temporary.replace(target)
         for folder in {target.parent for target in targets}:
             _sync_folder(folder)
@@ -105,8 +105,8 @@ def atomic_paths(paths: Sequence[str | os.PathLike[str]]) -> Iterator[list[Path]
         if reason is None:
             raise
         filename = str(getattr(error, "filename", None) or "")
-        named = next((p for p, t in zip(paths, temporaries, strict=True) if t.name in filename), paths[at])
-        raise BadInput(f"{shown(named)}: could not be written ({reason}); what was there before is unchanged") from error
+        named = shown(next((p for p, t in zip(paths, temporaries, strict=True) if t.name in filename), current))
+        raise BadInput(f"{named}: could not be written ({reason}); what was there before is unchanged") from error
     finally:
         for temporary in temporaries:
             with suppress(OSError):
