@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from diffatlas.errors import BadInput
-from diffatlas.models.checkpoint import load_model, read_card, use_models_folder
+from diffatlas.models.store import load_model, read_card, use_models_folder
 from diffatlas.train import run
 from diffatlas.train.config import load_config
 from diffatlas.train.export import HELD_OUT, export_run

@@ -12,7 +12,7 @@ from diffatlas.engine.request import DeviceName, GuidanceName, PrecisionName, Pr
 from diffatlas.errors import BadInput
 
 if TYPE_CHECKING:
-    from diffatlas.models.checkpoint import ModelCard
+    from diffatlas.models.card import ModelCard
 
 Model = Annotated[str, typer.Option("--model", metavar="NAME|DIR", help="A name from `diffatlas models`, or a folder.")]
 Preset = Annotated[PresetName, typer.Option(help="A named set of sampling options; single options override it.")]
@@ -60,16 +60,16 @@ def check_model(name: str) -> None:
 
 def card_of(name: str) -> ModelCard:
     """The card of a model by name or folder."""
-    from diffatlas.models import checkpoint
+    from diffatlas.models import store
 
-    return checkpoint.read_card(checkpoint.find_model(name))
+    return store.read_card(store.find_model(name))
 
 
 def model_for_report(name: str) -> str:
     """``name`` as a report can say it: a folder's absolute path, so that a replay from another folder finds it."""
-    from diffatlas.models import checkpoint
+    from diffatlas.models.store import CARD_FILE
 
-    if name != "auto" and (Path(name) / checkpoint.CARD_FILE).is_file():
+    if name != "auto" and (Path(name) / CARD_FILE).is_file():
         return str(Path(name).resolve())
     return name
 

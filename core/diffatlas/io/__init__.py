@@ -12,6 +12,7 @@ from diffatlas.io.atomic import (
     sweep,
     temporary_folder_in,
 )
+from diffatlas.io.dicom import is_dicom, is_dicom_folder, read_dicom
 from diffatlas.io.images import (
     describe,
     guess_modality,
@@ -23,7 +24,6 @@ from diffatlas.io.images import (
     write_label_map,
     write_volume,
 )
-from diffatlas.io.itk import is_dicom_folder
 from diffatlas.io.source import Limits
 
 __all__ = [
@@ -35,8 +35,10 @@ __all__ = [
     "check_output",
     "describe",
     "guess_modality",
+    "is_dicom",
     "is_dicom_folder",
     "named_as_labels",
+    "read_dicom",
     "read_label_ids",
     "read_label_map",
     "read_volume",

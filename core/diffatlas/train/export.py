@@ -18,15 +18,8 @@ from diffatlas.errors import BadInput
 from diffatlas.geometry.distance import distances_to_labels
 from diffatlas.io import atomic_path
 from diffatlas.metrics import dice, interval
-from diffatlas.models.checkpoint import (
-    CARD_FILE,
-    WEIGHTS_FILE,
-    ModelCard,
-    file_sha256,
-    find_model,
-    read_card,
-    write_card,
-)
+from diffatlas.models.card import ModelCard
+from diffatlas.models.store import CARD_FILE, WEIGHTS_FILE, file_sha256, find_model, read_card, write_card
 from diffatlas.train.config import TrainConfig, load_config
 from diffatlas.train.devices import start
 from diffatlas.train.prepared import load_or_prepare
