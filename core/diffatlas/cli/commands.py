@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from diffatlas.cli import files, launch, models, run, training
-from diffatlas.cli.batch import batch
+from diffatlas.cli.batch import batch, collect
 from diffatlas.cli.errors import Commands
 from diffatlas.cli.evaluate import evaluate
 from diffatlas.cli.prepare import prepare
@@ -31,6 +31,7 @@ app.command("segment")(run.segment)
 app.command("generate")(run.generate)
 app.command("replay")(run.replay)
 app.command("batch")(batch)
+app.command("collect")(collect)
 app.command("phantom")(files.phantom)
 app.command("compare")(files.compare)
 app.command("models")(files.models)
