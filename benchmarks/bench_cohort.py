@@ -1,6 +1,6 @@
 """Cohorts of thousands of cases, by several processes that are killed at random.
 
-    python benchmarks/bench_cohort.py                 10,000 cases of a stub engine, 4 processes, one killed every 2 s
+    python benchmarks/bench_cohort.py                 10,000 cases of a stub engine, 4 processes, killed 20 times
     python benchmarks/bench_cohort.py --growth        time and memory against the number of cases, to 100,000
     python benchmarks/bench_cohort.py --real 6        digital hearts with the shipped model, 2 processes, with kills
 
@@ -126,8 +126,11 @@ def check(output: Path, count: int, logs: list[Path]) -> dict[str, int]:
     }
 
 
-def kills(count: int, processes: int, every_s: float) -> dict[str, Any]:
-    """Processes on one folder; at random times one is killed (SIGKILL) and another one started."""
+def kills(count: int, processes: int, times: int) -> dict[str, Any]:
+    """Processes on one folder; ``times`` times one of them is killed (SIGKILL) amid its work and another one started.
+
+    A kill falls on a random moment within the share of the cases that comes to it, on a random process.
+    """
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as place:
         folder, output = Path(place) / "in", Path(place) / "out"
@@ -138,12 +141,17 @@ def kills(count: int, processes: int, every_s: float) -> dict[str, Any]:
             logs.append(Path(place) / f"log-{len(logs)}")
             return start([sys.executable, __file__, "--worker", str(folder), str(output), str(logs[-1])])
 
+        def answers() -> int:
+            return sum(log.stat().st_size for log in logs if log.exists()) // len("case-000000.nii\n")
+
         begin = time.perf_counter()
         alive, killed = [another() for _ in range(processes)], 0
-        while True:
-            time.sleep(rng.uniform(0.5, 1.5) * every_s)
+        for share in range(times):
+            moment = count * (share + rng.random()) / (times + 1)
+            while answers() < moment and any(process.poll() is None for process in alive):
+                time.sleep(0.05)
             running = [process for process in alive if process.poll() is None]
-            if len(running) < processes:  # one has found nothing left to do
+            if not running:
                 break
             victim = rng.choice(running)
             victim.send_signal(signal.SIGKILL)
@@ -152,14 +160,14 @@ def kills(count: int, processes: int, every_s: float) -> dict[str, Any]:
             alive = [process for process in alive if process is not victim] + [another()]
         ends = [json.loads(process.communicate()[0]) for process in alive]
         seconds = time.perf_counter() - begin
-        begin = time.perf_counter()
-        last = another()
-        again = json.loads(last.communicate()[0])
+        found = check(output, count, logs)
+        again = json.loads(another().communicate()[0])
         return {
-            **check(output, count, logs[:-1]),
+            **found,
+            "processes": processes,
             "killed": killed,
             "seconds": round(seconds, 1),
-            "last_states": [end["states"] for end in ends],
+            "ended_with": [end["states"] for end in ends],
             "again": again["states"],
             "again_s": round(again["all_s"], 2),
             "answers_again": len(logs[-1].read_text().splitlines()) if logs[-1].exists() else 0,
@@ -257,7 +265,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--processes", type=int, default=4)
-    parser.add_argument("--every", type=float, default=2.0, help="seconds between kills, on average")
+    parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--growth", nargs="*", type=int, default=None, metavar="CASES")
     parser.add_argument("--overhead", type=int, default=None, metavar="CASES")
     parser.add_argument("--real", type=int, default=None, metavar="CASES")
@@ -274,7 +282,7 @@ def main() -> None:
     elif options.real is not None:
         found["real"] = real(options.real)
     else:
-        found["kills"] = kills(options.cases, options.processes, options.every)
+        found["kills"] = kills(options.cases, options.processes, options.kills)
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2), f"\nprocessors: {os.cpu_count()}")

@@ -272,7 +272,7 @@ def test_requests_and_workers_that_make_no_sense_are_refused(folder: Path, tmp_p
     blocked, _ = find_cases([folder], tmp_path / "file" / "out")
     for options in ({"retries": -1}, {"limit_s": 0.0}):
         with pytest.raises(BadInput, match="must be"):
-            Cohort(cases, REQUEST, **options)  # type: ignore[arg-type]
+            Cohort(cases, REQUEST, **options)
     with pytest.raises(BadInput, match="cannot be made"):
         list(Cohort(blocked, REQUEST, backend=FakeBackend).run())
 
@@ -354,7 +354,12 @@ def test_what_is_done_is_seen_from_sizes_and_times_and_read_only_where_these_cha
     cases, _ = find_cases([folder], tmp_path / "out")
     play(cases, FakeBackend())
     reads: list[Path] = []
-    monkeypatch.setattr(done, "read_volume", lambda path: reads.append(path) or read_volume(path))
+
+    def read(path: Path) -> Volume:
+        reads.append(path)
+        return read_volume(path)
+
+    monkeypatch.setattr(done, "read_volume", read)
     assert states(play(cases, FakeBackend())) == dict.fromkeys("abc", ALREADY)
     assert reads == []
     os.utime(cases[0].path, (1, 1))

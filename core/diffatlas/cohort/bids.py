@@ -66,8 +66,9 @@ def find_bids(
     if not cases:
         kinds = f" with the suffix {' or '.join(suffixes)}" if suffixes else ""
         raise BadInput(f"{root}: no anatomical image{kinds} of {_some(wanted)}; looked in {', '.join(DATATYPES)}")
-    notes = [f"{root}: {len(left_out)} files left out whose names are no images' in BIDS ({left_out[0]} ...)"]
-    return cases, notes if left_out else []
+    if not left_out:
+        return cases, []
+    return cases, [f"{root}: {len(left_out)} files left out that BIDS does not name as images ({left_out[0]} ...)"]
 
 
 def write_description(output: Path, root: Path, scheme: LabelScheme | None) -> None:

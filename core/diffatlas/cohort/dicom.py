@@ -13,7 +13,7 @@ from diffatlas.cohort.find import check_results
 from diffatlas.errors import BadInput
 from diffatlas.io import is_dicom
 
-_TAGS: list[int | str] = ["SeriesInstanceUID", "Modality", "SeriesDescription", "PatientID", "SeriesNumber"]
+_TAGS: list[str] = ["SeriesInstanceUID", "Modality", "SeriesDescription", "PatientID", "SeriesNumber"]
 # Objects of these kinds hold no image of the patient.
 _NOT_IMAGES = {"SR", "PR", "KO", "SEG", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC"}
 
