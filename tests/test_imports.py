@@ -26,6 +26,7 @@ LAYERS = (
     "published",
     "engine",
     "session",
+    "remote",
     "render",
     "cohort",
     "train",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from diffatlas.cohort import Case, Cohort, Status
     from diffatlas.engine.request import Request
+    from diffatlas.session import Backend
 
 SCRIPT = "batch.slurm"
 # More lines than this in a terminal help nobody; --json and collect have all.
@@ -115,15 +116,25 @@ def batch(
             raise BadInput(f"--cases-per-task must be 1 or more, not {per_task}")
         terminal.notes(notes)
         more = _more(workers, limit, retries, redo)
-        submit(cases, request, [*source.words(), *_options(request), *more], output, per_task, workers, redo, dry)
+        words = [*source.words(), *_options(request, device), *more]
+        submit(cases, request, words, output, per_task, workers, redo, dry)
         return
     mine = parse_part(part)
+    elsewhere = opt.backend_for(device) if request.device != device else None
     cohort = Cohort(
-        cases if mine is None else mine.of(cases), request, workers=workers, redo=redo, limit_s=limit, retries=retries
+        cases if mine is None else mine.of(cases),
+        request,
+        backend=None if elsewhere is None else lambda: elsewhere,
+        weights_of=None if elsewhere is None else lambda name: weights_there(elsewhere, name),
+        workers=workers,
+        redo=redo,
+        limit_s=limit,
+        retries=retries,
     )
     terminal.notes(notes)
     if bids:
-        write_description(output, inputs[0], None if model == "auto" else opt.card_of(model).scheme)
+        known = model != "auto" and elsewhere is None
+        write_description(output, inputs[0], opt.card_of(model).scheme if known else None)
     try:
         watch(cohort)
     except KeyboardInterrupt:
@@ -213,16 +224,17 @@ class Source:
         return [*words, *(os.path.abspath(path) for path in self.inputs)]  # noqa: PTH100  (links stay links)
 
 
-def _options(request: Request) -> list[str]:
+def _options(request: Request, device: str) -> list[str]:
     """The options that differ from what a request is without them, as words of a command line."""
     from diffatlas.engine.request import Request
 
     usual, words = Request(), []
     for name in (
-        "model", "preset", "steps", "guidance", "guidance_noise", "sampler", "samples", "seed", "device", "precision",
+        "model", "preset", "steps", "guidance", "guidance_noise", "sampler", "samples", "seed", "precision",
     ):  # fmt: skip
         if (value := getattr(request, name)) != getattr(usual, name):
             words += [f"--{name.replace('_', '-')}", str(value)]
+    words += ["--device", device] if device != usual.device else []
     return words + ["--force"] * request.force
 
 
@@ -274,6 +286,13 @@ def submit(
     if started.returncode:
         raise BadInput(f"sbatch refused {path}: {' '.join((started.stderr or started.stdout).split())}")
     terminal.say(started.stdout.strip())
+
+
+def weights_there(backend: Backend, name: str) -> str:
+    """The hash of a model's weights on another machine."""
+    from diffatlas.engine.request import Request
+
+    return backend.plan(None, Request(model=name, force=True)).card.sha256
 
 
 def as_plain(status: Status) -> dict[str, object]:

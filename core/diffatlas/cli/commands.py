@@ -13,6 +13,7 @@ from diffatlas.cli.batch import batch, collect
 from diffatlas.cli.errors import Commands
 from diffatlas.cli.evaluate import evaluate
 from diffatlas.cli.prepare import prepare
+from diffatlas.cli.serve import serve
 
 app = typer.Typer(
     cls=Commands,
@@ -45,6 +46,7 @@ app.command("distill")(training.distill)
 app.command("evaluate")(evaluate)
 app.command("demo")(launch.demo)
 app.command("app")(launch.web)
+app.command("serve")(serve)
 app.command("napari")(launch.napari)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,10 @@ MARK = "cohort"
 
 
 class Results:
-    """The results of a request: whether they are there, and how they are written."""
+    """The results of requests: whether they are there, and how they are written. ``weights_of``: as `Cohort`'s."""
 
-    def __init__(self) -> None:
+    def __init__(self, weights_of: Callable[[str], str] | None = None) -> None:
+        self._ask = weights_of or (lambda name: session.model_card(name).sha256)
         self._weights: dict[str, str] = {}
 
     def are_there(self, case: Case, request: Request) -> bool:
@@ -84,7 +86,7 @@ class Results:
         """The hash in the card of the model that a run of ``request`` chose; cards are read once in a run."""
         wanted = name if request.model == "auto" else request.model
         if wanted not in self._weights:
-            self._weights[wanted] = session.model_card(wanted).sha256
+            self._weights[wanted] = self._ask(wanted)
         return self._weights[wanted]
 
 

@@ -38,6 +38,7 @@ LOOK_S = (0.05, 5.0)
 
 class Cohort:
     """A request on many cases. ``backend`` is called once, in the first worker; None takes the engine on this machine.
+    ``weights_of`` gives the hash of a model's weights by its name, None looks into the model's card here.
 
     ``workers`` cases are on their way at a time, in threads: the network is in memory once, and no result depends on
     another case. ``redo`` runs also what is done. ``limit_s``: longest time for a case, looked at after every step.
@@ -50,6 +51,7 @@ class Cohort:
         request: Request,
         *,
         backend: Callable[[], Backend] | None = None,
+        weights_of: Callable[[str], str] | None = None,
         workers: int = 1,
         redo: bool = False,
         limit_s: float | None = None,
@@ -72,7 +74,7 @@ class Cohort:
         self._workers, self._redo = workers, redo
         self._limit_s, self._retries = limit_s, retries
         self._heartbeat_s, self._stale_s = heartbeat_s, stale_s
-        self._results = Results()
+        self._results = Results(weights_of)
         self._attempts: dict[Path, Attempts] = {}
         self._began_s: dict[Path, float] = {}
         self._stop = threading.Event()
