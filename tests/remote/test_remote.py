@@ -219,7 +219,7 @@ def test_a_caller_who_leaves_ends_its_run_and_a_full_line_says_so(
     first = remote.stream(volume, replace(REQUEST, steps=1000))
     ended: list[int] = []
     threads = [
-        threading.Thread(target=lambda s=stream: ended.append(len(list(s))))  # type: ignore[misc]
+        threading.Thread(target=lambda s=stream: ended.append(len(list(s))))
         for stream in (remote.stream(volume, REQUEST),)
     ]
     holding = threading.Thread(target=lambda: next(first))
