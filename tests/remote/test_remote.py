@@ -15,7 +15,7 @@ import pytest
 from diffatlas.engine.request import MaskEdit, Request
 from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
-from diffatlas.geometry.volume import Volume
+from diffatlas.geometry.volume import DicomSeries, Volume
 from diffatlas.remote import RemoteBackend, wire
 from diffatlas.remote.client import TOKEN as VARIABLE
 from diffatlas.remote.server import Server
@@ -79,6 +79,24 @@ def test_frames_and_labels_are_those_of_the_machine_itself(
         assert theirs_.notes == ("a note",)
         assert theirs_.provenance["source"]["sha256"] == volume.sha256()
         assert theirs_.provenance["request"] == request.to_json()
+
+
+def test_what_dicom_says_of_a_patient_stays_here(
+    remote: RemoteBackend, fake: FakeBackend, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series = DicomSeries("1.2", "1.2.3", "1.2.4", "CT", "1.2.5", (("1.2.6", 0),), (("PatientName", "Doe^Jane"),))
+    sent: list[bytes] = []
+    packed = wire.pack
+
+    def pack(value: dict[str, object]) -> bytes:
+        sent.append(packed(value))
+        return sent[-1]
+
+    monkeypatch.setattr(wire, "pack", pack)
+    list(remote.stream(replace(volume, series=series), REQUEST))
+    assert fake.volumes[-1] is not None
+    assert fake.volumes[-1].series is None
+    assert not any(b"Jane" in message for message in sent)
 
 
 def test_plans_and_searches_go_the_same_way(remote: RemoteBackend, fake: FakeBackend, volume: Volume) -> None:
