@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -11,7 +10,6 @@ import pytest
 
 from diffatlas import io
 from diffatlas.cli.options import read_input
-from diffatlas.engine.plan import window_note
 from diffatlas.errors import BadInput
 
 
@@ -36,12 +34,3 @@ def test_a_modality_that_is_named_stands(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4)), path)
     assert (read_input(path).modality, read_input(path, None, "ct").modality) == ("mr", "ct")
     assert read_input(path, None, "ct").modality_reason == "named by --modality"
-
-
-def test_a_note_says_which_window_was_used_and_why(tmp_path: Path) -> None:
-    path = tmp_path / "a.nii.gz"
-    nib.save(nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4)), path)
-    note = window_note(read_input(path, None, "ct"), -200, 800)
-    assert note == "window of -200 to 800, as for CT (named by --modality)"
-    unknown = replace(read_input(path), modality="unknown", modality_reason="")
-    assert "neither CT nor MR" in window_note(unknown, 0, 1)
