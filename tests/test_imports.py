@@ -26,6 +26,7 @@ LAYERS = (
     "published",
     "engine",
     "session",
+    "remote",
     "render",
     "cohort",
     "review",
@@ -35,7 +36,8 @@ LAYERS = (
     "cli",
 )
 FRONT_ENDS = {"diffatlas_app": ROOT / "app", "napari_diffatlas": ROOT / "napari_diffatlas"}
-FOR_FRONT_ENDS = {"errors", "geometry", "io", "metrics", "session", "engine.request", "render", "cohort", "review"}
+FOR_FRONT_ENDS = {"errors", "geometry", "io", "metrics", "session", "engine.request", "render"}
+FOR_FRONT_ENDS |= {"cohort", "remote", "review"}
 USES_TORCH = {"diffusion", "models.unet", "published", "engine.backend", "engine.device", "engine.first_noise"}
 USES_TORCH |= {"train", "evaluate", "distill"}
 
