@@ -23,6 +23,7 @@ from diffatlas import session
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.space import ModelSpace
 from diffatlas.geometry.volume import HIPPOCAMPUS, MMWHS, LabelMap, Volume
+from diffatlas_app.visitors.inbox import Inbox
 from tests.fakes import FakeBackend
 
 pytest.importorskip("gradio", reason="the web demo needs gradio: pip install napari-diffatlas[app]")
@@ -97,6 +98,13 @@ class Tab:
 
 
 Open = Callable[[Site], Tab]
+
+
+def arrived(inbox: Inbox, path: Path, name: str = "") -> Path:
+    """A copy of a file in the inbox, as if it had been uploaded under its name."""
+    with inbox.receive(name or path.name, "192.0.2.7") as file:
+        file.write(path.read_bytes())
+    return inbox.find(file.reference)
 
 
 def load(path: Any) -> Any:

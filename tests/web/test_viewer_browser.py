@@ -20,6 +20,9 @@ from diffatlas.engine.request import Request
 from diffatlas.session import Frame
 from diffatlas_app.page import viewer
 from diffatlas_app.page.theme import CSS, HEAD, theme
+from diffatlas_app.server.gate import in_front
+from diffatlas_app.server.hosts import Hosts
+from diffatlas_app.visitors.sessions import Visitors
 from tests.fakes import FakeBackend
 from tests.web.conftest import GRADIO_WARNINGS, WAIT_MS, chromium_path, fake_example
 
@@ -120,7 +123,9 @@ def bench() -> Iterator[Bench]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    visitors = Visitors()
     page.launch(
+        app_kwargs={"lifespan": in_front(visitors, Hosts("127.0.0.1"), {})},
         server_port=port,
         prevent_thread_lock=True,
         theme=theme(),
@@ -134,6 +139,7 @@ def bench() -> Iterator[Bench]:
     made.url = f"http://127.0.0.1:{port}"
     yield made
     page.close()
+    visitors.close()
 
 
 @pytest.fixture(scope="module")

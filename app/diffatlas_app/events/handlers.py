@@ -31,9 +31,11 @@ from diffatlas_app.page.viewer import (
 from diffatlas_app.runs import pairs, settings
 from diffatlas_app.runs import stream as runs
 from diffatlas_app.runs.queue import until_my_turn
+from diffatlas_app.server.callers import absence, caller_of
 from diffatlas_app.visitors import uploads
 from diffatlas_app.visitors.error_line import told
-from diffatlas_app.visitors.sessions import EXAMPLES, RECORDED, Source, Visitor, Visitors, read_labels
+from diffatlas_app.visitors.sessions import Visitor, Visitors
+from diffatlas_app.visitors.source import EXAMPLES, RECORDED, Source, read_labels
 
 Out = dict[Any, Any]
 RUN_WORDS: dict[Task, str] = {"segment": "Run", "atlas": "Draw pairs", "paint": "Paint an image"}
@@ -85,7 +87,7 @@ class Events:
     # -- who is there ----------------------------------------------------------------------------------------------
 
     def visitor(self, request: gr.Request) -> Visitor:
-        return self.visitors.get(request.session_hash or secrets.token_hex(16))
+        return self.visitors.get(request.session_hash or secrets.token_hex(16), caller_of(request).address)
 
     def leave(self, request: gr.Request) -> None:
         if request.session_hash:
@@ -292,7 +294,7 @@ class Events:
         *values: Any,
     ) -> Iterator[Out]:
         visitor = self.visitor(request)
-        if not visitor.take_press():
+        if not visitor.take_press(absence(self.visitors.presence, request)):
             yield {self.shown.start: gr.skip()}
             return
         try:
@@ -300,11 +302,11 @@ class Events:
             if task == "segment" and visitor.source is not None and visitor.source.recorded is not None:
                 yield self._played(visitor.source)
                 return
-            with self.visitors.turns.ticket() as ticket:
-                for ahead in until_my_turn(ticket, visitor.stop.is_set):
+            with self.visitors.turns.ticket(caller_of(request)) as ticket:
+                for ahead in until_my_turn(ticket, visitor.should_stop):
                     words = f"Waiting: {ahead} {'run' if ahead == 1 else 'runs'} before yours…"
                     yield {self.shown.view: waiting_message(words)}
-                if visitor.stop.is_set():
+                if visitor.should_stop():
                     yield self._stopped(None)
                 elif task == "segment":
                     yield from self._segment(visitor, wanted)
@@ -325,7 +327,7 @@ class Events:
         roi, doubt = regions.chosen(source, volume, wanted), False
         if roi is None and session.needs_search(volume, wanted.model):
             for looking in regions.search(volume, wanted.request()):
-                if visitor.stop.is_set():
+                if visitor.should_stop():
                     yield self._stopped(None)
                     return
                 waiting, roi, doubt = waiting_message(looking.words, looking.view), looking.found, looking.doubt

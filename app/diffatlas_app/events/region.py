@@ -13,7 +13,7 @@ from diffatlas.geometry.grid import Array, Grid
 from diffatlas.geometry.volume import LabelMap, LabelScheme, Structure, Volume
 from diffatlas.session import ModelCard
 from diffatlas_app.runs import gpu, pairs, settings
-from diffatlas_app.visitors.sessions import Source
+from diffatlas_app.visitors.source import Source
 
 SHOWN = LabelScheme("region", (Structure("what the model sees", 1, (86, 180, 233)),))
 

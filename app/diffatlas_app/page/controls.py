@@ -13,9 +13,8 @@ from diffatlas.engine.request import PresetName
 from diffatlas.session import ModelCard
 from diffatlas_app import limits
 from diffatlas_app.page import html as markup
-from diffatlas_app.page.components import uploads_only
 from diffatlas_app.runs import recording, settings
-from diffatlas_app.visitors.sessions import EXAMPLES, RECORDED
+from diffatlas_app.visitors.source import EXAMPLES, RECORDED
 
 Task = Literal["segment", "atlas", "paint"]
 PRESETS = [("Fast", "fast"), ("Watch", "watch"), ("As published", "published")]
@@ -90,8 +89,8 @@ def build(models: Sequence[ModelCard]) -> Controls:
         with gr.Tab("Mask to image", id="paint", elem_id="tab-paint") as paint:
             gr.HTML(markup.paragraph("Hold a mask fixed and let the atlas paint an image that belongs to it."))
             made["mask_from"] = gr.Radio(OWN_MASK, value="last", label="Mask", elem_id="mask-from")
-            made["mask_upload"] = uploads_only(
-                gr.File(label="Label map (.nii.gz, .nii, .nrrd)", height=132, visible=False, elem_id="mask-upload")
+            made["mask_upload"] = gr.File(
+                label="Label map (.nii.gz, .nii, .nrrd)", height=132, visible=False, elem_id="mask-upload"
             )
     with gr.Group():
         made["preset"] = gr.Radio(PRESETS, value="watch", label="Preset", elem_id="preset")
@@ -106,7 +105,7 @@ def _image(made: dict[str, Any]) -> None:
     models = session.available_models()
     with gr.Group():
         made["example"] = gr.Dropdown(example_choices(), value="heart-ct", label="Example", elem_id="examples")
-        made["upload"] = uploads_only(gr.File(label="Or a scan of your own", height=132, elem_id="upload"))
+        made["upload"] = gr.File(label="Or a scan of your own", height=132, elem_id="upload")
         gr.HTML(markup.paragraph(f"NIfTI, NRRD, or a zipped DICOM series; {limits.in_words()}."), elem_id="limits")
         made["source"] = gr.HTML(elem_id="source")
     with gr.Group():

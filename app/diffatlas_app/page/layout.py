@@ -11,7 +11,6 @@ from diffatlas_app import api, limits
 from diffatlas_app.events.handlers import Events, Shown
 from diffatlas_app.page import controls
 from diffatlas_app.page import html as markup
-from diffatlas_app.page.components import uploads_only
 from diffatlas_app.page.viewer import viewer
 from diffatlas_app.visitors.sessions import Visitors
 
@@ -55,8 +54,8 @@ def _right_side() -> Shown:
     with gr.Accordion(
         "Compare with a reference label map", open=False, visible=False, elem_id="reference-panel"
     ) as panel:
-        reference = uploads_only(
-            gr.File(label="Reference labels on the same voxels (.nii.gz, .nii, .nrrd)", height=120, elem_id="reference")
+        reference = gr.File(
+            label="Reference labels on the same voxels (.nii.gz, .nii, .nrrd)", height=120, elem_id="reference"
         )
     return Shown(start, stop, task, view, second, gallery, result, files, after, surface, film, panel, reference)
 

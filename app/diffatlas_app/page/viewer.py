@@ -22,14 +22,11 @@ from __future__ import annotations
 
 import base64
 import gzip
-import importlib.util
 import json
 import math
 from collections.abc import Iterable, Sequence
 from io import BytesIO
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import gradio as gr
 import numpy as np
@@ -37,13 +34,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffatlas import render
-from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid, reorient
 from diffatlas.geometry.volume import LabelMap, LabelScheme, Volume
 from diffatlas.session import Frame, FrameMetrics
 from diffatlas_app.page.slices import drawn_slices
+from diffatlas_app.server.files import NIIVUE, address
 
-STATIC = Path(__file__).resolve().parents[1] / "static"
 SCRIPTS = ("volumes.js", "stage.js", "plots.js", "panel.js", "viewer.js")
 MAX_SHOWN_VOXELS = 128**3
 """An image with more is shown at a coarser grid (labels and results keep the source's)."""
@@ -63,30 +59,19 @@ def viewer(label: str = "Viewer", *, elem_id: str | None = None, group: str | No
 
     ``more`` goes to `gr.HTML` (``visible``, ``scale``, ...). Its value is a message of this module.
     """
-    scripts = "".join(f'<script src="{_served(STATIC / name)}"></script>' for name in SCRIPTS)
-    setup = {"label": label, "group": group, "niivue": _served(niivue_path())}
+    scripts = "".join(f'<script src="{address(name)}"></script>' for name in SCRIPTS)
+    setup = {"label": label, "group": group, "niivue": address(NIIVUE)}
     return gr.HTML(
         empty_message(),
         html_template='<div class="dv" data-state="loading"></div>',
         js_on_load=f"DiffAtlasViewer.mount(element, {json.dumps(setup)}, props, watch, server)",
-        head=f'<link rel="stylesheet" href="{_served(STATIC / "viewer.css")}">{scripts}',
+        head=f'<link rel="stylesheet" href="{address("viewer.css")}">{scripts}',
         apply_default_css=False,
         server_functions=[drawn_slices],
         elem_id=elem_id,
         elem_classes="dv-host",
         **more,
     )
-
-
-def niivue_path() -> Path:
-    """NiiVue's script, from the nilearn package (which is not imported: that takes a second)."""
-    found = importlib.util.find_spec("nilearn")
-    path = Path(found.origin).parent / "_assets" / "js" / "niivue.umd.js" if found and found.origin else None
-    if path is None or not path.is_file():
-        raise BadInput(
-            "the web page needs nilearn 0.13 or newer, which brings NiiVue: pip install napari-diffatlas[app]"
-        )
-    return path
 
 
 def open_message(
@@ -272,10 +257,3 @@ def _packed(data: NDArray[np.uint8], grid: Grid) -> dict[str, Any]:
 
 def _placed(grid: Grid) -> dict[str, Any]:
     return {"shape": list(grid.shape), "affine": [round(float(v), 6) for v in grid.affine.ravel()]}
-
-
-def _served(path: Path) -> str:
-    """A relative address under which gradio serves a file of the installed packages."""
-    path = path.resolve()
-    gr.set_static_paths([path])
-    return f"gradio_api/file={quote(path.as_posix())}?v={path.stat().st_mtime_ns:x}"

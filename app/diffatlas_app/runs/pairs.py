@@ -15,7 +15,8 @@ from diffatlas.geometry.volume import LabelMap, Volume
 from diffatlas.session import ModelCard
 from diffatlas_app import limits
 from diffatlas_app.runs import stream as runs
-from diffatlas_app.visitors.sessions import Source, Visitor, Visitors, read_limits
+from diffatlas_app.visitors.sessions import Visitor, Visitors
+from diffatlas_app.visitors.source import Source, read_limits
 
 
 def draw_request(model: str, count: int, seed: int, preset: PresetName = "watch") -> Request:

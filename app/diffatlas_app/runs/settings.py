@@ -17,7 +17,7 @@ from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
 from diffatlas.session import ModelCard
 from diffatlas_app import limits
-from diffatlas_app.visitors.sessions import EXAMPLES
+from diffatlas_app.visitors.source import EXAMPLES
 
 BESIDE = {"": "Nothing", "unguided": "Without guidance", "published": "Published guidance", "seed": "The next seed"}
 """What a second run beside the first does differently."""

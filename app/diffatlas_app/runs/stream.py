@@ -80,7 +80,6 @@ def watch(
 
     ``film`` takes its pictures from the first run's steps, shown or not.
     """
-    stop = visitor.stop
     start = time.monotonic()
     metrics: list[list[FrameMetrics]] = [[] for _ in requests]
     first: float | None = None
@@ -100,7 +99,7 @@ def watch(
                     going.discard(side)
                     continue
                 now = time.monotonic()
-                if stop.is_set():
+                if visitor.should_stop():
                     return
                 if now - start > limits.RUN_TIME_S:
                     raise BadInput(f"stopped after {limits.RUN_TIME_S / 60:.0f} minutes: choose a faster preset")
