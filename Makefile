@@ -21,10 +21,14 @@ setup: $(VENV)/.ready-dev
 demo: $(VENV)/.ready-base
 	@$(BIN)/diffatlas demo
 
-# The browser's tests get a process of their own: Qt's and Playwright's event loops do not share one well.
+# Whole files go to workers, so that a file's tests share its server or model. The browser's tests get processes of their
+# own: Qt's and Playwright's event loops do not share one well.
+# One thread a worker: the workers share the processors.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
 test: setup system lint
-	@$(BIN)/python -m pytest --ignore=tests/web
-	@$(BIN)/python -m pytest tests/web
+	@$(PYTEST) --ignore=tests/web
+	@$(PYTEST) tests/web
 
 lint: setup
 	@$(BIN)/ruff check

@@ -22,7 +22,7 @@ from common import HIPPOCAMPUS_DATA, hearts, hippocampus, interval, read_results
 from diffatlas.engine.request import Request
 from diffatlas.geometry.volume import LabelMap, Volume
 from diffatlas.metrics import compare
-from diffatlas.models.checkpoint import read_card, shipped_folder, write_card
+from diffatlas.models.store import read_card, shipped_folder, write_card
 from diffatlas.session import segment
 
 Cases = Iterable[tuple[str, Volume, LabelMap]]

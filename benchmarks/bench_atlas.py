@@ -20,7 +20,7 @@ from scipy.stats import ks_2samp
 from diffatlas.engine.request import Request
 from diffatlas.geometry.space import ModelSpace
 from diffatlas.geometry.volume import LabelMap, Volume
-from diffatlas.models.checkpoint import read_card, shipped_folder, write_card
+from diffatlas.models.store import read_card, shipped_folder, write_card
 from diffatlas.phantom import label_map, sample_anatomy
 from diffatlas.render import montage, write_png
 from diffatlas.session import available_models, segment

@@ -26,7 +26,7 @@ from common import HIPPOCAMPUS_DATA, ROOT, hippocampus, write_results
 from diffatlas.distill import AGREEMENT, distill, images_in, settings
 from diffatlas.engine.request import Request
 from diffatlas.metrics import compare
-from diffatlas.models.checkpoint import Model, load_model
+from diffatlas.models.store import Model, load_model
 from diffatlas.session import segment
 
 TEACHER = "hippocampus-mri"

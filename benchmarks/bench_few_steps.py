@@ -20,7 +20,7 @@ from bench_accuracy import measure
 from common import ROOT, hearts, write_results
 
 from diffatlas.engine.request import Request
-from diffatlas.models.checkpoint import file_sha256
+from diffatlas.models.store import file_sha256
 from diffatlas.train import run
 
 STEPS = (1, 2, 4, 8, 16, 50, 300)

@@ -27,7 +27,7 @@ from torch import Tensor
 from diffatlas.engine import backend as local
 from diffatlas.engine.request import Request
 from diffatlas.metrics import compare
-from diffatlas.models.checkpoint import load_model
+from diffatlas.models.store import load_model
 from diffatlas.session import segment
 
 HEART = "heart-phantom"

@@ -110,7 +110,7 @@ def ways_of_a_call(model: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
     import torch
 
     from diffatlas.models import unet
-    from diffatlas.models.checkpoint import load_model
+    from diffatlas.models.store import load_model
 
     loaded = load_model(model)
     x = torch.randn(1, 1 + len(loaded.card.scheme), *loaded.card.space.shape)
@@ -183,7 +183,7 @@ def child_grid(size: int, structures: int, batch: int) -> dict[str, Any]:
     """A call of the heart model's architecture on a grid of size^3 voxels; seconds a sample."""
     import torch
 
-    from diffatlas.models.checkpoint import find_model, read_card
+    from diffatlas.models.store import find_model, read_card
     from diffatlas.models.unet import AtlasUNet, channels_last
 
     arguments = dict(read_card(find_model(HEART)).architecture)
@@ -232,10 +232,10 @@ def child_volume(use: int, as_float: int) -> dict[str, Any]:
     import nibabel
     from scipy import ndimage
 
-    from diffatlas.geometry.space import Resampler, image_to_model, labels_to_model
+    from diffatlas.geometry.resample import Resampler, image_to_model, labels_to_model
     from diffatlas.geometry.volume import Volume
     from diffatlas.io import read_volume, write_label_map, write_volume
-    from diffatlas.models.checkpoint import find_model, read_card
+    from diffatlas.models.store import find_model, read_card
     from diffatlas.phantom import phantom
 
     space = read_card(find_model(HEART)).space

@@ -9,7 +9,8 @@ import pytest
 
 from diffatlas.geometry.space import ModelSpace, Window
 from diffatlas.geometry.volume import HIPPOCAMPUS, LabelScheme
-from diffatlas.models.checkpoint import WEIGHTS_FILE, ModelCard, build_network, file_sha256, write_card
+from diffatlas.models.card import ModelCard
+from diffatlas.models.store import WEIGHTS_FILE, build_network, file_sha256, write_card
 
 SHARED = Path(__file__).resolve().parents[1] / ".." / "shared"
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffatlas import session
 from diffatlas.engine.request import Request
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import MMWHS, LabelMap, LabelScheme, Volume
-from diffatlas.session import Frame, FrameMetrics, Result
+from diffatlas.session import Frame, FrameMetrics, Look, Plan, Proposal, Result
 
 MODEL_SIZE = 16
 DEFAULT_STEPS = 4
@@ -50,6 +52,35 @@ class FakeBackend:
         self.volumes: list[Volume | None] = []
         self.frames_made = 0
         self.open_runs = 0
+
+    def plan(self, volume: Volume | None, request: Request) -> Plan:
+        """The engine's plan for the same request, with the fake's steps and grid; never a search."""
+        card = session.model_card("heart-phantom" if request.model == "auto" else request.model)
+        filled = request.resolved(card.guidance_noise)
+        steps = request.steps or DEFAULT_STEPS
+        return Plan(
+            request=replace(filled, model=card.name, steps=steps),
+            card=replace(card, scheme=self.scheme),
+            preset=session.PRESETS[request.preset],
+            steps=steps,
+            grid=None if volume is None else model_grid(volume),
+            search=False,
+            where="",
+            seconds=None,
+            notes=(),
+        )
+
+    def locate(self, volume: Volume, request: Request, limit: int | None = None) -> Iterator[Look]:
+        """Three looks; the last proposes the middle of the volume, with confidence 0.95."""
+        self.open_runs += 1
+        try:
+            middle = volume.grid.centre_mm
+            roi = tuple((0, n) for n in volume.grid.shape)
+            for index in range(3):
+                found = Proposal(middle, roi, 0.95, 0.95, 0.9) if index == 2 else None  # type: ignore[arg-type]
+                yield Look(index, 3, middle, 0.9, found)
+        finally:
+            self.open_runs -= 1
 
     def stream(self, volume: Volume | None, request: Request) -> Iterator[Frame]:
         self.requests.append(request)

@@ -15,7 +15,7 @@ from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import Volume
 from diffatlas.io import write_volume
-from diffatlas.models.checkpoint import load_model, read_card
+from diffatlas.models.store import load_model, read_card
 from diffatlas.published.convert import Options, convert
 from diffatlas.session import segment
 from diffatlas.train.prepared import REACH, load_or_prepare

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from diffatlas.geometry.volume import HIPPOCAMPUS, MMWHS, LabelMap, LabelScheme, Structure, Volume
     from diffatlas.io import read_label_map, read_volume, write_label_map, write_volume
     from diffatlas.metrics import compare
-    from diffatlas.models.checkpoint import load_model
+    from diffatlas.models.store import load_model
     from diffatlas.session import Frame, FrameMetrics, Result, available_models, example, local_backend, segment, stream
 
 __all__ = [
@@ -56,7 +56,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "models.checkpoint": ("load_model",),
+    "models.store": ("load_model",),
     "errors": ("BadInput", "DiffAtlasError"),
     "geometry.grid": ("Grid",),
     "io": ("read_label_map", "read_volume", "write_label_map", "write_volume"),

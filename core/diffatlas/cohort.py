@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from diffatlas import session
-from diffatlas.engine.frame import Backend, Frame, Result
+from diffatlas.engine.frame import Frame, Result
 from diffatlas.engine.request import Request
 from diffatlas.engine.run_record import read_report, report_of, to_json
+from diffatlas.engine.seam import Backend
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import Volume
 from diffatlas.io import atomic_path, atomic_write_bytes, is_dicom_folder, named_as_labels, read_volume, write_label_map

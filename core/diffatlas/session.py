@@ -11,21 +11,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffatlas.engine.frame import Backend, Frame, FrameMetrics, Result
+from diffatlas.engine.frame import Frame, FrameMetrics, Result
 from diffatlas.engine.locate import AUTOMATIC_LOOKS, Look, Proposal
+from diffatlas.engine.plan import Plan
 from diffatlas.engine.request import PRESETS, MaskEdit, Preset, Request, Roi
 from diffatlas.engine.run_record import RecordedRun, read_run, write_report
+from diffatlas.engine.seam import Backend
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import LabelMap, Volume
-from diffatlas.models.checkpoint import (
-    Model,
-    ModelCard,
-    available_models,
-    find_model,
-    load_model,
-    read_card,
-    use_models_folder,
-)
+from diffatlas.models.card import ModelCard
+from diffatlas.models.store import Model, available_models, find_model, load_model, read_card, use_models_folder
 
 if TYPE_CHECKING:
     from diffatlas.metrics import Comparison as Comparison
@@ -42,6 +37,7 @@ __all__ = [
     "MaskEdit",
     "Model",
     "ModelCard",
+    "Plan",
     "Preset",
     "Proposal",
     "RecordedRun",
@@ -58,6 +54,7 @@ __all__ = [
     "needs_search",
     "pair_request",
     "pairs",
+    "plan",
     "read_run",
     "segment",
     "start",
@@ -85,6 +82,15 @@ def model_card(name: str) -> ModelCard:
     return read_card(find_model(name))
 
 
+def plan(volume: Volume | None, request: Request) -> Plan:
+    """What a run of ``request`` on ``volume`` will do: model, steps, time, place, notes. Loads no network.
+
+    Front ends show this and predict nothing themselves. Raises the `BadInput` that the run would raise; ``volume`` may
+    be None for a form that has no image yet.
+    """
+    return local_backend().plan(volume, request)
+
+
 def stream(volume: Volume | None, request: Request) -> Iterator[Frame]:
     """Run ``request`` on ``volume`` and yield a `Frame` a step; the last carries the `Result`. ``close()`` cancels."""
     return local_backend().stream(volume, request)
@@ -94,7 +100,8 @@ def start(volume: Volume | None, request: Request) -> Frame:
     """What a run of ``request`` begins with, before the network is asked, as a `Frame` of index -1.
 
     Both halves are the noise of the first sample, where the model will look. For the tasks "segment" and "generate": a
-    mask that is painted on is not noise. A volume that `needs_search` needs a region of interest here.
+    mask that is painted on is not noise. Where `Plan.search` is set, the noise
+    lies in the middle of the volume.
     """
     from diffatlas.engine.first_noise import first_noise
 
@@ -102,11 +109,8 @@ def start(volume: Volume | None, request: Request) -> Frame:
 
 
 def needs_search(volume: Volume, model: str = "auto") -> bool:
-    """Whether a run on ``volume`` without a region of interest would search it first, which takes seconds."""
-    from diffatlas.geometry.space import larger_than_view
-
-    card = model_card(choose_model(volume) if model == "auto" else model)
-    return not card.published and larger_than_view(card.space, volume.grid)
+    """`Plan.search` of a run without a region of interest; use `plan`."""
+    return plan(volume, Request(model=model, force=True)).search
 
 
 def locate(volume: Volume, request: Request, limit: int | None = None) -> Iterator[Look]:
@@ -115,11 +119,7 @@ def locate(volume: Volume, request: Request, limit: int | None = None) -> Iterat
     Its ``roi`` goes into `Request.roi`. ``limit``: looks after which no new place is tried; `AUTOMATIC_LOOKS` is what a
     run allows itself. ``close()`` stops the search.
     """
-    from diffatlas.engine.backend import LocalBackend
-
-    backend = local_backend()
-    assert isinstance(backend, LocalBackend)
-    return backend.locate(volume, request, limit)
+    return local_backend().locate(volume, request, limit)
 
 
 def segment(volume: Volume | None, request: Request) -> Result:
@@ -174,7 +174,7 @@ def compare(prediction: LabelMap, reference: LabelMap, tolerance_mm: float = 2.0
 
 
 def choose_model(volume: Volume | None) -> str:
-    """The name of the model that "auto" stands for, see `diffatlas.engine.backend`."""
-    from diffatlas.engine import backend as local
+    """The name of the model that "auto" stands for, see `diffatlas.engine.plan.choose_model`."""
+    from diffatlas.engine import plan as planning
 
-    return local.choose_model(volume)
+    return planning.choose_model(volume).name

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from diffatlas import session
 from diffatlas.cli import app
 from diffatlas.geometry.volume import HIPPOCAMPUS, MMWHS
-from diffatlas.models import checkpoint
+from diffatlas.models import store
 from tests.cli.helpers import Cli, Outcome, card, save_card
 from tests.fakes import FakeBackend
 
@@ -23,7 +23,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     folder = tmp_path_factory.mktemp("weights")
     for value in (card("hippocampus-mri", HIPPOCAMPUS), card("heart-phantom", MMWHS)):
         save_card(folder, value)
-    monkeypatch.setattr(checkpoint, "shipped_folder", lambda: folder)
+    monkeypatch.setattr(store, "shipped_folder", lambda: folder)
     monkeypatch.delenv("DIFFATLAS_WEIGHTS", raising=False)
     return folder
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from diffatlas.geometry.space import ModelSpace, Window
 from diffatlas.geometry.volume import LabelScheme
-from diffatlas.models import checkpoint
+from diffatlas.models import store
+from diffatlas.models.card import ModelCard
 from tests.fakes import SHA256
 
 
@@ -22,8 +23,8 @@ class Outcome:
 Cli = Callable[..., Outcome]
 
 
-def card(name: str, scheme: LabelScheme, sha256: str = SHA256) -> checkpoint.ModelCard:
-    return checkpoint.ModelCard(
+def card(name: str, scheme: LabelScheme, sha256: str = SHA256) -> ModelCard:
+    return ModelCard(
         name=name,
         title="A model",
         summary="For tests.",
@@ -45,9 +46,9 @@ def card(name: str, scheme: LabelScheme, sha256: str = SHA256) -> checkpoint.Mod
     )
 
 
-def save_card(weights: Path, value: checkpoint.ModelCard) -> None:
+def save_card(weights: Path, value: ModelCard) -> None:
     (weights / value.name).mkdir(parents=True, exist_ok=True)
-    checkpoint.write_card(value, weights / value.name)
+    store.write_card(value, weights / value.name)
 
 
 def files(folder: Path) -> set[str]:

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from diffatlas.models.checkpoint import read_card
+from diffatlas.models.store import read_card
 from diffatlas.published import hub
 from tests import published_files
 from tests.cli.helpers import Cli

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from diffatlas.models.checkpoint import load_model
+from diffatlas.models.store import load_model
 from diffatlas.train.config import TrainConfig, load_config
 from tests.cli.helpers import Cli
 from tests.training import balls

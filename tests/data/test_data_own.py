@@ -24,7 +24,7 @@ from diffatlas.data import (
 from diffatlas.errors import BadInput
 from diffatlas.geometry.space import ModelSpace
 from diffatlas.geometry.volume import HIPPOCAMPUS, MMWHS
-from diffatlas.models.checkpoint import read_card
+from diffatlas.models.store import read_card
 from diffatlas.train import run as train
 from diffatlas.train.config import load_config
 from tests import datasets as make

@@ -10,7 +10,8 @@ import pytest
 from diffatlas.errors import BadInput
 from diffatlas.geometry.distance import label_distances_mm
 from diffatlas.geometry.grid import Grid
-from diffatlas.geometry.space import FILL, ModelSpace, Resampler, Window, image_to_model, labels_to_model
+from diffatlas.geometry.resample import Resampler, image_to_model, labels_to_model
+from diffatlas.geometry.space import FILL, ModelSpace, Window
 from diffatlas.geometry.volume import HIPPOCAMPUS, LabelMap, Volume
 from tests.geometry.test_grid import ORIENTATIONS, stored
 

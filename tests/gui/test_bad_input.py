@@ -14,7 +14,7 @@ from dask.delayed import delayed
 
 from diffatlas import session
 from diffatlas.geometry.volume import Volume
-from diffatlas.models.checkpoint import WEIGHTS_FILE
+from diffatlas.models.store import WEIGHTS_FILE
 from napari_diffatlas.forms.parts import ERROR_COLORS
 from napari_diffatlas.viewer.layers import volume_to_layer
 from napari_diffatlas.viewer.live_layers import LIVE_LABELS

@@ -10,7 +10,7 @@ import pytest
 
 from diffatlas import session
 from diffatlas.geometry.volume import Volume
-from diffatlas.models import checkpoint
+from diffatlas.models import store
 from napari_diffatlas.preferences import Preferences, models, preferences
 from napari_diffatlas.viewer.layers import volume_to_layer
 from napari_diffatlas.widget import DiffAtlasWidget
@@ -80,7 +80,7 @@ def test_a_folder_that_cannot_be_used_is_told_and_the_shipped_models_stay(
     folder = tmp_path / broken
     if broken == "card":
         (folder / "mine").mkdir(parents=True)
-        (folder / "mine" / checkpoint.CARD_FILE).write_text("nothing")
+        (folder / "mine" / store.CARD_FILE).write_text("nothing")
     settings.runs.weights_folder = str(folder)
     widget = DiffAtlasWidget(make_napari_viewer())
     assert widget.segment.panel.status.text().startswith("Preferences, weights folder: ")

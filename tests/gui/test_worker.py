@@ -129,10 +129,9 @@ def test_closing_the_updates_closes_the_stream(volume: Volume) -> None:
 
 
 def test_a_stream_without_a_result_is_a_failure(volume: Volume) -> None:
-    class Silent:
+    class Silent(FakeBackend):
         def stream(self, volume: Volume | None, request: Request) -> Any:
-            frames = FakeBackend().stream(volume, request)
-            yield next(frames)
+            yield next(super().stream(volume, request))
 
     backend: Backend = Silent()
     updates: list[Any] = play(Run(lambda: backend, lambda: volume, Request()))

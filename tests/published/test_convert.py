@@ -15,7 +15,7 @@ import torch
 
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import MMWHS
-from diffatlas.models.checkpoint import load_model, read_card
+from diffatlas.models.store import load_model, read_card
 from diffatlas.published.convert import Options, convert, parse_labels, parse_window
 from tests import published_files
 from tests.published_files import LEVELS, PREFIX, network, state, write

@@ -17,7 +17,7 @@ from torch import Tensor
 from diffatlas.engine import device
 from diffatlas.engine.request import Request
 from diffatlas.models import unet
-from diffatlas.models.checkpoint import load_model
+from diffatlas.models.store import load_model
 from diffatlas.session import compare, example, segment, stream
 
 # Largest difference of any output value (range about -1 to 1) between two ways to compute the same network in fp32.

@@ -17,7 +17,7 @@ from diffatlas.diffusion.sample import Sampler, ddpm, discrete_times, uniform_ti
 from diffatlas.diffusion.schedule import DiscreteCosine
 from diffatlas.engine.request import MaskEdit, Request
 from diffatlas.geometry.volume import Volume
-from diffatlas.models.checkpoint import load_model
+from diffatlas.models.store import load_model
 from diffatlas.published.convention import (
     CLAMP,
     GradientPull,
@@ -334,7 +334,7 @@ def test_every_guidance_and_sampler_runs(request_: Request, sampler: str, guidan
 
 def test_a_published_run_is_the_published_walk(request_: Request, converted: Path) -> None:
     from diffatlas.engine.backend import SampleNoise
-    from diffatlas.geometry.space import image_to_model
+    from diffatlas.geometry.resample import image_to_model
 
     source = volume()
     model = load_model(converted)

@@ -15,7 +15,7 @@ from diffatlas.diffusion.schedule import DiscreteCosine
 from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import Volume
-from diffatlas.models.checkpoint import load_model
+from diffatlas.models.store import load_model
 from diffatlas.published.convention import published_loss
 from diffatlas.published.convert import Options, convert
 from diffatlas.session import segment

@@ -20,8 +20,8 @@ EXAMPLES = {"heart-ct": "Phantom heart CT", "heart-mr": "Phantom heart MR"}
 
 
 def read_limits() -> io.Limits:
-    """How much of a visitor's file is read."""
-    return io.Limits(limits.MAX_VOXELS, limits.MAX_BYTES)
+    """How much of a visitor's file is read, and that another process decodes it."""
+    return io.Limits(limits.MAX_VOXELS, limits.MAX_BYTES, contained=True)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from diffatlas.cli import options as opt
 from diffatlas.errors import BadInput
 
 if TYPE_CHECKING:
-    from diffatlas.models.checkpoint import ModelCard
+    from diffatlas.models.card import ModelCard
 
 Weights = Annotated[Literal["model", "ema"], typer.Option(help="The raw weights (as published), or the averaged ones.")]
 Labels = Annotated[

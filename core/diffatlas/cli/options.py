@@ -11,7 +11,7 @@ from diffatlas.engine.request import DeviceName, GuidanceName, PrecisionName, Pr
 from diffatlas.errors import BadInput
 
 if TYPE_CHECKING:
-    from diffatlas.models.checkpoint import ModelCard
+    from diffatlas.models.card import ModelCard
 
 Model = Annotated[str, typer.Option("--model", metavar="NAME|DIR", help="A name from `diffatlas models`, or a folder.")]
 Preset = Annotated[PresetName, typer.Option(help="A named set of sampling options; single options override it.")]
@@ -59,9 +59,9 @@ def check_model(name: str) -> None:
 
 def card_of(name: str) -> ModelCard:
     """The card of a model by name or folder."""
-    from diffatlas.models import checkpoint
+    from diffatlas.models import store
 
-    return checkpoint.read_card(checkpoint.find_model(name))
+    return store.read_card(store.find_model(name))
 
 
 def segment_request(

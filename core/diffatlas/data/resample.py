@@ -17,7 +17,8 @@ from diffatlas.data.labels import read_labels, same_grid
 from diffatlas.data.names import canonical
 from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
-from diffatlas.geometry.space import ModelSpace, image_to_model, labels_to_model
+from diffatlas.geometry.resample import image_to_model, labels_to_model
+from diffatlas.geometry.space import ModelSpace
 from diffatlas.geometry.volume import MMWHS, LabelMap, LabelScheme, Modality
 from diffatlas.io import read_volume
 from diffatlas.phantom import PhantomModality, paint, render, sample_anatomy

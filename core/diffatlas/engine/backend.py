@@ -34,49 +34,20 @@ from diffatlas.diffusion.guidance import (
 )
 from diffatlas.diffusion.sample import SAMPLERS, Step, crowded_times, discrete_times, mask_first, uniform_times
 from diffatlas.diffusion.schedule import DiscreteCosine, Schedule, cosine
+from diffatlas.engine import pace
 from diffatlas.engine.device import pick_device, pick_precision
 from diffatlas.engine.frame import Frame, FrameMetrics, Result
 from diffatlas.engine.locate import AUTOMATIC_LOOKS, Look, glance, search
+from diffatlas.engine.plan import Plan, card_for, larger_than_view_note, plan
 from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
 from diffatlas.geometry.distance import distances_to_labels
 from diffatlas.geometry.grid import Grid
-from diffatlas.geometry.space import (
-    Resampler,
-    Window,
-    check_roi,
-    field_of_view,
-    image_to_model,
-    labels_to_model,
-    larger_than_view,
-    world_box,
-)
+from diffatlas.geometry.resample import Resampler, image_to_model, labels_to_model
+from diffatlas.geometry.space import Window, field_of_view
 from diffatlas.geometry.volume import LabelMap, Volume
-from diffatlas.models.checkpoint import Model, ModelCard, available_models, load_model
+from diffatlas.models.store import Model, load_model
 from diffatlas.published.convention import CLAMP, GradientPull, one_level, published_sdf
-
-
-def choose_model(volume: Volume | None) -> str:
-    """The shipped model that knows the volume's modality and whose field of view is nearest in size.
-
-    A published network takes hours where ours take seconds: it is chosen only where nothing else fits.
-    """
-    cards = available_models()
-    if not cards:
-        raise BadInput("no model is installed; give --model a folder")
-    if volume is None:
-        return (
-            cards[0].name
-            if len(cards) == 1
-            else next((c.name for c in cards if c.name == "heart-phantom"), cards[0].name)
-        )
-    fitting = [c for c in cards if volume.modality in (*c.modalities, "unknown")]
-    if not fitting:
-        known = ", ".join(f"{c.name} ({'/'.join(c.modalities)})" for c in cards)
-        raise BadInput(f"no model for {volume.modality} images; there are: {known}. Name one with --model and --force")
-    fitting = [c for c in fitting if not c.published] or fitting
-    size = np.prod(volume.grid.extent_mm)
-    return min(fitting, key=lambda c: abs(np.log(np.prod(c.space.extent_mm) / size))).name
 
 
 class SampleNoise:
@@ -108,34 +79,35 @@ class Placement:
 class LocalBackend:
     """`Backend` on this machine's CPU or GPU."""
 
+    def plan(self, volume: Volume | None, request: Request) -> Plan:
+        """See `diffatlas.engine.plan.plan`."""
+        return plan(volume, request)
+
     def stream(self, volume: Volume | None, request: Request) -> Iterator[Frame]:
         """Yield a frame a step. Bad input raises before the first frame."""
-        name = choose_model(volume) if request.model == "auto" else request.model
-        model = load_model(name)
-        return _Run(model, volume, request).frames()
+        planned = plan(volume, request)
+        if volume is None and request.task == "segment" and request.guidance != "none":
+            raise BadInput("there is no image to segment")
+        return _Run(load_model(planned.card.path), volume, planned).frames()
 
     def locate(self, volume: Volume, request: Request, limit: int | None = None) -> Iterator[Look]:
         """Search ``volume`` for what the model knows; the last `Look` carries the `Proposal`. ``close()`` stops it."""
-        name = choose_model(volume) if request.model == "auto" else request.model
-        model = load_model(name)
-        if model.card.published:
+        card = card_for(volume, request)
+        if card.published:
             raise BadInput(
-                f"model '{model.card.name}' knows one noise level for image and mask and cannot answer in one step; "
+                f"model '{card.name}' knows one noise level for image and mask and cannot answer in one step; "
                 f"give a region of interest"
             )
-        middle = field_of_view(model.card.space, volume.grid, volume.grid.centre_mm)  # a placement that needs no search
-        return _Run(model, volume, replace(request, task="segment", roi=middle, edit=None)).looks(limit)
+        middle = field_of_view(card.space, volume.grid, volume.grid.centre_mm)  # a placement that needs no search
+        planned = plan(volume, replace(request, task="segment", roi=middle, edit=None))
+        return _Run(load_model(card.path), volume, planned).looks(limit)
 
 
 class _Run:
-    def __init__(self, model: Model, volume: Volume | None, request: Request) -> None:
+    def __init__(self, model: Model, volume: Volume | None, planned: Plan) -> None:
         self.begin = time.monotonic()
-        self.model, self.card, self.volume = model, model.card, volume
-        self.request = request.resolved(model.card.guidance_noise, model.card.published)
-        if volume is None and request.task == "segment" and request.guidance != "none":
-            raise BadInput("there is no image to segment")
-        if volume is not None and request.task == "segment":
-            _check_modality(volume, model.card, request)
+        self.model, self.card, self.volume, self.plan = model, model.card, volume, planned
+        self.request = request = planned.request
         self.device = pick_device(request.device)
         self.dtype = pick_precision(request.precision, self.device)
         self.notes: list[str] = []
@@ -145,6 +117,7 @@ class _Run:
         self.denoiser = self._denoiser()
         self.clip_mm = model.card.space.sdf_clip_mm
         self.placement = self._place()
+        self.step_s = 0.0
 
     def _denoiser(self) -> Denoiser:
         network: Any = self.model.network
@@ -169,67 +142,35 @@ class _Run:
     # -- where to look ---------------------------------------------------------------------------------------------
 
     def _place(self) -> Placement:
-        space, volume, request = self.card.space, self.volume, self.request
+        space, volume = self.card.space, self.volume
         if volume is None:
-            return Placement(space.grid_at(np.zeros(3)), None, None, (*self.notes, *self._published_notes()))
-        if request.roi is not None:
-            check_roi(request.roi, volume.grid.shape)
-        notes = [*self.notes, *self._published_notes()]
-        grid = space.place(volume.grid, request.roi)
-        extent = _world_extent_mm(volume.grid)
-        larger = larger_than_view(space, volume.grid)
-        if larger and request.roi is None and request.task == "segment":
-            if self.card.published:
-                how = "its middle was taken, as in the published preprocessing"
-            else:
-                grid, how = self._find(grid)
-            notes.append(
-                f"the volume ({_mm(extent)}) is larger than the model's field of view ({_mm(space.extent_mm)}); {how}; "
-                f"a region of interest decides otherwise"
-            )
+            return Placement(space.grid_at(np.zeros(3)), None, None, (*self.notes, *self.plan.notes))
+        grid, where = self.plan.grid, self.plan.where
+        if grid is None:
+            grid, where = self._find(volume, space.place(volume.grid))
         image, limits = image_to_model(volume, grid, space.window_for(volume.modality), space.fill)
-        if request.roi is not None and request.task == "segment":
-            view = field_of_view(space, volume.grid, grid.centre_mm)
-            if any(b - a > 1.15 * (d - c) for (a, b), (c, d) in zip(request.roi, view, strict=True)):
-                notes.append(
-                    f"the region of interest is larger than the model's field of view ({_mm(space.extent_mm)}); the "
-                    f"model looked at its middle"
-                )
+        notes = [*self.notes, *self.plan.notes, *([where] if where else [])]
         if limits[1] - limits[0] < 1e-6 or float(np.ptp(image)) == 0:
             notes.append("the image is constant within the field of view; there is nothing to see in it")
         return Placement(grid, torch.from_numpy(image)[None, None].to(self.device), volume.grid, tuple(notes))
 
-    def _find(self, middle: Grid) -> tuple[Grid, str]:
-        """The model grid where in a large volume its structures are, and how they were found; ``middle`` is where not
-        looking would put it."""
-        assert self.volume is not None
+    def _find(self, volume: Volume, middle: Grid) -> tuple[Grid, str]:
+        """The model grid where in a large volume its structures are, and a sentence on how they were found.
+
+        ``middle``: where the grid would lie without a search.
+        """
         space = self.card.space
-        centre_mm = glance(self.volume, space, self._one_step, self.card.expected_volumes_ml)
+        centre_mm = glance(volume, space, self._one_step, self.card.expected_volumes_ml)
         by, words = "one look from its middle", ""
         if centre_mm is None:
             proposal = deque(self.looks(AUTOMATIC_LOOKS), maxlen=1)[0].proposal
             assert proposal is not None
             centre_mm, by, words = proposal.centre_mm, "a search", f": {proposal.words}"
         # As a region of interest it is moved into the volume where it would stick out.
-        grid = space.place(self.volume.grid, field_of_view(space, self.volume.grid, centre_mm))
+        grid = space.place(volume.grid, field_of_view(space, volume.grid, centre_mm))
         moved = float(np.linalg.norm(grid.centre_mm - middle.centre_mm))
-        return grid, f"{by} placed it {moved:.0f} mm from the volume's centre{words}"
-
-    def _published_notes(self) -> list[str]:
-        """What to know of a run of a published network that leaves the published way."""
-        request = self.request
-        if not self.card.published:
-            return []
-        notes = []
-        rho = request.guidance_noise
-        if request.task == "segment" and request.guidance == "image" and rho is not None and rho < 1:
-            notes.append(
-                f"this network knows one noise level for image and mask; guidance noise {rho:g} is outside what it was "
-                f"trained on (preset published is the paper's way)"
-            )
-        if (request.steps or 0) > self.card.levels:
-            notes.append(f"this model has {self.card.levels} noise levels; there are no more steps than that")
-        return notes
+        how = f"{by} placed it {moved:.0f} mm from the volume's centre{words}"
+        return grid, larger_than_view_note(space, volume.grid, how)
 
     def looks(self, limit: int | None = None) -> Iterator[Look]:
         """Search the volume for the model's structures, see `diffatlas.engine.locate`."""
@@ -343,12 +284,14 @@ class _Run:
         try:
             while True:
                 steps = []
+                step_begin = time.monotonic()
                 for walk, _ in walks:
                     step = next(walk, None)
                     if step is not None:
                         steps.append(step)
                 if not steps:
                     return
+                self.step_s += time.monotonic() - step_begin
                 sdf = np.stack([s.x0[0, 1:].float().cpu().numpy() for s in steps])
                 if self.card.published:  # the paper's walk may leave the range of distances
                     sdf = np.clip(sdf / np.float32(self.card.mask_range), -1, 1)
@@ -425,6 +368,9 @@ class _Run:
             masks = tuple(LabelMap(distances_to_labels(s), place.grid, scheme) for s in sdf)
             labels = masks[0] if self.request.task == "generate" else self._edit_labels()
         seconds = time.monotonic() - self.begin
+        step_s = self.step_s / (frame.total * self.request.samples)
+        # What the consumer did between two steps is not the engine's time.
+        pace.record(self.card.sha256, self.request, pace.Pace(step_s, 0.0))
         metrics = (*self.past[:-1], replace(frame.metrics, seconds=seconds))
         notes = (*(self.volume.notes if self.volume else ()), *place.notes)
         result = Result(labels, confidence, metrics, self._provenance(seconds), images, masks, notes)
@@ -458,22 +404,3 @@ def _agreement(sdf: NDArray[np.float32], labels: NDArray[np.uint8]) -> NDArray[n
     """Share of samples that give a voxel the label it got: sdf [S, K, X, Y, Z] to float32 [X, Y, Z]."""
     votes = np.stack([distances_to_labels(s) == labels for s in sdf])
     return np.asarray(votes.mean(axis=0), dtype=np.float32)
-
-
-def _check_modality(volume: Volume, card: ModelCard, request: Request) -> None:
-    known = card.modalities
-    if volume.modality != "unknown" and volume.modality not in known and not request.force:
-        raise BadInput(
-            f"{volume.name}: looks like {volume.modality}, and model '{card.name}' was trained on {'/'.join(known)} "
-            f"only; choose another model, or insist with --force"
-        )
-
-
-def _world_extent_mm(grid: Grid) -> tuple[float, float, float]:
-    low, high = world_box(grid)
-    x, y, z = (high - low).tolist()
-    return x, y, z
-
-
-def _mm(extent: tuple[float, float, float]) -> str:
-    return " x ".join(f"{e:.0f}" for e in extent) + " mm"

@@ -7,25 +7,25 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffatlas.engine.backend import SampleNoise, choose_model
+from diffatlas.engine.backend import SampleNoise
 from diffatlas.engine.frame import Frame, FrameMetrics
+from diffatlas.engine.plan import plan
 from diffatlas.engine.request import Request
 from diffatlas.geometry.distance import distances_to_labels
 from diffatlas.geometry.volume import Volume
-from diffatlas.models.checkpoint import find_model, read_card
 
 
 def first_noise(volume: Volume | None, request: Request) -> Frame:
     """See `session.start`."""
-    card = read_card(find_model(choose_model(volume) if request.model == "auto" else request.model))
-    space = card.space
+    planned = plan(volume, request)
+    card, space = planned.card, planned.card.space
     noise = SampleNoise(request.seed, 0)((1 + len(card.scheme), *space.shape)).numpy()
     sdf = noise[1:] * np.float32(space.sdf_clip_mm)
     return Frame(
         index=-1,
-        total=request.resolved(card.guidance_noise).steps or 1,
+        total=planned.steps,
         t=1.0,
-        grid=space.grid_at(np.zeros(3)) if volume is None else space.place(volume.grid, request.roi),
+        grid=planned.grid or (space.grid_at(np.zeros(3)) if volume is None else space.place(volume.grid)),
         scheme=card.scheme,
         noisy_image=noise[0],
         image=np.clip(noise[0], -1, 1),

@@ -1,19 +1,13 @@
-"""What a run yields and what it leaves: `Frame` and `Result`, numpy only, and the one seam, `Backend`.
-
-napari wraps `Backend.stream` in a worker, Gradio yields from it, the command line draws a progress bar with it; tests
-pass a fake. Closing the iterator cancels: it stops within one step and frees its memory.
-"""
+"""What a run yields and what it leaves: `Frame` and `Result`, numpy only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffatlas.engine.request import Request
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import LabelMap, LabelScheme, Volume
 
@@ -92,11 +86,3 @@ class Result:
             "notes": list(self.notes),
             "frames": [asdict(m) for m in self.metrics],
         }
-
-
-class Backend(Protocol):
-    """Anything that can run a request: this machine (`diffatlas.engine.backend`), a recorded run, a test's fake."""
-
-    def stream(self, volume: Volume | None, request: Request) -> Iterator[Frame]:
-        """Yield a frame a step; the last carries the result. ``close()`` stops within one step."""
-        ...

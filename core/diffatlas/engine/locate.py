@@ -36,7 +36,8 @@ from scipy import ndimage
 
 from diffatlas.geometry.distance import distances_to_labels
 from diffatlas.geometry.grid import Array, Grid, reorient
-from diffatlas.geometry.space import ModelSpace, Ranges, apply_window, field_of_view, resample, world_box
+from diffatlas.geometry.resample import apply_window, resample
+from diffatlas.geometry.space import ModelSpace, Ranges, field_of_view, world_box
 from diffatlas.geometry.volume import Volume
 from diffatlas.metrics import dice
 

@@ -26,11 +26,12 @@ from diffatlas.errors import BadInput
 from diffatlas.evaluate.baselines import forward_and_backward_flop
 from diffatlas.evaluate.cases import Subject, subjects
 from diffatlas.evaluate.protocol import MethodConfig, Protocol, RunConfig, SettingConfig, slug
-from diffatlas.geometry.space import ModelSpace, Resampler, image_to_model
+from diffatlas.geometry.resample import Resampler, image_to_model
+from diffatlas.geometry.space import ModelSpace
 from diffatlas.geometry.volume import LabelMap, LabelScheme, Volume
 from diffatlas.io import atomic_path
 from diffatlas.metrics import compare
-from diffatlas.models.checkpoint import load_model
+from diffatlas.models.store import load_model
 from diffatlas.session import segment
 from diffatlas.train.config import TrainConfig
 from diffatlas.train.export import export
@@ -328,7 +329,7 @@ def _line(score: Score) -> dict[str, Any]:
 
 
 def _sha256(path: Path) -> str:
-    from diffatlas.models.checkpoint import file_sha256
+    from diffatlas.models.store import file_sha256
 
     return file_sha256(path)
 

@@ -4,6 +4,7 @@ Whatever is wrong with a file comes out as `diffatlas.errors.BadInput`, one line
 """
 
 from diffatlas.io.atomic import IMAGE_SUFFIXES, atomic_path, atomic_write_bytes, check_output
+from diffatlas.io.dicom import is_dicom, is_dicom_folder, read_dicom
 from diffatlas.io.images import (
     describe,
     guess_modality,
@@ -15,7 +16,6 @@ from diffatlas.io.images import (
     write_label_map,
     write_volume,
 )
-from diffatlas.io.itk import is_dicom_folder
 from diffatlas.io.source import Limits
 
 __all__ = [
@@ -26,8 +26,10 @@ __all__ = [
     "check_output",
     "describe",
     "guess_modality",
+    "is_dicom",
     "is_dicom_folder",
     "named_as_labels",
+    "read_dicom",
     "read_label_ids",
     "read_label_map",
     "read_volume",

@@ -15,7 +15,8 @@ from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import LabelMap, LabelScheme, Modality, NiftiHeader, Volume
 from diffatlas.io.atomic import check_output, shown, suffix_of
-from diffatlas.io.itk import is_dicom, read_dicom, read_itk, write_itk
+from diffatlas.io.dicom import is_dicom, read_dicom
+from diffatlas.io.itk import read_itk, write_itk
 from diffatlas.io.nifti import read_nifti, write_nifti
 from diffatlas.io.source import STORED, Limits, Source
 
@@ -157,7 +158,18 @@ def describe(path: StrPath, *, volume_index: int | None = None, limits: Limits |
 
 
 def _read(path: Path, volume_index: int | None, limits: Limits | None, *, series_first: bool = False) -> Source:
-    """Choose the reader; ``series_first`` takes volume 0 of a series instead of asking."""
+    """The file's content, decoded here or in a process of its own."""
+    limits = limits or Limits()
+    if limits.contained:
+        # Imported on first use: the base of most programs needs neither pydantic here nor a child process.
+        from diffatlas.io.contained import read_contained
+
+        return read_contained(path, volume_index, limits, series_first=series_first)
+    return read_source(path, volume_index, limits, series_first=series_first)
+
+
+def read_source(path: Path, volume_index: int | None, limits: Limits, *, series_first: bool = False) -> Source:
+    """Choose the reader and read in this process; ``series_first`` takes volume 0 of a series instead of asking."""
     try:
         kind = "folder" if path.is_dir() else "file" if path.is_file() else "other" if path.exists() else "nothing"
     except (OSError, ValueError) as error:

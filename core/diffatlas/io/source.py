@@ -24,10 +24,22 @@ STORED = frozenset(np.dtype(t) for t in ("u1", "i1", "u2", "i2", "u4", "i4", "u8
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a reader takes: voxels of one volume, and bytes of one file once decompressed."""
+    """How much a reader takes: voxels of one volume, and bytes of one file once decompressed.
+
+    ``contained``: every format is decoded in a process of its own, as for files of strangers, for ``max_seconds`` at
+    most (`diffatlas.io.contained`). Without it a user's own files are decoded here, but for DICOM, whose compressed
+    pixels go through native code.
+    """
 
     max_voxels: int = 1024**3
     max_bytes: int = 8 * 1024**3
+    contained: bool = False
+    max_seconds: float = 120.0
+
+    @property
+    def decoder_bytes(self) -> int:
+        """What a decoder may allocate: the stored file and the volume, side by side, and what libraries need."""
+        return 2 * min(self.max_bytes, 8 * self.max_voxels) + (512 << 20)
 
     def check(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], volumes: int = 1) -> None:
         """Refuse from the header, before anything is allocated; ``shape`` [X, Y, Z] of one of ``volumes``."""
@@ -60,7 +72,8 @@ class Source:
 
     ``data``: [X, Y, Z] in the stored type, native byte order; the value is ``data * slope + inter`` with ``scale`` =
     (slope, inter). ``grid``: mm, RAS+. ``modality``: what the file says of itself, or None. ``volumes``: length of the
-    series the volume was taken from. ``format``: for people.
+    series the volume was taken from. ``format``: for people. ``padding``: the stored number that the file itself gives
+    to voxels where nothing was acquired, or None.
     """
 
     data: NDArray[Any]
@@ -71,6 +84,7 @@ class Source:
     modality: Modality | None = None
     volumes: int = 1
     notes: tuple[str, ...] = ()
+    padding: float | None = None
 
 
 def make_grid(path: Path, shape: tuple[int, ...], affine: NDArray[np.float64]) -> Grid:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from diffatlas.models.checkpoint import ModelCard
+    from diffatlas.models.card import ModelCard
 
 
 def space_to_depth(x: Tensor, patch: int) -> Tensor:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from diffatlas.errors import BadInput
 from diffatlas.geometry.space import ModelSpace, Window
 from diffatlas.geometry.volume import MMWHS, LabelScheme, Structure
-from diffatlas.models.checkpoint import MAX_LEVELS, WEIGHTS_FILE, ModelCard, file_sha256, write_card
+from diffatlas.models.card import MAX_LEVELS, ModelCard
+from diffatlas.models.store import WEIGHTS_FILE, file_sha256, write_card
 from diffatlas.published.authors_file import Weights, first_line, printable, read_state
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from diffatlas.errors import BadInput
-from diffatlas.models.checkpoint import file_sha256
+from diffatlas.models.store import file_sha256
 from diffatlas.published.convert import Origin
 
 REPOSITORY = "YuheLiuu/DiffAtlas_Pretrained_model"

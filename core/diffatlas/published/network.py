@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffatlas.models.checkpoint import ModelCard
+from diffatlas.models.card import ModelCard
 from diffatlas.published.convention import check_orientation
 from diffatlas.published.cpu_path import answer
 

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from diffatlas.errors import BadInput
 from diffatlas.io import atomic_path
-from diffatlas.models.checkpoint import CARD_FILE, WEIGHTS_FILE, ModelCard, file_sha256, read_card, write_card
+from diffatlas.models.card import ModelCard
+from diffatlas.models.store import CARD_FILE, WEIGHTS_FILE, file_sha256, read_card, write_card
 from diffatlas.train.config import TrainConfig, load_config
 from diffatlas.train.devices import start
 from diffatlas.train.state import CONFIG, Run

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from diffatlas.data import canonical
 from diffatlas.errors import BadInput
-from diffatlas.models.checkpoint import ModelCard, find_model, load_model, read_card
+from diffatlas.models.card import ModelCard
+from diffatlas.models.store import find_model, load_model, read_card
 from diffatlas.train.config import NetworkConfig, PublishedNetworkConfig, TrainConfig
 
 

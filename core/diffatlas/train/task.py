@@ -50,7 +50,7 @@ class Task(Protocol):
         return None
 
     def card(self, config: TrainConfig) -> dict[str, Any] | None:
-        """Fields of `diffatlas.models.checkpoint.ModelCard`: ``schedule``, ``prediction``, ``architecture``,
+        """Fields of `diffatlas.models.card.ModelCard`: ``schedule``, ``prediction``, ``architecture``,
         ``atlas_walk``; ``training`` adds to what the export says of the run.
 
         None where the engine cannot run the network; then only its weights are exported.

@@ -12,15 +12,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from diffatlas.errors import BadInput
-from diffatlas.models.checkpoint import (
-    CARD_FILE,
-    WEIGHTS_FILE,
-    file_sha256,
-    find_model,
-    load_model,
-    read_card,
-    write_card,
-)
+from diffatlas.models.store import CARD_FILE, WEIGHTS_FILE, file_sha256, find_model, load_model, read_card, write_card
 
 
 @pytest.fixture
