@@ -55,7 +55,7 @@ def serve(
 
     from diffatlas_app.api import PARAMETERS
     from diffatlas_app.page.layout import build_page
-    from diffatlas_app.page.theme import CSS, HEAD, theme
+    from diffatlas_app.page.theme import CSS, head, theme
     from diffatlas_app.server.gate import in_front
 
     page = build_page(visitors)
@@ -70,7 +70,7 @@ def serve(
             prevent_thread_lock=True,
             theme=theme(),
             css=CSS,
-            head=HEAD,
+            head=head(),
             max_file_size=limits.MAX_UPLOAD_MB * 1024**2,
             state_session_capacity=limits.SESSIONS,
             run_history=False,
@@ -87,11 +87,12 @@ def serve(
     except OSError as error:
         visitors.close()
         raise BadInput(f"cannot serve on {host}:{port}: {error}; give another --port") from error
-    if page.share_url:
-        known.add(str(page.share_url))
+    public = getattr(page, "share_url", None)  # gradio declares it as always None
+    if public:
+        known.add(str(public))
     if warm:
         threading.Thread(target=_warm, args=(visitors,), name="warm", daemon=True).start()
-    return Served(str(page.share_url or page.local_url).rstrip("/"), page, visitors)
+    return Served(str(public or page.local_url).rstrip("/"), page, visitors)
 
 
 def _warm(visitors: Visitors) -> None:

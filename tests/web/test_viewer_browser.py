@@ -19,7 +19,7 @@ from PIL import Image
 from diffatlas.engine.request import Request
 from diffatlas.session import Frame
 from diffatlas_app.page import viewer
-from diffatlas_app.page.theme import CSS, HEAD, theme
+from diffatlas_app.page.theme import CSS, head, theme
 from diffatlas_app.server.gate import in_front
 from diffatlas_app.server.hosts import Hosts
 from diffatlas_app.visitors.sessions import Visitors
@@ -130,7 +130,7 @@ def bench() -> Iterator[Bench]:
         prevent_thread_lock=True,
         theme=theme(),
         css=CSS,
-        head=HEAD,
+        head=head(),
         quiet=True,
         ssr_mode=False,
         run_history=False,
@@ -154,11 +154,13 @@ def show(bench: Bench) -> Iterator[Callable[..., Shown]]:
     """Opens the page; at the end nothing may have been asked of another host or complained of in the console."""
     all_shown: list[Shown] = []
 
-    def open_in(chromium: Any, width: int = 800, dark: bool = False, **options: Any) -> Shown:
+    def open_in(chromium: Any, width: int = 800, dark: bool = False, insist: bool = True, **options: Any) -> Shown:
         context = chromium.new_context(
             viewport={"width": width, "height": 560}, color_scheme="dark" if dark else "light", **options
         )
         context.set_default_timeout(WAIT_MS)
+        if insist:  # the drawing is the processor's here, which the page avoids unless it is asked for
+            context.add_init_script("sessionStorage.setItem('diffatlas-3d', 'on')")
         shown = Shown(context.new_page(), bench)
         all_shown.append(shown)
         shown.page.on("console", lambda m: shown.complaints.append(m.text) if m.type in ("error", "warning") else None)

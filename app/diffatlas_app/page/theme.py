@@ -5,6 +5,8 @@ from __future__ import annotations
 import gradio as gr
 from gradio.themes.utils import colors, sizes
 
+from diffatlas_app.server.files import address
+
 
 def theme() -> gr.themes.Base:
     """A gradio theme that loads nothing from elsewhere."""
@@ -113,7 +115,12 @@ CSS = """
 """
 
 # Gradio confines CSS to the page's content; the frame around it is reached from the head.
-HEAD = """<style>@media (max-width: 720px) {
+_FRAME = """<style>@media (max-width: 720px) {
   .main.fillable { padding: 14px !important; }
   footer .divider { display: none; }
 }</style>"""
+
+
+def head() -> str:
+    """What stands in the page's head: its own script, and the style of the frame."""
+    return f'<script type="module" src="{address("page.js")}"></script>{_FRAME}'

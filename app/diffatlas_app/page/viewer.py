@@ -40,7 +40,6 @@ from diffatlas.session import Frame, FrameMetrics
 from diffatlas_app.page.slices import drawn_slices
 from diffatlas_app.server.files import NIIVUE, address
 
-SCRIPTS = ("volumes.js", "stage.js", "plots.js", "panel.js", "viewer.js")
 MAX_SHOWN_VOXELS = 128**3
 """An image with more is shown at a coarser grid (labels and results keep the source's)."""
 
@@ -59,13 +58,15 @@ def viewer(label: str = "Viewer", *, elem_id: str | None = None, group: str | No
 
     ``more`` goes to `gr.HTML` (``visible``, ``scale``, ...). Its value is a message of this module.
     """
-    scripts = "".join(f'<script src="{address(name)}"></script>' for name in SCRIPTS)
     setup = {"label": label, "group": group, "niivue": address(NIIVUE)}
     return gr.HTML(
         empty_message(),
         html_template='<div class="dv" data-state="loading"></div>',
-        js_on_load=f"DiffAtlasViewer.mount(element, {json.dumps(setup)}, props, watch, server)",
-        head=f'<link rel="stylesheet" href="{address("viewer.css")}">{scripts}',
+        js_on_load=(
+            f"import(new URL({json.dumps(address('viewer.js'))}, document.baseURI).href)"
+            f".then((m) => m.mount(element, {json.dumps(setup)}, props, watch, server))"
+        ),
+        head=f'<link rel="stylesheet" href="{address("viewer.css")}">',
         apply_default_css=False,
         server_functions=[drawn_slices],
         elem_id=elem_id,

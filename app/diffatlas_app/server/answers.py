@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from typing import Any
 
 from diffatlas_app.server.hosts import on_space
 
+DRAIN_S = 5.0
+DRAIN_BYTES = 64 * 1024**2
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -53,8 +57,27 @@ async def answer(send: Any, status: int, kind: str, body: bytes, *headers: tuple
     await send({"type": "http.response.body", "body": body})
 
 
-async def refuse(send: Any, refused: Refused, head: bool = False) -> None:
-    """One line, as JSON: gradio's page and its client show ``detail``, others look for ``error``."""
-    body = json.dumps({"error": refused.line, "detail": refused.line}).encode("utf-8") + b"\n"
-    # What is left of the body is not read: the connection is closed, not used again.
-    await answer(send, refused.status, "application/json", b"" if head else body, (b"connection", b"close"))
+async def refuse(send: Any, receive: Any, refused: Refused, read: bool, head: bool = False) -> None:
+    """One line, as JSON: gradio's page and its client show ``detail``, others look for ``error``.
+
+    ``read``: whether the body has been read to its end. What is left of it is read and let go for a while: a sender
+    that is cut off in the middle never sees the line.
+    """
+    body = b"" if head else json.dumps({"error": refused.line, "detail": refused.line}).encode("utf-8") + b"\n"
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode("ascii")),
+        (b"cache-control", b"no-store"),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            left = DRAIN_BYTES
+            more = not read
+            while more and left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                more = message.get("more_body", False)
+    await send({"type": "http.response.body", "body": b""})

@@ -47,14 +47,20 @@ class Gate:
         if scope["type"] != "http":  # gradio has no websockets any more
             await send({"type": "websocket.close", "code": 1008})
             return
-        started = False
+        started = ended = False
+
+        async def heard() -> Any:
+            nonlocal ended
+            message = await receive()
+            ended = ended or not message.get("more_body", False)
+            return message
 
         async def guarded(message: Any) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
                 own = security_headers()
-                hidden = {name for name, _ in own} | {b"server"}
+                hidden = {name for name, _ in own}
                 kept = [
                     (name, value)
                     for name, value in message.get("headers", ())
@@ -64,14 +70,16 @@ class Gate:
             await send(message)
 
         try:
-            await self._serve(scope, receive, guarded)
+            await self._serve(scope, heard, guarded)
         except Refused as refused:
             if not started:
-                await refuse(guarded, refused, scope["method"] == "HEAD")
+                await refuse(
+                    guarded, heard, refused, ended or scope["method"] in ("GET", "HEAD"), scope["method"] == "HEAD"
+                )
         except OSError as error:
             log.error("a request failed: %s", type(error).__name__)
             if not started:
-                await refuse(guarded, Refused(503, "this machine cannot do that now: try again later"))
+                await refuse(guarded, heard, Refused(503, "this machine cannot do that now: try again later"), ended)
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}

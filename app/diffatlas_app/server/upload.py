@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import ExitStack
 from typing import Any
 
@@ -135,7 +135,7 @@ class Uploads:
         if upload_id and (upload_id in self._progress or len(self._progress) < limits.UPLOADS_AT_ONCE):
             self._progress[upload_id] = (form.name, form.received)
 
-    async def progress(self, upload_id: str) -> AsyncIterator[bytes]:
+    async def progress(self, upload_id: str) -> AsyncGenerator[bytes, None]:
         """Server-sent events while an upload is under way: what has come since the last one, at the end ``done``."""
         told, idle_s = 0, 0.0
         while upload_id in self._progress or (told == 0 and idle_s < 3.0):

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import TextIO
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows: a file that a process holds open cannot be deleted there, which serves as the lock
-    fcntl = None  # type: ignore[assignment]
 
 PREFIX = "diffatlas-app-"
 OWNER = "owner"
@@ -31,13 +30,14 @@ class ProcessFolder:
     def __init__(self) -> None:
         sweep()
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
-        self._owner: TextIO | None = (self.path / f"{OWNER}.new").open("w", encoding="ascii")
+        new, owner = self.path / f"{OWNER}.new", self.path / OWNER
+        self._owner: TextIO | None = (owner if sys.platform == "win32" else new).open("w", encoding="ascii")
         self._owner.write(f"{os.getpid()}\n")
         self._owner.flush()
-        if fcntl is not None:
+        if sys.platform != "win32":
             fcntl.flock(self._owner, fcntl.LOCK_EX)
             # Renamed only once it is locked: another start never sees an ``owner`` whose lock is free by accident.
-            (self.path / f"{OWNER}.new").rename(self.path / OWNER)
+            new.rename(owner)
 
     def close(self) -> None:
         if self._owner is not None:
@@ -62,14 +62,14 @@ def sweep() -> list[Path]:
 
 
 def _is_ours(folder: Path) -> bool:
-    return not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
+    return sys.platform == "win32" or folder.stat().st_uid == os.getuid()
 
 
 def _is_alive(folder: Path) -> bool:
-    owner = folder / (OWNER if fcntl is not None else f"{OWNER}.new")
+    owner = folder / OWNER
     if not owner.is_file() or owner.is_symlink():
         return time.time() - folder.stat().st_mtime < YOUNG_S
-    if fcntl is None:
+    if sys.platform == "win32":  # a file that a process holds open cannot be deleted there: that is the lock
         try:
             owner.unlink()
         except PermissionError:
