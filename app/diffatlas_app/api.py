@@ -12,7 +12,7 @@ import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from diffatlas import io, session
 from diffatlas.errors import BadInput
 from diffatlas.session import Result
 from diffatlas_app import limits
+from diffatlas_app.events import region as regions
 from diffatlas_app.runs import pairs, settings
 from diffatlas_app.runs import stream as runs
 from diffatlas_app.server.callers import absence, caller_of
@@ -139,6 +140,12 @@ def add_endpoints(visitors: Visitors, running: dict[str, Any]) -> None:
                 source = visitor.take_upload(asked.volume)
                 read = source.read()
                 name = f"{read.name}_labels.nii.gz"
+                for looking in regions.search(read, engine_request):  # in sight, so that it ends with the caller
+                    if visitor.should_stop():
+                        raise BadInput("the caller has gone")
+                    if looking.found is not None:
+                        engine_request = replace(engine_request, roi=looking.found)
+                        read = replace(read, notes=(*read.notes, looking.words))
                 result = _finished(runs.watch(visitor, read, (engine_request,)))
                 return {
                     "volumes_ml": result.volumes_ml,

@@ -75,6 +75,9 @@ SESSION_AGE_S = 3600.0
 SWEEP_S = 60.0
 """How often visitors are looked over for their age."""
 
+WARM_UP_S = 180.0
+"""How long a page that shows a recorded run waits for the example that it was opened for."""
+
 RUN_TIME_S = 1800.0
 """A run longer than this is stopped."""
 

@@ -195,7 +195,7 @@ def test_the_page_prints_no_path_of_this_machine(site: Site) -> None:
         text = ask(site, path).body.decode()
         for secret in (str(PACKAGE), str(files.niivue_path().parent), inbox, str(Path.home())):
             assert secret not in text
-    assert re.search(rf'src=..?page/{files.version()}/page\.js', ask(site, "/").body.decode())
+    assert re.search(rf"src=..?page/{files.version()}/page\.js", ask(site, "/").body.decode())
     for name in files.page_files():
         answer = ask(site, "/" + files.address(name))
         assert answer.status == 200

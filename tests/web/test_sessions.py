@@ -16,7 +16,7 @@ from diffatlas.geometry.volume import HIPPOCAMPUS, LabelMap, Volume
 from diffatlas_app import limits
 from diffatlas_app.visitors import source
 from diffatlas_app.visitors.inbox import Inbox
-from diffatlas_app.visitors.sessions import Pace, Visitor, Visitors
+from diffatlas_app.visitors.sessions import Visitor, Visitors
 from tests.fakes import FakeBackend
 from tests.web.conftest import fake_example, fake_models
 
@@ -170,23 +170,6 @@ def test_a_label_map_comes_in_the_scheme_that_knows_its_ids(monkeypatch: pytest.
     io.write_array(np.full(grid.shape, 7, np.uint8), grid, path)
     with pytest.raises(BadInput, match=r"mine\.nii\.gz"):
         source.read_labels("mine.nii.gz", path, HIPPOCAMPUS)
-
-
-def test_the_pace_follows_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    pace = Pace()
-    assert pace.seconds_for(40) is None
-    pace.learn(4.0, 40)
-    assert pace.seconds_for(40) == pytest.approx(4.0)
-    pace.learn(12.0, 40)
-    assert pace.seconds_for(40, samples=2) == pytest.approx(16.0)
-    pace.learn(1.0, 0)
-    assert pace.seconds_for(40) == pytest.approx(8.0)
-    backend = FakeBackend(delay_s=0.01)
-    monkeypatch.setattr(session, "local_backend", lambda: backend)
-    fresh = Pace()
-    fresh.measure(fake_example("heart-ct")[0], ((6, 18), (6, 18), (6, 18)))
-    assert fresh.step_s is not None
-    assert fresh.step_s >= 0.01
 
 
 @pytest.mark.parametrize("fail_at", [None, 0])

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffatlas.engine.request import Request
+from diffatlas.geometry.volume import LabelMap, LabelScheme, Structure
 from diffatlas.session import Frame
 from diffatlas_app.page import viewer
 from diffatlas_app.page.theme import CSS, head, theme
@@ -28,6 +29,7 @@ from tests.web.conftest import GRADIO_WARNINGS, WAIT_MS, chromium_path, fake_exa
 
 pytestmark = [*GRADIO_WARNINGS, pytest.mark.timeout(600)]
 WEBGL_FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+REGION = LabelScheme("region", (Structure("what the model sees", 1, (86, 180, 233)),))
 SLOW_MS = 2 * WAIT_MS  # the 3-D view without a graphics card, on a busy machine
 # No warning either, but for those of the graphics driver about its own speed.
 QUIET = ("GPU stall due to ReadPixels", "GroupMarkerNotSet", "Automatic fallback to software WebGL")
@@ -484,3 +486,49 @@ def test_by_keyboard_alone(show: Any, browser: Any) -> None:
     before = shown.value("at0")
     shown.page.keyboard.press("ArrowRight")
     assert shown.value("at0") == before + 1
+
+
+def test_after_a_search_every_structure_has_its_own_colour(show: Any, with_webgl: Any) -> None:
+    """The box of the search lies on the grid of the run's masks: its colours must not stay with that layer."""
+    shown = show(with_webgl)
+    shown.go((opened(), None))
+    shown.wait("state", "open")
+    frames = frames_of(4)
+    box = LabelMap(np.ones(frames[-1].grid.shape, np.uint8), frames[-1].grid, REGION)
+    shown.go((viewer.waiting_message("Searching", box), None))
+    shown.wait("state", "waiting")
+    shown.settle()
+    shown.go((viewer.done_message(frames[-1]), None))
+    shown.wait("shown", 3)
+    shown.settle()
+    shown.slider("opacity").fill("1")
+    shown.settle()
+    picture = shown.picture()
+    hues = [np.abs(picture - np.array(s.color)).max(axis=2) < 60 for s in frames[-1].scheme.structures]
+    assert sum(mask.sum() > 20 for mask in hues) >= 3
+
+
+def test_a_mask_alone_is_seen(show: Any, with_webgl: Any) -> None:
+    shown = show(with_webgl)
+    frame = frames_of(4)[-1]
+    labels = LabelMap(frame.labels, frame.grid, frame.scheme)
+    shown.go((viewer.open_message(None, labels=labels), None))
+    shown.wait("state", "open")
+    shown.settle()
+    assert coloured(shown.picture()) > 500
+    painted = list(FakeBackend().stream(None, Request(task="generate", steps=2)))
+    shown.go((viewer.frame_message(painted[0]), None))
+    shown.wait("shown", 0)
+    shown.settle()
+    picture = shown.picture()
+    assert ((np.ptp(picture, axis=2) < 12) & (picture.max(axis=2) > 90)).sum() > 500  # and then the image below it
+
+
+def test_a_processor_that_draws_is_spared_unless_one_insists(show: Any, with_webgl: Any) -> None:
+    shown = show(with_webgl, insist=False)
+    shown.go((opened(), None))
+    shown.wait("state", "open")
+    assert shown.get("stage") == "slices"
+    shown.page.get_by_role("button", name="Show 3-D all the same").first.click()
+    shown.wait("stage", "canvas")
+    shown.wait("stage", "canvas", "#second")

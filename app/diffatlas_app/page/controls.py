@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -53,7 +53,7 @@ class Controls:
 
     @property
     def options(self) -> list[Any]:
-        """What `settings_of` takes, in its order."""
+        """The fields that `settings_of` reads."""
         return [
             self.model,
             self.preset,
@@ -153,22 +153,22 @@ def example_choices() -> list[tuple[str, str]]:
     ]
 
 
-def settings_of(example: str | None, values: Sequence[Any]) -> settings.Settings:
-    """`Controls.options`, as they come from the page, as `Settings`. Raises `BadInput`."""
-    model, preset, guidance, noise, sampler, steps, samples, seed, beside, roi, x, y, z = values
-    wanted: PresetName = preset
-    card = next((c for c in session.available_models() if model in ("auto", c.name)), None)
-    usual = None if card is None else settings.default_noise(wanted, card)
+def settings_of(chosen: Controls, given: Mapping[Any, Any], example: str | None) -> settings.Settings:
+    """What the fields hold, as `Settings`. Raises `BadInput`."""
+    preset: PresetName = given[chosen.preset]
+    model, noise = given[chosen.model], given[chosen.noise]
+    usual = settings.usual_noise(preset, model)
+    x, y, z = (given[slider] for slider in chosen.centre)
     return settings.Settings(
         example=example or "",
         model=model,
-        preset=wanted,
-        guidance=guidance,
-        noise=None if usual is not None and abs(noise - usual) < 1e-6 else float(noise),
-        sampler=sampler or None,
-        steps=settings.whole("steps", steps or 0) or None,
-        samples=settings.whole("samples", samples),
-        seed=settings.whole("seed", seed),
-        beside=beside or "",
-        centre=(float(x), float(y), float(z)) if roi else None,
+        preset=preset,
+        guidance=given[chosen.guidance],
+        noise=None if abs(noise - usual) < 1e-6 else float(noise),
+        sampler=given[chosen.sampler] or None,
+        steps=settings.whole("steps", given[chosen.steps] or 0) or None,
+        samples=settings.whole("samples", given[chosen.samples]),
+        seed=settings.whole("seed", given[chosen.seed]),
+        beside=given[chosen.beside] or "",
+        centre=(float(x), float(y), float(z)) if given[chosen.roi] else None,
     )

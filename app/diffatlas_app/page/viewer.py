@@ -25,6 +25,7 @@ import gzip
 import json
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
@@ -82,12 +83,14 @@ def open_message(
     name: str = "",
     labels: LabelMap | None = None,
     hint: str = "",
+    caption: str | None = None,
 ) -> str:
     """Show an image, and forget any run before.
 
     ``volume``: None where there is no patient (a pair drawn from the atlas: the run's own image half is then shown).
     ``scheme``: names and colours of what the run will find, None until known. ``labels``: a mask to show with the image
-    (on a grid of its own; brings its scheme). ``hint``: a line below.
+    (on a grid of its own; brings its scheme). ``hint``: a line below. ``caption``: a heading above the viewer that says
+    which run it shows, "" for none; None leaves the one that is there.
     """
     if labels is not None:
         scheme = labels.scheme
@@ -98,15 +101,19 @@ def open_message(
         scheme=_scheme(scheme),
         labels=None if labels is None else _packed(labels.data, labels.grid),
         hint=hint,
+        **({} if caption is None else {"caption": caption}),
     )
 
 
-def waiting_message(words: str = "Waiting for a free processor…", view: LabelMap | None = None) -> str:
+def waiting_message(
+    words: str = "Waiting for a free processor…", view: LabelMap | None = None, caption: str | None = None
+) -> str:
     """The run was asked for and has not begun; forgets the steps of the one before, keeps the image. ``view``: a box to
-    show with it, where a search looks.
+    show with it, where a search looks. ``caption``: as in `open_message`.
     """
     scheme, packed = (None, None) if view is None else (_scheme(view.scheme), _packed(view.data, view.grid))
-    return _message("waiting", words=words, scheme=scheme, view=packed)
+    named = {} if caption is None else {"caption": caption}
+    return _message("waiting", words=words, scheme=scheme, view=packed, **named)
 
 
 def frame_message(
@@ -123,11 +130,20 @@ def frame_message(
 
 
 def done_message(
-    frame: Frame, metrics: Sequence[FrameMetrics] = (), *, seconds: float | None = None, run: str = "", words: str = ""
+    frame: Frame,
+    metrics: Sequence[FrameMetrics] = (),
+    *,
+    seconds: float | None = None,
+    run: str = "",
+    words: str = "",
+    doubt: bool = False,
 ) -> str:
-    """The last step of a run, in place of its `frame_message`; ``words`` replace "Done: 40 steps in 31 s"."""
+    """The last step of a run, in place of its `frame_message`; ``words`` replace "Done: 40 steps in 31 s".
+
+    ``doubt``: what was found may not be there, which is said in amber.
+    """
     step = _step(frame, metrics or (frame.metrics,), frame.total)
-    return _message("done", **step, run=run, seconds=seconds, words=words)
+    return _message("done", **step, run=run, seconds=seconds, words=words, doubt=doubt)
 
 
 def stopped_message(words: str = "") -> str:
@@ -165,6 +181,9 @@ def _message(kind: str, **fields: Any) -> str:
 
 def _step(frame: Frame, metrics: Sequence[FrameMetrics], tail: int) -> dict[str, Any]:
     confidence = frame.confidence
+    if frame.result is not None and metrics:
+        # The last step's volumes are the result's, on the source's voxels: one structure has one volume on the page.
+        metrics = [*metrics[:-1], replace(metrics[-1], volumes_ml=frame.result.volumes_ml)]
     return {
         "index": frame.index,
         "total": frame.total,

@@ -1,8 +1,8 @@
-"""Files that the server gives out by addresses of its own: the page's scripts, and the files of finished runs.
+"""Files that the server gives out by addresses of its own; an address is looked up in a list, never used as a path.
 
-``/page/VERSION/NAME`` is a file of the package's ``static`` folder, or NiiVue's script; ``/learn/...`` one of
-``static/learn``; ``/results/RUN/NAME`` a file of a finished run, where RUN is a random name of 192 bits that only the
-page knows that asked for the run. An address is looked up in a list of names, never used as a path.
+``/page/VERSION/NAME``: a file of the package's ``static`` folder, or NiiVue's script. ``/guide``: how to use the page.
+``/cards/NAME``: the card of a model, as plain text. ``/learn/...``: a file of ``static/learn``. Files of finished runs
+(``/results/``) are given out by `gate`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from diffatlas import session
 from diffatlas.errors import BadInput
 
 STATIC = Path(__file__).resolve().parents[1] / "static"
@@ -39,6 +40,7 @@ KINDS = {
     ".csv": "text/csv; charset=utf-8",
 }
 _PAGE = re.compile(r"/page/[0-9a-f]{12}/([A-Za-z0-9_.-]+)")
+_CARD = re.compile(r"/cards/([A-Za-z0-9_.-]{1,80})")
 _LEARN = re.compile(r"/learn(?:/([A-Za-z0-9_./-]*))?")
 
 
@@ -90,9 +92,18 @@ def static_file(path: str) -> StaticFile | None:
     if match := _PAGE.fullmatch(path):
         found = page_files().get(match[1])
         return None if found is None else StaticFile(found, KINDS[found.suffix], True)
+    if match := _CARD.fullmatch(path):
+        card = next((c for c in session.available_models() if c.name == match[1]), None)
+        return None if card is None else _text(session.find_model(card.name) / "README.md")
+    if path == "/guide":
+        return _text(STATIC / "guide.md")
     if match := _LEARN.fullmatch(path):
         return _below(LEARN, match[1] or "index.html")
     return None
+
+
+def _text(path: Path) -> StaticFile | None:
+    return StaticFile(path, KINDS[".txt"], False) if path.is_file() else None
 
 
 def _below(folder: Path, name: str) -> StaticFile | None:

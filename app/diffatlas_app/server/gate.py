@@ -86,7 +86,7 @@ class Gate:
         path, method = scope["path"], scope["method"]
         self._check_sender(headers, method)
         scope = _without(scope, headers)
-        if path == "/health" or path.startswith((RESULT, "/page/", "/learn")):
+        if path in ("/health", "/guide") or path.startswith((RESULT, "/page/", "/cards/", "/learn")):
             if method not in ("GET", "HEAD"):
                 raise Refused(405, "GET only")
             await self._own(path, send, method == "HEAD")

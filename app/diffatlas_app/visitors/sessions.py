@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from diffatlas import session
-from diffatlas.engine.request import Request, Roi
+from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import LabelMap, LabelScheme, Volume
 from diffatlas_app import limits
@@ -29,6 +30,17 @@ from diffatlas_app.visitors.presence import Presence
 from diffatlas_app.visitors.source import EXAMPLES, RECORDED, Source
 
 
+@dataclass(frozen=True)
+class Finished:
+    """What the page says of the last finished run: volumes of each structure (of one run or two), notes, the address
+    that restores its settings, and whether the search was in doubt."""
+
+    volumes_ml: Sequence[dict[str, float]] = ()
+    notes: Sequence[str] = ()
+    link: str | None = None
+    doubt: bool = False
+
+
 @dataclass
 class Visitor:
     """One open page: its folder, what it shows, and the run it asked for.
@@ -37,7 +49,8 @@ class Visitor:
     that is on or waits, ``idle`` says that none is. ``last`` is the random name of the folder with the last finished
     run's files, ``saved`` what they are. ``pairs``: files of image and mask, drawn from the
     atlas last, and the scheme of the masks. ``absent`` says whether nobody listens for the run's answer any more.
-    ``address``: where the page was opened from.
+    ``address``: where the page was opened from. ``task``: the tab that is open. ``awaits``: the example that the page
+    was opened for while it was not made yet.
     """
 
     folder: Path
@@ -46,8 +59,9 @@ class Visitor:
     source: Source | None = None
     last: str | None = None
     saved: Saved | None = None
-    table: tuple[Sequence[dict[str, float]], Sequence[str]] = ((), ())
-    link: str | None = None
+    finished: Finished = field(default_factory=lambda: Finished())
+    task: Literal["segment", "atlas", "paint"] = "segment"
+    awaits: str = ""
     pairs: tuple[tuple[Path, Path], ...] = ()
     pairs_scheme: LabelScheme | None = None
     mask: tuple[str, Path] | None = None
@@ -118,29 +132,6 @@ class Visitor:
         return taken
 
 
-class Pace:
-    """How long a step of the engine takes on this machine, so that a preset's time can be told; unknown at first."""
-
-    def __init__(self) -> None:
-        self.step_s: float | None = None
-
-    def learn(self, seconds: float, steps: int) -> None:
-        """From a run: ``seconds`` over ``steps`` network calls; later runs weigh more."""
-        if steps > 0:
-            new = seconds / steps
-            self.step_s = new if self.step_s is None else (self.step_s + new) / 2
-
-    def measure(self, volume: Volume, region: Roi) -> None:
-        """From a short run of our own."""
-        request = Request(preset="fast", steps=3, roi=region)
-        marks = [f.metrics.seconds for f in session.stream(volume, request)]
-        self.learn(marks[-1] - marks[0], len(marks) - 1)
-
-    def seconds_for(self, steps: int, samples: int = 1) -> float | None:
-        """What a run of so many steps takes."""
-        return None if self.step_s is None else self.step_s * steps * samples
-
-
 class Visitors:
     """All open pages, by the page's own random key; bounded in number and age. Also their line for the engine."""
 
@@ -156,7 +147,6 @@ class Visitors:
         self._making = threading.Lock()
         self._closed = threading.Event()
         self.turns = Turns()
-        self.pace = Pace()
         threading.Thread(target=self._sweep, name="visitors", daemon=True).start()
 
     def __len__(self) -> int:
@@ -248,7 +238,9 @@ class Visitors:
                 session.load_model(card.name)
         made = session.example(first)
         try:
-            self.pace.measure(made[0], session.EXAMPLE_REGION)
+            request = Request(preset="fast", steps=3, roi=session.EXAMPLE_REGION)
+            for _ in session.stream(made[0], request):  # the engine learns from it how long a run takes here
+                pass
         finally:  # models of one's own may not know this image; it can be looked at all the same
             with self._making:
                 self._examples[first] = made
