@@ -32,7 +32,8 @@ class Arrival:
     def arrive(self, request: gr.Request) -> Updates:
         """Open the page: the settings of its address, and the example if it is ready, else a recorded run of it."""
         page = self.page
-        wanted, wrong = settings.Settings(), None
+        wanted = settings.Settings()
+        wrong: Exception | None = None
         try:
             wanted = settings.Settings.from_link(dict(request.query_params))
         except BadInput as error:
