@@ -26,6 +26,7 @@ LAYERS = (
     "published",
     "engine",
     "session",
+    "remote",
     "render",
     "cohort",
     "train",
@@ -34,7 +35,7 @@ LAYERS = (
     "cli",
 )
 FRONT_ENDS = {"diffatlas_app": ROOT / "app", "napari_diffatlas": ROOT / "napari_diffatlas"}
-FOR_FRONT_ENDS = {"errors", "geometry", "io", "metrics", "session", "engine.request", "render", "cohort"}
+FOR_FRONT_ENDS = {"errors", "geometry", "io", "metrics", "session", "engine.request", "render", "cohort", "remote"}
 USES_TORCH = {"diffusion", "models.unet", "published", "engine.backend", "engine.device", "engine.first_noise"}
 USES_TORCH |= {"train", "evaluate", "distill"}
 

@@ -69,8 +69,8 @@ def demo(
     )
     width = max(len(str(output / name)) for name in DEMO_FILES)
     for name, what in DEMO_FILES.items():
-        console.print(f"  {output / name!s:<{width}}  {what}", markup=False, soft_wrap=True)
-    console.print("Next: make app (web page), make napari, or: diffatlas segment INPUT -o OUTPUT", markup=False)
+        console.print(f"  {output / name!s:<{width}}  {what}", soft_wrap=True)
+    console.print("Next: make app (web page), make napari, or: diffatlas segment INPUT -o OUTPUT")
 
 
 DEMO_FILES = {

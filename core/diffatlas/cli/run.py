@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from diffatlas.cli.outputs import Outputs
     from diffatlas.engine.request import Request
     from diffatlas.geometry.volume import Volume
-    from diffatlas.session import Frame, Result
+    from diffatlas.session import Backend, Frame, Result
 
 MAX_COUNT = 10_000
 
@@ -71,11 +71,19 @@ def segment(
 
     from diffatlas import io
 
-    run_and_write(io.read_volume(input_), request, outputs, source_path=input_, as_json=as_json)
+    backend = opt.backend_for(device)
+    run_and_write(io.read_volume(input_), request, outputs, source_path=input_, as_json=as_json, backend=backend)
 
 
 def run_and_write(
-    volume: Volume, request: Request, outputs: Outputs, *, source_path: Path, as_json: bool = False, quiet: bool = False
+    volume: Volume,
+    request: Request,
+    outputs: Outputs,
+    *,
+    source_path: Path,
+    as_json: bool = False,
+    quiet: bool = False,
+    backend: Backend | None = None,
 ) -> Result:
     """Stream the request, then write all it was asked for, and say so (on stdout, unless ``quiet``)."""
     from diffatlas.cli import terminal
@@ -86,7 +94,7 @@ def run_and_write(
     with ExitStack() as stack:
         folder = None if outputs.frames is None else stack.enter_context(staging(outputs.frames))
         recorder = Recorder(outputs, volume, folder)
-        frames = stack.enter_context(closing(terminal.watched(local_stream(volume, request), volume.name)))
+        frames = stack.enter_context(closing(terminal.watched(stream(volume, request, backend), volume.name)))
         for frame in frames:
             recorder.add(frame)
             result = frame.result
@@ -101,11 +109,11 @@ def run_and_write(
     return result
 
 
-def local_stream(volume: Volume | None, request: Request) -> Iterator[Frame]:
-    """The run on this machine."""
+def stream(volume: Volume | None, request: Request, backend: Backend | None) -> Iterator[Frame]:
+    """The run, on this machine where no other backend is given."""
     from diffatlas import session
 
-    return session.local_backend().stream(volume, request)
+    return (backend or session.local_backend()).stream(volume, request)
 
 
 def finished(result: Result | None) -> Result:
@@ -136,9 +144,17 @@ def generate(
     if model == "auto":
         raise BadInput("--model auto needs an image to choose by: name the atlas to draw from (diffatlas models)")
     request = Request(
-        model=model, preset=preset, steps=steps, sampler=sampler, seed=seed, device=device, precision=precision
+        model=model,
+        preset=preset,
+        steps=steps,
+        sampler=sampler,
+        seed=seed,
+        device=opt.device_name(device),
+        precision=precision,
     )
-    opt.check_model(model)
+    backend = opt.backend_for(device)
+    if request.device == device:  # another machine has models of its own
+        opt.check_model(model)
     check_folder(output)
 
     from diffatlas.cli import terminal
@@ -149,7 +165,7 @@ def generate(
         for index in range(count):
             pair = replace(request, seed=seed + index)
             last: Result | None = None
-            with closing(terminal.watched(pairs(pair, 1), f"pair {index + 1} of {count}")) as frames:
+            with closing(terminal.watched(pairs(pair, 1, backend), f"pair {index + 1} of {count}")) as frames:
                 for frame in frames:
                     last = frame.result
             result = finished(last)
@@ -161,7 +177,7 @@ def generate(
     if as_json:
         terminal.print_json({"model": model, "folder": output, "cases": cases})
     else:
-        terminal.stdout().print(f"{count} image-mask pairs of {model}: {output}", markup=False, soft_wrap=True)
+        terminal.stdout().print(f"{count} image-mask pairs of {model}: {output}", soft_wrap=True)
 
 
 def replay(
@@ -170,17 +186,28 @@ def replay(
     input_: Annotated[
         Path | None, typer.Option("--input", metavar="FILE", help="The image, where it has moved.", show_default=False)
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="NAME|DIR", help="The model, where it has moved.", show_default=False),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run although the image or the weights differ.")] = False,
     as_json: opt.Json = False,
 ) -> None:
-    """Run again what a report records: the same image, the same weights, the same labels."""
+    """Run again what a report records: the same image, the same weights, the same labels.
+
+    An image that is not where it was is looked for beside the report.
+    """
     from diffatlas import io
     from diffatlas.cli.outputs import Outputs
     from diffatlas.engine.run_record import read_run
 
     run = read_run(report)
+    if model is not None:
+        run = replace(run, request=replace(run.request, model=opt.model_for_report(model)))
     card = opt.card_of(run.request.model)
     path = input_ or run.source_path
+    if path is not None and not path.exists() and (beside := report.absolute().parent / path.name).exists():
+        path = beside
     if path is None:
         raise BadInput(f"{report.name}: does not name the image; give it with --input FILE")
     outputs = Outputs(output)

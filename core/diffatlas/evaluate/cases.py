@@ -56,6 +56,6 @@ def _read(case: Case, config: TrainConfig) -> tuple[Volume, LabelMap]:
     if volume.modality == "unknown" and case.modality != "unknown":
         volume = replace(volume, modality=case.modality)
     labels, _ = read_labels(case.labels, config.scheme)
-    if not volume.grid.same_as(labels.grid, 0.5 * min(volume.grid.spacing_mm)):
+    if not volume.grid.matches(labels.grid):
         raise BadInput(f"test case {case.id}: image and labels do not lie on the same voxels")
     return volume, LabelMap(labels.data, volume.grid, labels.scheme)

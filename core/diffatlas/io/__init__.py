@@ -3,7 +3,15 @@
 Whatever is wrong with a file comes out as `diffatlas.errors.BadInput`, one line that names it.
 """
 
-from diffatlas.io.atomic import IMAGE_SUFFIXES, atomic_path, atomic_write_bytes, check_output
+from diffatlas.io.atomic import (
+    IMAGE_SUFFIXES,
+    atomic_path,
+    atomic_paths,
+    atomic_write_bytes,
+    check_output,
+    sweep,
+    temporary_folder_in,
+)
 from diffatlas.io.dicom import is_dicom, is_dicom_folder, read_dicom
 from diffatlas.io.images import (
     describe,
@@ -22,6 +30,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "Limits",
     "atomic_path",
+    "atomic_paths",
     "atomic_write_bytes",
     "check_output",
     "describe",
@@ -33,6 +42,8 @@ __all__ = [
     "read_label_ids",
     "read_label_map",
     "read_volume",
+    "sweep",
+    "temporary_folder_in",
     "write_array",
     "write_label_map",
     "write_volume",

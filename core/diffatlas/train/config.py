@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, ValidationError, model_validator
 
 from diffatlas.data import SCHEMES, Centre, Layout, named_scheme
 from diffatlas.errors import BadInput
@@ -165,8 +166,8 @@ class ObjectiveConfig(_Strict):
 class TrainConfig(_Strict):
     """What to learn, from what, for how long, where; times are in updates, each over a global batch of ``batch``.
 
-    ``task``: what is learnt (`diffatlas.train.task`), with ``task_options`` of its own. ``start_from``: the folder of
-    a model whose weights a new run begins with.
+    ``task``: what is learnt (`diffatlas.train.task`), with ``task_options`` of its own. ``start_from``: a model
+    whose weights a new run begins with, by name as ``--model`` takes it, or its folder.
 
     ``batch``: samples of an update, over all processes; each takes its share in ``accumulate`` parts. The learning
     rate warms up over ``warmup`` updates, stays, and falls to zero over the last ``decay`` of ``steps`` in the shape
@@ -190,7 +191,7 @@ class TrainConfig(_Strict):
     augment: AugmentConfig = AugmentConfig()
     network: AnyNetwork = NetworkConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
-    start_from: Path | None = None
+    start_from: str | None = None
     seed: int = 0
     steps: int = Field(4000, ge=1)
     batch: int = Field(8, ge=1)
@@ -214,6 +215,12 @@ class TrainConfig(_Strict):
     pictures: bool = True
     run_folder: Path
     export: Path
+    _command: str = PrivateAttr("diffatlas train")
+
+    @property
+    def command(self) -> str:
+        """The command line that trains this configuration, as it was given."""
+        return self._command
 
     @model_validator(mode="after")
     def _names_its_structures(self) -> Self:
@@ -264,7 +271,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BadInput(f"{path}: {where}: {first['msg']}") from error
-    return _rebase(config, path.resolve().parent)
+    config = _rebase(config, path.resolve().parent)
+    words = ["diffatlas", "train", str(path), *(word for override in overrides for word in ("--set", override))]
+    config._command = shlex.join(words)
+    return config
 
 
 def _rebase(config: TrainConfig, folder: Path) -> TrainConfig:
@@ -278,6 +288,12 @@ def _rebase(config: TrainConfig, folder: Path) -> TrainConfig:
         "data": data,
         "run_folder": at(config.run_folder),
         "export": at(config.export),
-        "start_from": None if config.start_from is None else at(config.start_from),
+        "start_from": None if config.start_from is None else _model(config.start_from, folder),
     }
     return config.model_copy(update=changes)
+
+
+def _model(name: str, folder: Path) -> str:
+    """The model's folder where ``name`` is one, seen from the configuration's; else the name."""
+    path = folder / name
+    return str(path.resolve()) if path.exists() else name
