@@ -29,6 +29,7 @@ LAYERS = (
     "remote",
     "render",
     "cohort",
+    "review",
     "train",
     "evaluate",
     "distill",
@@ -36,6 +37,7 @@ LAYERS = (
 )
 FRONT_ENDS = {"diffatlas_app": ROOT / "app", "napari_diffatlas": ROOT / "napari_diffatlas"}
 FOR_FRONT_ENDS = {"errors", "geometry", "io", "metrics", "session", "engine.request", "render", "cohort", "remote"}
+FOR_FRONT_ENDS |= {"review"}
 USES_TORCH = {"diffusion", "models.unet", "published", "engine.backend", "engine.device", "engine.first_noise"}
 USES_TORCH |= {"train", "evaluate", "distill"}
 
