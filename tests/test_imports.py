@@ -35,7 +35,8 @@ LAYERS = (
 )
 FRONT_ENDS = {"diffatlas_app": ROOT / "app", "napari_diffatlas": ROOT / "napari_diffatlas"}
 FOR_FRONT_ENDS = {"errors", "geometry", "io", "metrics", "session", "engine.request", "render", "cohort"}
-USES_TORCH = {"diffusion", "models.unet", "published", "engine.backend", "engine.device", "engine.first_noise"}
+USES_TORCH = {"diffusion", "models.unet", "published"}
+USES_TORCH |= {f"engine.{name}" for name in ("backend", "device", "walk", "first_noise")}
 USES_TORCH |= {"train", "evaluate", "distill"}
 
 

@@ -144,7 +144,7 @@ def settings(
 
 def _narrower(teacher: ModelCard) -> list[int]:
     """Half the teacher's widths, in whole groups; of the shipped hearts' size where it is another network."""
-    if teacher.published:
+    if "widths" not in teacher.architecture:
         return [32, 96, 160]
     return [max(16, 8 * round(int(w) / 16)) for w in teacher.architecture["widths"]]
 
@@ -197,7 +197,7 @@ def _asked(card: ModelCard, image: Image, request: Request) -> PreparedCase:
         *_, frame = frames
     if not (frame.labels > 0).any():
         raise BadInput("the teacher finds none of its structures there")
-    seen, window = image_to_model(volume, frame.grid, card.space.window_for(volume.modality), card.space.fill)
+    seen, _, window = image_to_model(volume, frame.grid, card.space.window_for(volume.modality), card.space.fill)
     found = np.round(frame.sdf / (REACH * card.space.sdf_clip_mm) * 127).astype(np.int8)
     values = (float(volume.data.min()), float(volume.data.max()))
     x, y, z = (float(s) for s in volume.grid.spacing_mm)

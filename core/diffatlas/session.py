@@ -83,12 +83,14 @@ def model_card(name: str) -> ModelCard:
 
 
 def plan(volume: Volume | None, request: Request) -> Plan:
-    """What a run of ``request`` on ``volume`` will do: model, steps, time, place, notes. Loads no network.
+    """What a run of ``request`` on ``volume`` will do: model, steps, time, place, notes. Loads no network, no torch.
 
     Front ends show this and predict nothing themselves. Raises the `BadInput` that the run would raise; ``volume`` may
     be None for a form that has no image yet.
     """
-    return local_backend().plan(volume, request)
+    from diffatlas.engine import plan as planning
+
+    return planning.plan(volume, request)
 
 
 def stream(volume: Volume | None, request: Request) -> Iterator[Frame]:

@@ -235,6 +235,5 @@ class RegionControl(RegionForm):
         size = tuple(float(s) for s in high - low)
         if not any(s > LARGER * e for s, e in zip(size, extent, strict=True)):
             return ""
-        what = "its middle is taken" if card.published else "the run searches for the place"
         sizes = f"The image ({size_mm(size)}) is larger than what the model looks at ({size_mm(extent)})."
-        return f"{sizes} Say where, or {what}."
+        return f"{sizes} Say where, or the run decides."

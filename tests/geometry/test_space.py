@@ -71,13 +71,13 @@ def test_48_orientations_agree(permutation: tuple[int, ...], flips: tuple[int, .
     grid = ball_grid((21, 24, 19), (2.0, 1.5, 2.5))
     data = rng.normal(size=grid.shape).astype(np.float32) * 100
     sdf = rng.normal(size=(2, *SPACE.shape)).astype(np.float32)
-    image, _ = image_to_model(Volume(data, grid, "ct"), SPACE.place(grid), SPACE.windows["ct"])
+    image = image_to_model(Volume(data, grid, "ct"), SPACE.place(grid), SPACE.windows["ct"]).image
     labels = Resampler(grid, SPACE.place(grid)).labels(sdf, HIPPOCAMPUS).data
 
     moved, moved_grid = stored(data, grid, permutation, flips)
     place = SPACE.place(moved_grid)
     assert place.same_as(SPACE.place(grid))
-    moved_image, _ = image_to_model(Volume(moved, moved_grid, "ct"), place, SPACE.windows["ct"])
+    moved_image = image_to_model(Volume(moved, moved_grid, "ct"), place, SPACE.windows["ct"]).image
     np.testing.assert_allclose(moved_image, image, atol=1e-4)
     moved_labels = Resampler(moved_grid, place).labels(sdf, HIPPOCAMPUS).data
     expected, _ = stored(labels, grid, permutation, flips)
@@ -88,7 +88,7 @@ def test_window_and_outside() -> None:
     grid = ball_grid((10, 10, 10), (2.0, 2.0, 2.0))
     data = np.full(grid.shape, 100, dtype=np.float32)
     data[0] = 10_000
-    image, limits = image_to_model(Volume(data, grid, "ct"), SPACE.place(grid), SPACE.windows["ct"])
+    image, _, limits = image_to_model(Volume(data, grid, "ct"), SPACE.place(grid), SPACE.windows["ct"])
     np.testing.assert_array_equal(limits, (-100, 300))
     assert image[12, 10, 14] == pytest.approx(0.0)  # 100 HU is the middle of -100..300
     assert image.max() == 1.0
@@ -98,7 +98,7 @@ def test_window_and_outside() -> None:
 def test_a_fine_source_is_averaged_not_picked(rng: np.random.Generator) -> None:
     grid = ball_grid((96, 80, 112), (0.5, 0.5, 0.5))
     noise = Volume(rng.normal(size=grid.shape).astype(np.float32), grid, "ct")
-    image, _ = image_to_model(noise, SPACE.place(grid), Window("range", -1, 1))
+    image = image_to_model(noise, SPACE.place(grid), Window("range", -1, 1)).image
     assert image.std() < 0.2  # white noise of deviation 1 falls by the averaging; picked voxels would keep it
 
 
@@ -122,7 +122,7 @@ def test_roi_outside_is_refused(roi: tuple[tuple[int, int], ...]) -> None:
 def test_one_voxel_and_very_anisotropic_volumes() -> None:
     for grid in (ball_grid((1, 1, 1), (3.0, 3.0, 3.0)), ball_grid((60, 60, 3), (0.5, 0.5, 10.0))):
         volume = Volume(np.ones(grid.shape, np.float32), grid, "ct")
-        image, _ = image_to_model(volume, SPACE.place(grid), SPACE.windows["ct"])
+        image = image_to_model(volume, SPACE.place(grid), SPACE.windows["ct"]).image
         assert np.isfinite(image).all()
         labels = Resampler(grid, SPACE.place(grid)).labels(np.full((2, *SPACE.shape), -1, np.float32), HIPPOCAMPUS)
         assert labels.data.all()

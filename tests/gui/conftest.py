@@ -31,7 +31,6 @@ class FakeCard:
     limits: tuple[str, ...]
     modalities: tuple[str, ...] = ("ct", "mr")
     space: ModelSpace = FIELD
-    published: bool = False
     guidance_noise: float = 0.25
     licence: str = "Apache-2.0"
 

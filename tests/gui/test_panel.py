@@ -79,7 +79,7 @@ def test_a_preset_sets_what_it_decides_and_shows_it(panel: Panel, preset: Any, c
     panel.options.presets.choose(preset)
     request = asked(panel)
     assert (request.steps, request.sampler, request.guidance_noise) == (None, None, None)
-    filled = request.resolved(card.guidance_noise)
+    filled = request.resolved(PRESETS[request.preset], card.guidance_noise)
     assert advanced.steps_box.value() == filled.steps
     assert advanced.sampler_combo.currentData() == filled.sampler
     assert advanced.noise_slider.value() == pytest.approx(100 * (filled.guidance_noise or 0))

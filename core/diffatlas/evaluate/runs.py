@@ -280,7 +280,7 @@ def answer(task: Task, network: nn.Module, volume: Volume, space: ModelSpace, sc
     The field of view is at the middle of the volume.
     """
     grid = space.place(volume.grid)
-    image, _ = image_to_model(volume, grid, space.window_for(volume.modality), space.fill)
+    image = image_to_model(volume, grid, space.window_for(volume.modality), space.fill).image
     inside = task.answer(network, torch.from_numpy(image)[None, None])[0]
     return Resampler(volume.grid, grid).labels(inside.float().numpy(), scheme)
 

@@ -6,13 +6,16 @@ Plain data; does not import torch. `diffatlas.models.store` reads and writes the
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from diffatlas.geometry.space import ModelSpace
 from diffatlas.geometry.volume import LabelScheme, Structure
+from diffatlas.models.convention import Convention, convention_of
 
 MAX_LEVELS = 10_000
+Prediction = Literal["eps", "v", "x0"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +38,7 @@ class ModelCard:
     modalities: tuple[str, ...]
     space: ModelSpace
     schedule: str
-    prediction: dict[str, str]
+    prediction: dict[str, Prediction]
     architecture: dict[str, Any]
     guidance_noise: float
     atlas_walk: str
@@ -51,10 +54,10 @@ class ModelCard:
     mask_range: float = 1.0
     orientation: str = "RAS"
 
-    @property
-    def published(self) -> bool:
-        """Whether the network is the published one: a single noise level, out of ``levels`` discrete ones."""
-        return self.schedule == "published-cosine"
+    @cached_property
+    def convention(self) -> Convention:
+        """How the networks of this card are used."""
+        return convention_of(self)
 
     @property
     def expected_volumes_ml(self) -> list[float] | None:
@@ -80,7 +83,7 @@ class ModelCard:
             "schedule": self.schedule,
             **(
                 {"levels": self.levels, "mask_range": self.mask_range, "orientation": self.orientation}
-                if self.published
+                if self.schedule == "published-cosine"
                 else {}
             ),
             "prediction": dict(self.prediction),
@@ -134,7 +137,7 @@ class ModelCard:
             modalities=tuple(str(m) for m in value["modalities"]),
             space=ModelSpace.from_json(value["space"]),
             schedule=schedule,
-            prediction={k: str(v) for k, v in value["prediction"].items()},
+            prediction={k: cast("Prediction", str(v)) for k, v in value["prediction"].items()},
             architecture=dict(value["architecture"]),
             guidance_noise=float(value["guidance_noise"]),
             atlas_walk=atlas_walk,

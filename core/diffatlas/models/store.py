@@ -6,9 +6,10 @@ they are good for; its sha256 must be that of the weights. `ModelCard` is plain 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +21,7 @@ from diffatlas.errors import BadInput
 from diffatlas.models.card import ModelCard, card_page
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 WEIGHTS_FILE = "model.safetensors"
@@ -38,6 +40,16 @@ class Model:
 
     card: ModelCard
     network: nn.Module
+    _copies: dict[str, nn.Module] = field(default_factory=dict, repr=False)
+
+    def on(self, device: torch.device) -> nn.Module:
+        """The network on ``device``: itself on the CPU, else a copy that is made once; ``network`` never moves."""
+        if device.type == "cpu":
+            return self.network
+        key = str(device)
+        if key not in self._copies:
+            self._copies[key] = copy.deepcopy(self.network).to(device)
+        return self._copies[key]
 
 
 def shipped_folder() -> Path:
@@ -152,8 +164,6 @@ def _load(folder: Path, stamp: tuple[int, ...]) -> Model:
     import torch
     from safetensors import SafetensorError, safe_open
 
-    from diffatlas.models.unet import channels_last
-
     card = read_card(folder)
     path = folder / WEIGHTS_FILE
     if not path.is_file():
@@ -183,4 +193,4 @@ def _load(folder: Path, stamp: tuple[int, ...]) -> Model:
         raise BadInput(f"{path}: holds values that are not finite")
     network.load_state_dict(state)
     network.eval().requires_grad_(False)
-    return Model(card, network if card.published else channels_last(network))
+    return Model(card, network)
