@@ -23,6 +23,7 @@ from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import HIPPOCAMPUS
 from diffatlas.io import nifti, source
+from diffatlas.io.stream import Inflated
 from tests.faults.refusal import refused
 
 SHAPE = (8, 9, 10)
@@ -146,15 +147,15 @@ def test_06_wrong_crc(tmp_path: Path) -> None:
 
 def test_07_gzip_bomb_behind_a_small_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = 0
-    original = gzip.GzipFile.read
+    original = Inflated.read
 
-    def counted(self: gzip.GzipFile, size: int | None = -1) -> bytes:
+    def counted(self: Inflated, size: int, /) -> bytes:
         nonlocal taken
         block = original(self, size)
         taken += len(block)
         return block
 
-    monkeypatch.setattr(gzip.GzipFile, "read", counted)
+    monkeypatch.setattr(Inflated, "read", counted)
     refused(put(tmp_path / "a.nii.gz", nifti_bytes() + bytes(50 << 20)), "goes on")
     assert 0 < taken < 20 << 20  # three reads of a few MiB each, not of 50
 

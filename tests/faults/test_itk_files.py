@@ -67,8 +67,34 @@ def test_itk_headers(tmp_path: Path) -> None:
         "flat": (nrrd("8 9", bytes(144)), "three axes"),
         "block": (nrrd("2 2 2", bytes(64), type="block", block_size="8"), "."),
         "vector": (nrrd("3 2 2 2", bytes(48), kinds="vector domain domain domain"), "3 values per voxel"),
-        "ascii": (nrrd("2 2 2", b"1 2 3 4 5 6 7 8", encoding="ascii"), "encoding 'ascii'"),
-        "skip": (nrrd("2 2 2", bytes(20), byte_skip="4"), "inside the data"),
+        "ascii": (nrrd("2 2 2", b"1 2 3 4 5 6 7", encoding="ascii"), "7 numbers, its header says 8"),
+        "words": (nrrd("2 2 2", b"1 2 3 4 5 6 7 x", encoding="ascii"), "no numbers"),
+        "large": (nrrd("2 2 2", b"1 2 3 4 5 6 7 70000", encoding="ascii"), "its type does not"),
+        "hex": (nrrd("2 2 2", b"0x" * 16, encoding="hex"), "hexadecimal"),
+        "zrl": (nrrd("2 2 2", bytes(16), encoding="zrl"), "encoding 'zrl'"),
+        "skip": (nrrd("2 2 2", bytes(16), byte_skip="4"), "ends early"),
+        "line": (nrrd("2 2 2", bytes(16), line_skip="1"), "fewer lines"),
+        "before": (nrrd("2 2 2", bytes(16), byte_skip="-2"), "where none can be"),
+        "order": (nrrd("2 2 2", bytes(16), endian="?"), "byte order"),
+        "long": (nrrd("2 2 2", bytes(16), content="x" * (2 << 20)), "header is longer"),
+        "infinite": (
+            nrrd("2 2 2", bytes(16), space="LPS", space_directions="(1e308,0,0) (0,1e308,0) (0,0,1e308)"),
+            "cannot be right",
+        ),
+        "units": (
+            nrrd(
+                "2 2 2",
+                bytes(16),
+                space="LPS",
+                space_units='"m" "m" "m"',
+                space_directions="(1e308,0,0) (0,1,0) (0,0,1)",
+            ),
+            "infinite",
+        ),
+        "vectors": (nrrd("2 2 2", bytes(16), space="LPS", space_directions="(1,0) (0,1) (0,0)"), "."),
+        "words2": (nrrd("2 2 2", bytes(16), space="LPS", space_directions="(1_0,0,0) (0,1,0) (0,0,1)"), "broken"),
+        "space": (nrrd("2 2 2", bytes(16), space="moon"), "space 'moon'"),
+        "twice": (nrrd("2 2 2", bytes(16)).replace(b"sizes", b"sizes: 2 2 3\nsizes", 1), "twice"),
         "nan": (nrrd("2 2 2", bytes(16), space="LPS", space_directions="(nan,0,0) (0,1,0) (0,0,1)"), "."),
         "zeroaxis": (nrrd("2 2 2", bytes(16), space="LPS", space_directions="(0,0,0) (0,1,0) (0,0,1)"), "."),
     }
@@ -87,7 +113,18 @@ def test_itk_bomb(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["/etc/passwd", "../secret.raw", "sub/x.raw", "LIST", "s%02d.raw 1 2 1", "a.raw b.raw"]
+    "target",
+    [
+        "/etc/passwd",
+        "../secret.raw",
+        "sub/x.raw",
+        "./../secret.raw",
+        "..\\secret.raw",
+        "LIST",
+        "s%02d.raw 1 2 1",
+        "a.raw b.raw",
+        "a" * 300,
+    ],
 )
 def test_itk_headers_cannot_read_other_files(tmp_path: Path, target: str) -> None:
     (tmp_path / "secret.raw").write_bytes(bytes(16))

@@ -63,6 +63,7 @@ class Answer(BaseModel):
 def read_contained(path: Path, volume_index: int | None, limits: Limits, *, series_first: bool = False) -> Source:
     """What ``path`` holds, read by a decoder; `BadInput` also where the decoder crashed or reached a limit."""
     decoder = _pool.take()
+    decoder.wait_until_started()
     late = threading.Event()
 
     def stop() -> None:
@@ -99,6 +100,7 @@ def warm_up() -> None:
     """Start the idle decoders now, so that the first file need not wait for one (about half a second)."""
     decoders = [_pool.take() for _ in range(IDLE_DECODERS)]
     for decoder in decoders:
+        decoder.wait_until_started()
         _pool.give_back(decoder)
 
 
@@ -124,15 +126,19 @@ class _Decoder:
         self._greeted = False
         self._in_step = True
 
+    def wait_until_started(self) -> None:
+        if not self._greeted and self._from.readline(LINE_BYTES) != b"ready\n":
+            self.close()
+            raise RuntimeError("the process that decodes files did not start")
+        self._greeted = True
+
     def usable(self) -> bool:
         """Whether it runs and waits for the next request."""
         return self._in_step and self._process.poll() is None
 
     def read(self, request: dict[str, object], path: Path, limits: Limits) -> Source:
         """Send one request and check every field of the answer; EOFError where the decoder ends instead."""
-        if not self._greeted and self._from.readline(LINE_BYTES) != b"ready\n":
-            raise RuntimeError("the process that decodes files did not start")
-        self._greeted, self._in_step = True, False
+        self._in_step = False
         self._to.write(json.dumps(request).encode() + b"\n")
         self._to.flush()
         line = self._from.readline(LINE_BYTES)

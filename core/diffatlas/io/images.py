@@ -16,8 +16,9 @@ from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import LabelMap, LabelScheme, Modality, NiftiHeader, Volume
 from diffatlas.io.atomic import check_output, shown, suffix_of
 from diffatlas.io.dicom import is_dicom, read_dicom
-from diffatlas.io.itk import read_itk, write_itk
+from diffatlas.io.metaimage import read_metaimage, write_metaimage
 from diffatlas.io.nifti import read_nifti, write_nifti
+from diffatlas.io.nrrd import read_nrrd, write_nrrd
 from diffatlas.io.source import STORED, Limits, Source
 
 StrPath = str | os.PathLike[str]
@@ -95,8 +96,10 @@ def write_array(data: NDArray[Any], grid: Grid, path: StrPath, header: NiftiHead
         data = data.astype(data.dtype.newbyteorder("="))
     if suffix_of(path) in (".nii", ".nii.gz"):
         write_nifti(data, grid, path, header)
+    elif suffix_of(path) == ".nrrd":
+        write_nrrd(data, grid, path)
     else:
-        write_itk(data, grid, path)
+        write_metaimage(data, grid, path)
 
 
 def guess_modality(data: NDArray[np.float32]) -> Modality:
@@ -184,8 +187,10 @@ def read_source(path: Path, volume_index: int | None, limits: Limits, *, series_
         return read_dicom(path, limits)
     if suffix in (".nii", ".nii.gz"):
         return read_nifti(path, index, limits)
-    if suffix in (".nrrd", ".nhdr", ".mha", ".mhd"):
-        return read_itk(path, index, limits)
+    if suffix in (".nrrd", ".nhdr"):
+        return read_nrrd(path, index, limits)
+    if suffix in (".mha", ".mhd"):
+        return read_metaimage(path, index, limits)
     if suffix == ".dcm" or is_dicom(path):
         return read_dicom(path, limits)
     if suffix in (".hdr", ".img"):

@@ -1,22 +1,19 @@
 """NIfTI-1 and NIfTI-2, single file (.nii, .nii.gz): every field that is used is checked, every byte is accounted for.
 
-nibabel takes the header apart; the voxels are streamed here, so that a bad header costs no memory, a gzip bomb stops at
-the size its header claims, and a compressed file is read to its end, where the checksum stands. Deflate is done by
-ISA-L (package isal), which takes a third of zlib's time to read. Format: NIfTI-1 and NIfTI-2 data format,
-nifti.nimh.nih.gov.
+nibabel takes the header apart; the voxels are streamed (`diffatlas.io.stream`), so that a bad header costs no memory, a
+gzip bomb stops at the size its header claims, and a compressed file is read to its end, where the checksum stands.
+Format: NIfTI-1 and NIfTI-2 data format, nifti.nimh.nih.gov.
 """
 
 from __future__ import annotations
 
-import gzip
 import os
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
-from isal import igzip
-from isal.igzip_lib import IsalError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
@@ -25,13 +22,22 @@ from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import NiftiHeader
 from diffatlas.io.atomic import atomic_path, shown
 from diffatlas.io.source import Limits, Source, make_grid, pick_volume
+from diffatlas.io.stream import (
+    GZIP_MAGIC,
+    Readable,
+    finish,
+    gzip_writer,
+    in_file_order,
+    native,
+    reading,
+    skip,
+    take,
+    unpacked,
+)
 
 # nibabel.Nifti1Header or Nifti2Header, which carry no types.
 NiftiStruct = Any
 
-CHUNK_BYTES = 1 << 20
-# Some writers pad; anything longer than this behind the voxels is not padding.
-TRAILING_BYTES = 1 << 20
 EXTENSION_BYTES = 64 << 20
 # Deflate cannot do better than 1032 : 1 (zlib, "maximum compression factor").
 DEFLATE_RATIO = 1032
@@ -43,44 +49,20 @@ STORED_CODES = {
 }  # fmt: skip
 COLOR_CODES = (128, 2304)
 COMPLEX_CODES = (32, 1792, 2048)
-# Of ISA-L's levels 0 to 3. Label maps are 9 % larger than at zlib's level 4, and take a twentieth of its time; level 3
-# is slower and larger on them, level 0 seven times the size.
-GZIP_LEVEL = 1
 
 
 def read_nifti(path: Path, volume_index: int | None = None, limits: Limits | None = None) -> Source:
     """One volume of a NIfTI file, or `BadInput`."""
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size == 0:
-                raise BadInput(f"{shown(path)}: is empty (0 bytes); copy or download it again")
-            # By content, not by name: both endings are met on both kinds of file.
-            packed = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            if packed:
-                with igzip.IGzipFile(fileobj=file, mode="rb") as stream:  # type: ignore[no-untyped-call]
-                    return _read(
-                        cast(BinaryIO, stream),
-                        path,
-                        size * DEFLATE_RATIO,
-                        volume_index,
-                        limits or Limits(),
-                        packed=True,
-                    )
-            return _read(file, path, size, volume_index, limits or Limits(), packed=False)
-    except EOFError as error:
-        raise BadInput(f"{shown(path)}: the compressed data end early; copy or download it again") from error
-    except (gzip.BadGzipFile, IsalError) as error:  # type: ignore[misc]  # IsalError is typed as a value
-        raise BadInput(
-            f"{shown(path)}: the compressed data are damaged ({error}); copy or download it again"
-        ) from error
-    except OSError as error:
-        raise BadInput(f"{shown(path)}: could not be read ({error.strerror or error})") from error
-    except MemoryError as error:
-        raise BadInput(
-            f"{shown(path)}: not enough memory to read it; crop it or resample it to larger voxels"
-        ) from error
+    name = shown(path)
+    with reading(name), path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size == 0:
+            raise BadInput(f"{name}: is empty (0 bytes); copy or download it again")
+        # By content, not by name: both endings are met on both kinds of file.
+        packed = file.read(2) == GZIP_MAGIC
+        file.seek(0)
+        stream = unpacked(file, "gzip" if packed else "raw", name)
+        return _read(stream, path, size * DEFLATE_RATIO if packed else size, volume_index, limits or Limits())
 
 
 def write_nifti(data: NDArray[Any], grid: Grid, path: Path, header: NiftiHeader | None = None) -> None:
@@ -103,29 +85,14 @@ def write_nifti(data: NDArray[Any], grid: Grid, path: Path, header: NiftiHeader 
         if not np.allclose(_affine(struct, path)[0], grid.affine, rtol=0, atol=1e-4):
             raise ValueError("the header belongs to another grid than the data")
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        if path.name.lower().endswith(".gz"):
-            with igzip.IGzipFile(  # type: ignore[no-untyped-call]
-                filename="", fileobj=file, mode="wb", compresslevel=GZIP_LEVEL, mtime=0
-            ) as stream:
-                _write(cast(BinaryIO, stream), struct, data)
-        else:
-            _write(file, struct, data)
+        packed = path.name.lower().endswith(".gz")
+        with gzip_writer(file) if packed else nullcontext(file) as stream:
+            struct.write_to(stream)
+            for block in in_file_order(data):
+                stream.write(block.data)
 
 
-def _write(stream: BinaryIO, struct: NiftiStruct, data: NDArray[Any]) -> None:
-    struct.write_to(stream)
-    # The file's fastest axis is the array's slowest. Blocks of both use all of the memory that is fetched for them.
-    for k in range(0, data.shape[2], 32):
-        part = data[:, :, k : k + 32]
-        block = np.empty(part.shape[::-1], dtype=data.dtype)
-        for i in range(0, len(part), 16):
-            block[:, :, i : i + 16] = part[i : i + 16].T
-        stream.write(block.data)
-
-
-def _read(
-    stream: BinaryIO, path: Path, available: int, volume_index: int | None, limits: Limits, *, packed: bool
-) -> Source:
+def _read(stream: Readable, path: Path, available: int, volume_index: int | None, limits: Limits) -> Source:
     """``available``: the most bytes the stream can hold, known from the size of the file."""
     name = shown(path)
     notes: list[str] = []
@@ -143,15 +110,11 @@ def _read(
     volume_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     if offset + volumes * volume_bytes > available:
         raise BadInput(f"{name}: is shorter than its header says; it was cut off, copy or download it again")
-    _skip(stream, index * volume_bytes, name)
-    buffer = _take(stream, volume_bytes, name)
-    _skip(stream, (volumes - 1 - index) * volume_bytes, name)
-    if packed:
-        _read_to_end(stream, name)
-
-    data = buffer.view(dtype).reshape(shape, order="F")
-    if not data.dtype.isnative:
-        data = data.byteswap().view(data.dtype.newbyteorder("="))
+    skip(stream, index * volume_bytes, name)
+    buffer = take(stream, volume_bytes, name)
+    skip(stream, (volumes - 1 - index) * volume_bytes, name)
+    notes += finish(stream, name)
+    data = native(buffer, dtype).reshape(shape, order="F")
     header = NiftiHeader(
         version=version,
         qform_code=int(struct["qform_code"]),
@@ -166,13 +129,13 @@ def _read(
     return Source(data, grid, f"NIfTI-{version}", scale, header, volumes=volumes, notes=tuple(notes))
 
 
-def _read_struct(stream: BinaryIO, name: str) -> tuple[NiftiStruct, Literal[1, 2]]:
+def _read_struct(stream: Readable, name: str) -> tuple[NiftiStruct, Literal[1, 2]]:
     """The binary header, byte order found from its first field; magic checked."""
     lead = stream.read(4)
     for version, size in ((1, 348), (2, 540)):
         for order in ("<", ">"):
             if lead == np.array(size, dtype=f"{order}i4").tobytes():
-                raw = lead + _take(stream, size - 4, name).tobytes()
+                raw = lead + take(stream, size - 4, name).tobytes()
                 kind: Any = nib.Nifti1Header if version == 1 else nib.Nifti2Header
                 struct = kind(raw, endianness=order, check=False)
                 magic = bytes(struct["magic"].tobytes())
@@ -260,7 +223,7 @@ def _affine(struct: NiftiStruct, path: Path) -> tuple[NDArray[np.float64], list[
     return affine, notes
 
 
-def _data_offset(struct: NiftiStruct, stream: BinaryIO, name: str) -> int:
+def _data_offset(struct: NiftiStruct, stream: Readable, name: str) -> int:
     """Read up to the first voxel, checking header extensions on the way; the offset in bytes."""
     start = struct.template_dtype.itemsize
     claimed = float(struct["vox_offset"])
@@ -269,7 +232,7 @@ def _data_offset(struct: NiftiStruct, stream: BinaryIO, name: str) -> int:
     offset = int(claimed)
     if offset > EXTENSION_BYTES:
         raise BadInput(f"{name}: the header puts the voxels at byte {offset}, behind {EXTENSION_BYTES}; it is damaged")
-    block = _take(stream, offset - start, name).tobytes()
+    block = take(stream, offset - start, name).tobytes()
     order = struct.endianness
     at = 4
     # Nothing in an extension is used; one that runs into the voxels shows that the offset is wrong.
@@ -279,37 +242,6 @@ def _data_offset(struct: NiftiStruct, stream: BinaryIO, name: str) -> int:
             raise BadInput(f"{name}: a header extension of {size} bytes runs into the voxels; the header is damaged")
         at += size
     return offset
-
-
-def _take(stream: BinaryIO, count: int, name: str) -> NDArray[np.uint8]:
-    """Exactly ``count`` bytes."""
-    # np.empty commits no memory before it is written to: a false size costs nothing.
-    buffer = np.empty(count, dtype=np.uint8)
-    view, at = buffer.data, 0
-    while at < count:
-        part = stream.read(min(CHUNK_BYTES, count - at))
-        if not part:
-            raise BadInput(f"{name}: ends early ({at} of {count} bytes); it was cut off, copy or download it again")
-        view[at : at + len(part)] = part
-        at += len(part)
-    return buffer
-
-
-def _skip(stream: BinaryIO, count: int, name: str) -> None:
-    while count > 0:
-        part = stream.read(min(CHUNK_BYTES, count))
-        if not part:
-            raise BadInput(f"{name}: ends early; it was cut off, copy or download it again")
-        count -= len(part)
-
-
-def _read_to_end(stream: BinaryIO, name: str) -> None:
-    """Read what follows the voxels, so that gzip compares its checksum; little may follow."""
-    left = TRAILING_BYTES
-    while part := stream.read(CHUNK_BYTES):
-        left -= len(part)
-        if left < 0:
-            raise BadInput(f"{name}: goes on long after the voxels its header describes; it is damaged")
 
 
 def _new_struct(version: int) -> NiftiStruct:
