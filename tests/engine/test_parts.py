@@ -118,7 +118,7 @@ def test_a_batch_gives_each_sample_what_it_gets_alone(request_: Request, variant
         np.testing.assert_allclose(all_.images, one.images, atol=2e-4)
         np.testing.assert_allclose(all_.seen, one.seen, atol=2e-4)
     pairs = [np.concatenate([alone[0].images[i][None], alone[0].distances[i]]) for i in range(2)]
-    assert not np.allclose(*pairs, atol=1e-3)
+    assert not np.allclose(pairs[0], pairs[1], atol=1e-3)
 
 
 def test_noise_of_a_sample_does_not_depend_on_the_others() -> None:
