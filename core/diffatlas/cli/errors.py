@@ -26,7 +26,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except BadInput as error:
-            raise _exit(str(error), BAD_INPUT) from error
+            raise _exit(in_options(str(error)), BAD_INPUT) from error
         except KeyboardInterrupt as stop:
             raise _exit(str(stop) or "stopped; nothing was written", STOPPED) from stop
         except BrokenPipeError:
@@ -40,6 +40,11 @@ class Commands(TyperGroup):
             if type(error).__module__.startswith(("typer", "click")):
                 raise  # usage errors and exits, which typer prints itself
             raise _our_fault(error) from error
+
+
+def in_options(message: str) -> str:
+    """The engine's message, which names settings as Python does, with the names of the command line's options."""
+    return message.replace("force=True", "--force").replace("as model,", "with --model,")
 
 
 def _our_fault(error: Exception) -> Exception:

@@ -21,7 +21,7 @@ from diffatlas.models.presets import Preset
 from diffatlas.models.store import available_models, find_model, read_card
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """A run before it starts.
 
@@ -44,6 +44,9 @@ class Plan:
     where: str
     seconds: float | None
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"Plan({self.summary}{', after a search' if self.search else ''})"
 
     @property
     def summary(self) -> str:
@@ -119,7 +122,9 @@ def choose_model(volume: Volume | None) -> ModelCard:
     fitting = [c for c in cards if volume.modality in (*c.modalities, "unknown")]
     if not fitting:
         known = ", ".join(f"{c.name} ({'/'.join(c.modalities)})" for c in cards)
-        raise BadInput(f"no model for {volume.modality} images; there are: {known}. Name one with --model and --force")
+        raise BadInput(
+            f"no model for {volume.modality} images; there are: {known}; name one as model, and insist with force=True"
+        )
     fitting = [c for c in fitting if c.convention.one_step] or fitting
     size = np.prod(volume.grid.extent_mm)
     return min(fitting, key=lambda c: abs(np.log(np.prod(c.space.extent_mm) / size)))
@@ -131,7 +136,7 @@ def check_modality(volume: Volume, card: ModelCard, request: Request) -> None:
     if volume.modality != "unknown" and volume.modality not in known and not request.force:
         raise BadInput(
             f"{volume.name}: looks like {volume.modality}, and model '{card.name}' was trained on {'/'.join(known)} "
-            f"only; choose another model, or insist with --force"
+            f"only; choose another model, or insist with force=True"
         )
 
 

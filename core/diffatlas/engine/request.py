@@ -32,7 +32,7 @@ MAX_STEPS = 1000
 MAX_SAMPLES = 64
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MaskEdit:
     """A mask the user corrected, from which the walk resumes.
 
@@ -43,6 +43,10 @@ class MaskEdit:
     labels: NDArray[np.uint8]
     pinned: NDArray[np.bool_] | None = None
     t: float = 0.5
+
+    def __repr__(self) -> str:
+        pinned = "none" if self.pinned is None else int(self.pinned.sum())
+        return f"MaskEdit({' x '.join(map(str, self.labels.shape))}, pinned {pinned}, t={self.t:g})"
 
     def to_json(self) -> dict[str, Any]:
         import numpy as np
@@ -86,7 +90,7 @@ def _unpack(text: str, count: int) -> NDArray[np.uint8]:
     return np.frombuffer(raw, dtype=np.uint8).copy()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Request:
     """One run.
 
@@ -135,6 +139,10 @@ class Request:
             if len(self.roi) != 3 or any(len(r) != 2 for r in self.roi):
                 raise BadInput("roi must be three ranges: X0:X1,Y0:Y1,Z0:Z1 in voxels")
             object.__setattr__(self, "roi", tuple((int(a), int(b)) for a, b in self.roi))
+
+    def __repr__(self) -> str:
+        changed = [f for f in fields(self) if getattr(self, f.name) != f.default]
+        return f"Request({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in changed)})"
 
     def resolved(self, preset: Preset, card_guidance_noise: float) -> Request:
         """The request with what it leaves open taken from ``preset`` and the card; what a run record holds."""

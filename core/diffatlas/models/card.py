@@ -18,7 +18,7 @@ MAX_LEVELS = 10_000
 Prediction = Literal["eps", "v", "x0"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ModelCard:
     """What a model is; see ``weights/*/card.yaml`` for the file form.
 
@@ -53,6 +53,9 @@ class ModelCard:
     levels: int = 0
     mask_range: float = 1.0
     orientation: str = "RAS"
+
+    def __repr__(self) -> str:
+        return f"ModelCard({self.name!r}, {'/'.join(self.modalities)}, {', '.join(self.scheme.names)})"
 
     @cached_property
     def convention(self) -> Convention:

@@ -30,7 +30,7 @@ CARD_FILE = "card.yaml"
 NETWORKS = {"atlas-unet": "diffatlas.models.unet", "published-unet": "diffatlas.published.network"}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """A card and its network (raw module, evaluation mode, float32).
 
@@ -41,6 +41,9 @@ class Model:
     card: ModelCard
     network: nn.Module
     _copies: dict[str, nn.Module] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        return f"Model({self.card.name!r})"
 
     def on(self, device: torch.device) -> nn.Module:
         """The network on ``device``: itself on the CPU, else a copy that is made once; ``network`` never moves."""
