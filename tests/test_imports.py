@@ -16,6 +16,7 @@ ENGINE = ROOT / "core" / "diffatlas"
 # Top to bottom, as in docs/decisions/0001: a later package may import the earlier ones, never the other way.
 LAYERS = (
     "errors",
+    "values",
     "geometry",
     "io",
     "metrics",

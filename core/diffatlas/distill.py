@@ -221,7 +221,7 @@ def agreement(config: TrainConfig) -> dict[str, Any]:
 
     On the model grid, by the same two steps as validation; over structures that either of the two finds.
     """
-    held = held_out(load_or_prepare(config.data, config.space.build()), config)
+    held = held_out(load_or_prepare(config.data, config.space), config)
     network, task = load_model(config.export).network, task_of(config)
     rows = []
     for place in range(len(held)):

@@ -13,6 +13,7 @@ from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.resample import Resampler, image_to_model, labels_to_model
 from diffatlas.geometry.space import FILL, ModelSpace, Window
 from diffatlas.geometry.volume import HIPPOCAMPUS, LabelMap, Volume
+from diffatlas.values import load
 from tests.geometry.test_grid import ORIENTATIONS, stored
 
 SPACE = ModelSpace((24, 20, 28), (2.0, 2.0, 2.0), 8.0, {"ct": Window("range", -100, 300)})
@@ -135,5 +136,5 @@ def test_field_covers_only_what_the_model_saw() -> None:
 
 
 def test_json_round_trip() -> None:
-    assert ModelSpace.from_json(SPACE.to_json()) == SPACE
-    assert ModelSpace.from_json(replace(SPACE, sdf_clip_mm=3.0).to_json()) != SPACE
+    assert load(ModelSpace, SPACE.to_json(), "space") == SPACE
+    assert load(ModelSpace, replace(SPACE, sdf_clip_mm=3.0).to_json(), "space") != SPACE

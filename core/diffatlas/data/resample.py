@@ -76,7 +76,7 @@ class PreparedCase:
 def with_margin(space: ModelSpace, margin: int) -> ModelSpace:
     """The same space with ``margin`` more voxels on every side."""
     x, y, z = (n + 2 * margin for n in space.shape)
-    return ModelSpace((x, y, z), space.spacing_mm, space.sdf_clip_mm, space.windows)
+    return replace(space, shape=(x, y, z))
 
 
 def prepare_case(case: Case, plan: Plan) -> PreparedCase | Refused:

@@ -265,7 +265,7 @@ class _One:
             raise BadInput(f"method {self.method.name}: '{self.method.task}' is no atlas and takes no request")
         network = self.task.build(self.config)
         load_weights(network, self.folder / f"{run.weights}.safetensors")
-        space, scheme, task = self.config.space.build(), self.config.scheme, self.task
+        space, scheme, task = self.config.space, self.config.scheme, self.task
 
         def in_one_pass(volume: Volume) -> tuple[LabelMap, NDArray[np.float32] | None]:
             return answer(task, network.eval(), volume, space, scheme), None

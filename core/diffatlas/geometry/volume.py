@@ -9,29 +9,34 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
 
 from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
+from diffatlas.values import Whole, value
 
 Modality = Literal["ct", "mr", "unknown"]
 
 
-@dataclass(frozen=True)
+Byte = Annotated[Whole, Field(ge=0, le=255)]
+
+
+@value(frozen=True)
 class Structure:
     """One anatomical structure: its name, the id files carry, and a display colour (r, g, b), 0 to 255."""
 
     name: str
-    id: int
-    color: tuple[int, int, int]
+    id: Whole
+    color: tuple[Byte, Byte, Byte]
 
 
-@dataclass(frozen=True)
+@value(frozen=True)
 class LabelScheme:
     """An ordered set of structures; index k of a label map is ``structures[k - 1]``."""
 

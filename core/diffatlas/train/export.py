@@ -51,7 +51,7 @@ def export(run: Run, folder: Path | None = None, weights: Which = "ema") -> Path
         "summary": config.summary,
         "scheme": config.scheme,
         "modalities": tuple(dict.fromkeys(m for m in config.space.windows if m != "unknown")),
-        "space": config.space.build(),
+        "space": config.space,
         "guidance_noise": config.guidance_noise,
         "data": config.data_note,
         "licence": config.licence,
