@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import nibabel as nib
@@ -105,12 +105,29 @@ class NiftiHeader:
     extra_axes: int = 0
 
 
+@dataclass(frozen=True)
+class DicomSeries:
+    """What a file made from a DICOM series says of it: its identifiers and the patient's.
+
+    ``slices``: SOP instance UID and frame number (from 1; 0 for a file of one frame) of each slice along the volume's
+    third axis. ``patient``: attribute and value of the patient and study modules. Not printed: it names a person.
+    """
+
+    study: str
+    series: str
+    frame_of_reference: str
+    modality: str
+    sop_class: str
+    slices: tuple[tuple[str, int], ...] = field(repr=False)
+    patient: tuple[tuple[str, str], ...] = field(repr=False)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Volume:
     """A scalar image: float32 [X, Y, Z] in the source's own intensities (HU for CT), its grid and modality.
 
     ``notes`` are one-line findings of the reader worth showing (voxels that were filled, an orientation that was
-    guessed). ``header``: of the NIfTI file it came from, else None.
+    guessed). ``header``: of the NIfTI file it came from, else None. ``series``: likewise of DICOM.
     """
 
     data: NDArray[np.float32]
@@ -119,6 +136,7 @@ class Volume:
     name: str = "volume"
     notes: tuple[str, ...] = ()
     header: NiftiHeader | None = None
+    series: DicomSeries | None = None
 
     def __post_init__(self) -> None:
         if self.data.shape != self.grid.shape or self.data.dtype != np.float32:

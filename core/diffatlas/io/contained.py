@@ -27,14 +27,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffatlas.errors import BadInput
-from diffatlas.geometry.volume import Modality, NiftiHeader
+from diffatlas.geometry.volume import DicomSeries, Modality, NiftiHeader
 from diffatlas.io.atomic import shown
 from diffatlas.io.source import Limits, Source, make_grid
 
 # Decoders that stay when nothing is read; each holds some 60 MB.
 IDLE_DECODERS = 2
 COMMAND = [sys.executable, "-P", "-m", "diffatlas.io.decode"]
-LINE_BYTES = 1 << 16
+LINE_BYTES = 1 << 24  # a series of slices names each of them
 # What a decoder sees of this process's environment: where to find things, no tokens.
 ENVIRONMENT = {"PATH", "HOME", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"}
 
@@ -56,6 +56,7 @@ class Answer(BaseModel):
     header: NiftiHeader | None = None
     modality: Modality | None = None
     padding: float | None = None
+    series: DicomSeries | None = None
     volumes: int = Field(default=1, ge=1)
     notes: tuple[Annotated[str, Field(max_length=500)], ...] = Field(default=(), max_length=50)
 
@@ -174,6 +175,7 @@ class _Decoder:
             answer.volumes,
             tuple(_printable(note) for note in answer.notes),
             answer.padding,
+            answer.series,
         )
 
     def stop(self) -> None:

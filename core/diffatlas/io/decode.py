@@ -24,6 +24,9 @@ from diffatlas.io.source import Limits, Source
 def main() -> None:
     """Serve until the other end closes the pipe, or one file where the system cannot fork."""
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    # Imported once here and not in every fork.
+    import pydicom.pixels  # noqa: F401
+
     # Whatever a library prints must not get between the voxels.
     os.dup2(2, 1)
     answers.write(b"ready\n")
@@ -74,6 +77,7 @@ def _described(source: Source) -> Answer:
         header=source.header,
         modality=source.modality,
         padding=source.padding,
+        series=source.series,
         volumes=source.volumes,
         notes=source.notes,
     )

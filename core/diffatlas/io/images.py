@@ -184,7 +184,7 @@ def read_source(path: Path, volume_index: int | None, limits: Limits, *, series_
     suffix = suffix_of(path)
     index = 0 if series_first and volume_index is None else volume_index
     if kind == "folder":
-        return read_dicom(path, limits)
+        return read_dicom(path, volume_index, limits)
     if suffix in (".nii", ".nii.gz"):
         return read_nifti(path, index, limits)
     if suffix in (".nrrd", ".nhdr"):
@@ -192,7 +192,7 @@ def read_source(path: Path, volume_index: int | None, limits: Limits, *, series_
     if suffix in (".mha", ".mhd"):
         return read_metaimage(path, index, limits)
     if suffix == ".dcm" or is_dicom(path):
-        return read_dicom(path, limits)
+        return read_dicom(path, volume_index, limits)
     if suffix in (".hdr", ".img"):
         raise BadInput(f"{shown(path)}: .hdr/.img pairs are not read; convert the pair to one .nii.gz file")
     raise BadInput(f"{shown(path)}: cannot read this format; give {READABLE}")
@@ -208,6 +208,7 @@ def _volume(source: Source, path: Path) -> Volume:
         name=name or "volume",
         notes=source.notes + notes,
         header=source.header,
+        series=source.series,
     )
 
 
