@@ -16,6 +16,7 @@ ENGINE = ROOT / "core" / "diffatlas"
 # Top to bottom, as in docs/decisions/0001: a later package may import the earlier ones, never the other way.
 LAYERS = (
     "errors",
+    "values",
     "geometry",
     "io",
     "metrics",
@@ -38,7 +39,8 @@ LAYERS = (
 FRONT_ENDS = {"diffatlas_app": ROOT / "app", "napari_diffatlas": ROOT / "napari_diffatlas"}
 FOR_FRONT_ENDS = {"errors", "geometry", "io", "metrics", "session", "engine.request", "render", "cohort", "remote"}
 FOR_FRONT_ENDS |= {"review"}
-USES_TORCH = {"diffusion", "models.unet", "published", "engine.backend", "engine.device", "engine.first_noise"}
+USES_TORCH = {"diffusion", "models.unet", "published"}
+USES_TORCH |= {f"engine.{name}" for name in ("backend", "device", "walk", "first_noise")}
 USES_TORCH |= {"train", "evaluate", "distill"}
 
 

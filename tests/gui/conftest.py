@@ -34,7 +34,6 @@ class FakeCard:
     limits: tuple[str, ...]
     modalities: tuple[str, ...] = ("ct", "mr")
     space: ModelSpace = FIELD
-    published: bool = False
     guidance_noise: float = 0.25
     licence: str = "Apache-2.0"
     expected_volumes_ml: list[float] | None = None

@@ -76,7 +76,7 @@ class PreparedCase:
 def with_margin(space: ModelSpace, margin: int) -> ModelSpace:
     """The same space with ``margin`` more voxels on every side."""
     x, y, z = (n + 2 * margin for n in space.shape)
-    return ModelSpace((x, y, z), space.spacing_mm, space.sdf_clip_mm, space.windows)
+    return replace(space, shape=(x, y, z))
 
 
 def prepare_case(case: Case, plan: Plan) -> PreparedCase | Refused:
@@ -107,7 +107,7 @@ def _draw(
     images, lows, highs, limits = [], [], [], (0.0, 0.0)
     for modality in heart.modalities:
         volume = render(anatomy, grid, modality, heart.seed, fractions)
-        image, limits = image_to_model(volume, grid, space.window_for(volume.modality))
+        image, _, limits = image_to_model(volume, grid, space.window_for(volume.modality))
         images.append(image)
         lows.append(float(volume.data.min()))
         highs.append(float(volume.data.max()))
@@ -141,7 +141,7 @@ def _read(case: Case, path: Path, plan: Plan) -> PreparedCase:
     box = Box.of(labels)
     at_labels = plan.centre == "labels" or (plan.centre == "auto" and _elsewhere(volume.grid, labels, plan.space))
     grid = wide.place(volume.grid, centre_mm=box.centre_mm if at_labels else None)
-    image, limits = image_to_model(volume, grid, wide.window_for(modality))
+    image, _, limits = image_to_model(volume, grid, wide.window_for(modality))
     intensity = float(volume.data.min()), float(volume.data.max())
     facts = _facts(case, modality, volume.grid, labels, plan, grid, intensity, limits)
     if plan.complete and facts.missing:

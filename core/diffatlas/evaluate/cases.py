@@ -24,7 +24,7 @@ class Subject:
 
 def subjects(config: TrainConfig) -> list[Subject]:
     """The cases that ``config.data`` names, in its order; no image is opened. `BadInput` where there are none."""
-    collection, _ = collection_of(config.data, config.space.build())
+    collection, _ = collection_of(config.data, config.space)
     if collection.refused:
         first = collection.refused[0]
         raise BadInput(f"test case {first.id}: {first.reason}")

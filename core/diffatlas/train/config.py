@@ -12,33 +12,12 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, T
 
 from diffatlas.data import SCHEMES, Centre, Layout, named_scheme
 from diffatlas.errors import BadInput
-from diffatlas.geometry.space import FILL, ModelSpace, Window
-from diffatlas.geometry.volume import LabelScheme
+from diffatlas.geometry.space import ModelSpace
+from diffatlas.geometry.volume import Byte, LabelScheme
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class WindowConfig(_Strict):
-    kind: Literal["range", "percentile"]
-    low: float
-    high: float
-
-
-Byte = Annotated[int, Field(ge=0, le=255)]
-
-
-class SpaceConfig(_Strict):
-    shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
-    sdf_clip_mm: float = Field(gt=0)
-    windows: dict[Literal["ct", "mr", "unknown"], WindowConfig]
-    fill: float = Field(FILL, ge=-1, le=1)
-
-    def build(self) -> ModelSpace:
-        windows: dict[str, Window] = {k: Window(w.kind, w.low, w.high) for k, w in self.windows.items()}
-        return ModelSpace(self.shape, self.spacing_mm, self.sdf_clip_mm, windows, self.fill)
 
 
 class StructureConfig(_Strict):
@@ -186,7 +165,7 @@ class TrainConfig(_Strict):
     intended_use: str
     data_note: str
     limits: tuple[str, ...]
-    space: SpaceConfig
+    space: ModelSpace
     data: DataConfig
     augment: AugmentConfig = AugmentConfig()
     network: AnyNetwork = NetworkConfig()

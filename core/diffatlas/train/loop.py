@@ -122,7 +122,7 @@ def train(config: TrainConfig, minutes: float | None = None) -> Path:
     begin = time.monotonic()
     prepared = config.data.cache.is_file()
     with fabric.rank_zero_first():
-        data = load_or_prepare(config.data, config.space.build())
+        data = load_or_prepare(config.data, config.space)
     if not prepared:
         pace.deadline += time.monotonic() - begin
     kept = len(data) - config.data.holdout

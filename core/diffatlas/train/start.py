@@ -22,14 +22,14 @@ def settled(config: TrainConfig) -> TrainConfig:
     changes: dict[str, Any] = {}
     if "network" not in config.model_fields_set:
         changes["network"] = _network(card)
-    if card.published:
+    if card.architecture["kind"] == "published-unet":
         told = {"levels": card.levels, "mask_range": card.mask_range, "orientation": card.orientation}
         changes["task_options"] = {**told, **config.task_options}
     return config.model_copy(update=changes)
 
 
 def _network(card: ModelCard) -> NetworkConfig | PublishedNetworkConfig:
-    kind = PublishedNetworkConfig if card.published else NetworkConfig
+    kind = PublishedNetworkConfig if card.architecture["kind"] == "published-unet" else NetworkConfig
     return kind.model_validate(card.architecture)
 
 
