@@ -43,6 +43,8 @@ def segment(
     device: opt.Device = "auto",
     precision: opt.Precision = "auto",
     force: opt.Force = False,
+    volume: opt.VolumeIndex = None,
+    modality: opt.KnownModality = None,
     confidence: ConfidenceFile = None,
     report: ReportFile = None,
     gif: GifFile = None,
@@ -69,10 +71,9 @@ def segment(
     outputs = Outputs(output, confidence, report, gif, frames)
     outputs.check(input_, samples=samples)
 
-    from diffatlas import io
-
     backend = opt.backend_for(device)
-    run_and_write(io.read_volume(input_), request, outputs, source_path=input_, as_json=as_json, backend=backend)
+    image = opt.read_input(input_, volume, modality)
+    run_and_write(image, request, outputs, source_path=input_, as_json=as_json, backend=backend)
 
 
 def run_and_write(
@@ -191,13 +192,13 @@ def replay(
         typer.Option("--model", metavar="NAME|DIR", help="The model, where it has moved.", show_default=False),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run although the image or the weights differ.")] = False,
+    index: opt.VolumeIndex = None,
     as_json: opt.Json = False,
 ) -> None:
     """Run again what a report records: the same image, the same weights, the same labels.
 
     An image that is not where it was is looked for beside the report.
     """
-    from diffatlas import io
     from diffatlas.cli.outputs import Outputs
     from diffatlas.engine.run_record import read_run
 
@@ -216,7 +217,7 @@ def replay(
         raise BadInput(f"{path}: is not there any more; give the image with --input FILE")
     if not force and (reason := run.other_weights(card.name, card.sha256)):
         raise BadInput(f"{reason}; add --force to run the ones at hand")
-    volume = run.prepared(io.read_volume(path))
+    volume = run.prepared(opt.read_input(path, index))
     if not force and (reason := run.other_image(volume, str(path))):
         raise BadInput(f"{reason}; give the image with --input, or add --force")
     run_and_write(volume, run.request, outputs, source_path=path, as_json=as_json)
