@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from diffatlas.geometry.volume import Volume
+    from diffatlas.io import LabelFormat
     from diffatlas.session import Frame, Result
 
 GIF_FPS = 12
@@ -28,13 +29,14 @@ GIF_MAX_FRAMES = 100
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where a run writes; None is not asked for."""
+    """Where a run writes; None is not asked for. ``format``: of the labels, where the extension leaves a choice."""
 
     labels: Path
     confidence: Path | None = None
     report: Path | None = None
     gif: Path | None = None
     frames: Path | None = None
+    format: LabelFormat | None = None
 
     def files(self) -> dict[str, Path]:
         """The files and folders that will be written, by kind."""
@@ -53,7 +55,7 @@ class Outputs:
 
         if self.confidence is not None and samples < 2:
             raise BadInput("--confidence needs more than one sample to compare: add --samples 4")
-        io.check_output(self.labels)
+        io.check_label_output(self.labels, self.format)
         if self.confidence is not None:
             io.check_output(self.confidence)
         if self.report is not None:
@@ -105,7 +107,7 @@ def write_run(outputs: Outputs, result: Result, source: Volume, recorder: Record
     with ExitStack() as stack:
         # Left in reverse order: the labels, which are what a script waits for, appear when all else is there.
         with _temporary(stack, outputs.labels) as path:
-            io.write_label_map(result.labels, path, header=source.header)
+            io.write_label_map(result.labels, path, source=source, format=outputs.format)
         if outputs.confidence is not None and confidence is not None:
             with _temporary(stack, outputs.confidence) as path:
                 io.write_array(confidence, source.grid, path, header=source.header)

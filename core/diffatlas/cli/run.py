@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from diffatlas.cli.outputs import Outputs
     from diffatlas.engine.request import Request
     from diffatlas.geometry.volume import Volume
+    from diffatlas.io import LabelFormat
     from diffatlas.session import Frame, Result
 
 MAX_COUNT = 10_000
@@ -25,7 +26,15 @@ ConfidenceFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Agree
 ReportFile = Annotated[Path | None, typer.Option(metavar="FILE.json", help="What was run, and how it went.")]
 GifFile = Annotated[Path | None, typer.Option(metavar="FILE", help="The run as an animation.")]
 FramesFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="A new folder for a picture of every step.")]
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="OUTPUT", help=".nii.gz, .nii, .nrrd or .mha")]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="OUTPUT", help=".nii.gz, .nii, .nrrd, .mha or .dcm")]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", metavar="NAME", help="nifti, or seg or rtstruct (.dcm).", show_default="by the extension"),
+]
+VolumeIndex = Annotated[
+    int | None,
+    typer.Option("--volume", metavar="N", help="Which volume of a series, from 0.", show_default="the only one"),
+]
 
 
 def segment(
@@ -47,6 +56,8 @@ def segment(
     report: ReportFile = None,
     gif: GifFile = None,
     frames: FramesFolder = None,
+    format_: Format = None,
+    volume: VolumeIndex = None,
     as_json: opt.Json = False,
 ) -> None:
     """Segment a volume: labels on its own voxels, with the structure ids of the model."""
@@ -66,12 +77,19 @@ def segment(
         precision=precision,
         force=force,
     )
-    outputs = Outputs(output, confidence, report, gif, frames)
+    outputs = Outputs(output, confidence, report, gif, frames, label_format(format_))
     outputs.check(input_, samples=samples)
 
     from diffatlas import io
 
-    run_and_write(io.read_volume(input_), request, outputs, source_path=input_, as_json=as_json)
+    run_and_write(io.read_volume(input_, volume_index=volume), request, outputs, source_path=input_, as_json=as_json)
+
+
+def label_format(name: str | None) -> LabelFormat | None:
+    """The format of labels by its name."""
+    if name in (None, "nifti", "seg", "rtstruct"):
+        return name
+    raise BadInput(f"--format must be nifti, seg or rtstruct, not {name}")
 
 
 def run_and_write(
@@ -170,6 +188,8 @@ def replay(
     input_: Annotated[
         Path | None, typer.Option("--input", metavar="FILE", help="The image, where it has moved.", show_default=False)
     ] = None,
+    format_: Format = None,
+    volume_index: VolumeIndex = None,
     force: Annotated[bool, typer.Option("--force", help="Run although the image or the weights differ.")] = False,
     as_json: opt.Json = False,
 ) -> None:
@@ -183,13 +203,13 @@ def replay(
     path = input_ or run.source_path
     if path is None:
         raise BadInput(f"{report.name}: does not name the image; give it with --input FILE")
-    outputs = Outputs(output)
+    outputs = Outputs(output, format=label_format(format_))
     outputs.check(path, report)
     if not path.exists():
         raise BadInput(f"{path}: is not there any more; give the image with --input FILE")
     if not force and (reason := run.other_weights(card.name, card.sha256)):
         raise BadInput(f"{reason}; add --force to run the ones at hand")
-    volume = run.prepared(io.read_volume(path))
+    volume = run.prepared(io.read_volume(path, volume_index=volume_index))
     if not force and (reason := run.other_image(volume, str(path))):
         raise BadInput(f"{reason}; give the image with --input, or add --force")
     run_and_write(volume, run.request, outputs, source_path=path, as_json=as_json)
