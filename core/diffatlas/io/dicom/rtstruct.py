@@ -160,9 +160,13 @@ def _filled(item: Any, grid: Grid) -> NDArray[np.bool_]:
 
 
 def _grid_of(series: str, path: Path, limits: Limits) -> Grid:
-    headers = [h for h in find(path.parent, limits).headers if h.series == series] if series else []
+    missing = f"{shown(path)}: its series is not beside it"
+    try:
+        headers = [h for h in find(path.parent, limits).headers if h.series == series] if series else []
+    except BadInput as error:
+        raise BadInput(f"{missing} ({error})") from error
     if not headers:
-        raise BadInput(f"{shown(path)}: its series is not beside it; put the file into the folder of the series")
+        raise BadInput(f"{missing}; put the file into the folder of the series")
     volumes, _ = volumes_of(headers, path)
     volume = max(volumes, key=lambda v: len(v.frames))
     rows, columns = volume.header.shape

@@ -88,6 +88,8 @@ def write_seg(labels: LabelMap, path: Path, series: DicomSeries | None = None) -
             series_description=f"Segmentation: {labels.scheme.name}"[:64],
             specific_character_set="ISO_IR 192",
         )
+        # highdicom leaves it out where empty slices are missing, and a reader could not place the others.
+        seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices = dz
         if known is None:
             for keyword in ("ReferencedSeriesSequence", "SourceImageSequence"):
                 if keyword in seg:
