@@ -151,6 +151,29 @@ def test_dcmrtstruct2nii_rasterises_the_same_structures(
         np.testing.assert_allclose(theirs.mean(axis=0), ours.mean(axis=0), atol=0.05)
 
 
+@pytest.mark.parametrize("kind", SERIES)
+def test_every_contour_encloses_the_pixels_of_the_slice_that_it_names(tmp_path: Path, kind: str) -> None:
+    """By the attributes of each slice alone and matplotlib's polygons: no grid, no affine, no code of ours."""
+    from matplotlib.path import Path as Polygon
+
+    volume = series(tmp_path / "s", kind)
+    labels = phantom(volume.grid)
+    io.write_label_map(labels, tmp_path / "rt.dcm", source=volume, format="rtstruct")
+    slices = {source.SOPInstanceUID: source for source in map(dcmread, (tmp_path / "s").iterdir())}
+    y, x = np.indices(STORED.shape[1:])
+    found: list[NDArray[np.float64]] = []
+    for contour in dcmread(tmp_path / "rt.dcm").ROIContourSequence[0].ContourSequence:
+        source = slices[contour.ContourImageSequence[0].ReferencedSOPInstanceUID]
+        row, column = np.array(source.ImageOrientationPatient, float).reshape(2, 3)
+        origin, (down, right) = np.array(source.ImagePositionPatient, float), map(float, source.PixelSpacing)
+        points = np.array(contour.ContourData, float).reshape(-1, 3) - origin
+        np.testing.assert_allclose(points @ np.cross(row, column), 0, atol=1e-3)
+        polygon = Polygon(np.column_stack([points @ row / right, points @ column / down]))
+        inside = polygon.contains_points(np.column_stack([x.ravel(), y.ravel()])).reshape(x.shape)
+        found.append(origin + np.outer(x[inside] * right, row) + np.outer(y[inside] * down, column))
+    same_places(places_of(labels, 1), np.concatenate(found))
+
+
 def test_left_is_left(tmp_path: Path) -> None:
     """A voxel at the patient's left has a large x in DICOM, in the file itself."""
     volume = series(tmp_path / "s", "straight")

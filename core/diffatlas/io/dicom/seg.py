@@ -55,7 +55,7 @@ def write_seg(labels: LabelMap, path: Path, series: DicomSeries | None = None) -
     known = series if series is not None and len(series.slices) == labels.grid.shape[2] else None
     origin = _source_datasets(labels.grid, direction, positions, (dx, dy, dz), known, series)
     planes = labels.data.transpose(2, 1, 0)
-    kept = planes.any(axis=(1, 2))
+    kept: NDArray[np.bool_] = np.asarray(planes.any(axis=(1, 2)))
     kept[[0, -1]] = True
     indices = np.flatnonzero(kept)
     algorithm = hd.AlgorithmIdentificationSequence(
