@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from diffatlas.cli.outputs import Outputs
     from diffatlas.engine.request import Request
     from diffatlas.geometry.volume import Volume
+    from diffatlas.io import LabelFormat
     from diffatlas.session import Backend, Frame, Result
 
 MAX_COUNT = 10_000
@@ -25,7 +26,11 @@ ConfidenceFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Agree
 ReportFile = Annotated[Path | None, typer.Option(metavar="FILE.json", help="What was run, and how it went.")]
 GifFile = Annotated[Path | None, typer.Option(metavar="FILE", help="The run as an animation.")]
 FramesFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="A new folder for a picture of every step.")]
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="OUTPUT", help=".nii.gz, .nii, .nrrd or .mha")]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="OUTPUT", help=".nii.gz, .nii, .nrrd, .mha or .dcm")]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", metavar="NAME", help="nifti, or seg or rtstruct (.dcm).", show_default="by the extension"),
+]
 
 
 def segment(
@@ -49,6 +54,7 @@ def segment(
     report: ReportFile = None,
     gif: GifFile = None,
     frames: FramesFolder = None,
+    format_: Format = None,
     as_json: opt.Json = False,
 ) -> None:
     """Segment a volume: labels on its own voxels, with the structure ids of the model."""
@@ -68,12 +74,19 @@ def segment(
         precision=precision,
         force=force,
     )
-    outputs = Outputs(output, confidence, report, gif, frames)
+    outputs = Outputs(output, confidence, report, gif, frames, label_format(format_))
     outputs.check(input_, samples=samples)
 
     backend = opt.backend_for(device)
     image = opt.read_input(input_, volume, modality)
     run_and_write(image, request, outputs, source_path=input_, as_json=as_json, backend=backend)
+
+
+def label_format(name: str | None) -> LabelFormat | None:
+    """The format of labels by its name."""
+    if name in (None, "nifti", "seg", "rtstruct"):
+        return name
+    raise BadInput(f"--format must be nifti, seg or rtstruct, not {name}")
 
 
 def run_and_write(
@@ -191,6 +204,7 @@ def replay(
         str | None,
         typer.Option("--model", metavar="NAME|DIR", help="The model, where it has moved.", show_default=False),
     ] = None,
+    format_: Format = None,
     force: Annotated[bool, typer.Option("--force", help="Run although the image or the weights differ.")] = False,
     index: opt.VolumeIndex = None,
     as_json: opt.Json = False,
@@ -211,7 +225,7 @@ def replay(
         path = beside
     if path is None:
         raise BadInput(f"{report.name}: does not name the image; give it with --input FILE")
-    outputs = Outputs(output)
+    outputs = Outputs(output, format=label_format(format_))
     outputs.check(path, report)
     if not path.exists():
         raise BadInput(f"{path}: is not there any more; give the image with --input FILE")
