@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+import yaml
+
 from diffatlas.geometry.space import ModelSpace
 from diffatlas.geometry.volume import LabelScheme
 from diffatlas.models.convention import Convention, convention_of
@@ -93,8 +95,22 @@ class ModelCard:
         return {key: item for key, item in plain(self).items() if key not in absent} | {"space": self.space.to_json()}
 
 
+def _front_matter(card: ModelCard) -> str:
+    """What model hubs read at the top of a page: YAML between two lines of dashes."""
+    # "CC BY-SA 4.0 (weights, as ...)" is "cc-by-sa-4.0" to a hub.
+    licence = card.licence.split("(")[0].strip().lower().replace(" ", "-")
+    facts = {
+        "license": licence,
+        "library_name": "napari-diffatlas",
+        "pipeline_tag": "image-segmentation",
+        "tags": ["medical", "segmentation", "atlas", "diffusion", "3d", *card.modalities],
+        "metrics": ["dice"],
+    }
+    return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---\n\n"
+
+
 def card_page(card: ModelCard) -> str:
-    """The model card as a page."""
+    """The model card as a page, with the metadata that model hubs read."""
     space = card.space
     size = " x ".join(str(n) for n in space.shape)
     spacing = " x ".join(f"{s:g}" for s in space.spacing_mm)
@@ -115,7 +131,7 @@ def card_page(card: ModelCard) -> str:
         head = ["| structure | generated, ml | training, ml | KS distance |", "|---|---|---|---|"]
         generated = f"\nVolumes in {volumes['n']} generated pairs:\n\n" + "\n".join([*head, *rows]) + "\n"
     training = "\n".join(f"- {key}: {value}" for key, value in card.training.items())
-    return f"""# {card.title} (`{card.name}`)
+    return f"""{_front_matter(card)}# {card.title} (`{card.name}`)
 
 {card.summary}
 
