@@ -21,6 +21,7 @@ LAYERS = (
     "io",
     "metrics",
     "phantom",
+    "anatomies",
     "data",
     "diffusion",
     "models",

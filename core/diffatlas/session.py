@@ -161,7 +161,7 @@ def locate(volume: Volume, request: Request, limit: int | None = None) -> Iterat
 
 def pair_request(request: Request) -> Request:
     """``request`` as one that draws image-mask pairs from the atlas alone, whatever else it asked for."""
-    return replace(request, task="generate", guidance="none", roi=None, edit=None, force=False)
+    return replace(request, task="generate", guidance="none", roi=None, edit=None, ignore=None, force=False)
 
 
 def pairs(request: Request, count: int, backend: Backend | None = None) -> Iterator[Frame]:

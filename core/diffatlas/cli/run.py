@@ -14,6 +14,9 @@ from diffatlas.cli import options as opt
 from diffatlas.errors import BadInput
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from diffatlas.cli.outputs import Outputs
     from diffatlas.engine.request import Request
     from diffatlas.geometry.volume import Volume
@@ -23,6 +26,10 @@ if TYPE_CHECKING:
 MAX_COUNT = 10_000
 
 ConfidenceFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Agreement of the samples, 0 to 1.")]
+IgnoreFile = Annotated[
+    Path | None,
+    typer.Option("--ignore", metavar="MASK", help="A mask on the image's voxels: do not believe these."),
+]
 ReportFile = Annotated[Path | None, typer.Option(metavar="FILE.json", help="What was run, and how it went.")]
 GifFile = Annotated[Path | None, typer.Option(metavar="FILE", help="The run as an animation.")]
 FramesFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="A new folder for a picture of every step.")]
@@ -50,6 +57,7 @@ def segment(
     force: opt.Force = False,
     volume: opt.VolumeIndex = None,
     modality: opt.KnownModality = None,
+    ignore: IgnoreFile = None,
     confidence: ConfidenceFile = None,
     report: ReportFile = None,
     gif: GifFile = None,
@@ -79,6 +87,8 @@ def segment(
 
     backend = opt.backend_for(device)
     image = opt.read_input(input_, volume, modality)
+    if ignore is not None:
+        request = replace(request, ignore=ignored_voxels(ignore, image))
     run_and_write(image, request, outputs, source_path=input_, as_json=as_json, backend=backend)
 
 
@@ -87,6 +97,17 @@ def label_format(name: str | None) -> LabelFormat | None:
     if name in (None, "nifti", "seg", "rtstruct"):
         return name
     raise BadInput(f"--format must be nifti, seg or rtstruct, not {name}")
+
+
+def ignored_voxels(path: Path, volume: Volume) -> NDArray[np.bool_]:
+    """The voxels that a mask file on the grid of ``volume`` marks, any number but 0; `BadInput` on another grid."""
+    from diffatlas.io import read_label_ids
+
+    marks, grid = read_label_ids(path)
+    if not grid.matches(volume.grid):
+        raise BadInput(f"{path}: its grid is not that of the image; draw the mask on the image's own voxels")
+    marked: NDArray[np.bool_] = marks != 0
+    return marked
 
 
 def run_and_write(

@@ -10,9 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
-
 import yaml
+from pydantic import Field
 
 from diffatlas.geometry.space import ModelSpace
 from diffatlas.geometry.volume import LabelScheme
@@ -78,6 +77,11 @@ class ModelCard:
     def convention(self) -> Convention:
         """How the networks of this card are used."""
         return convention_of(self)
+
+    @property
+    def evidence(self) -> bool:
+        """Whether the network is told where the image is not to be believed (`AtlasUNet`)."""
+        return bool(self.architecture.get("evidence", False))
 
     @property
     def expected_volumes_ml(self) -> list[float] | None:
