@@ -104,7 +104,7 @@ def watch(
             streams.append(stream)
         going = set(range(len(streams)))
         while going:
-            due = time.monotonic() - shown >= 1 / limits.FRAMES_PER_S
+            due: bool | None = None
             for side in sorted(going):
                 frame = next(streams[side], None)
                 if frame is None:
@@ -122,6 +122,8 @@ def watch(
                 made += 1
                 if first is None:
                     first = now
+                if due is None:  # decided by the first run for all of them
+                    due = now - shown >= 1 / limits.FRAMES_PER_S
                 if frame.result is None and not due:
                     continue
                 # The first step is not counted: loading and looking for the structures come before it.
