@@ -8,20 +8,17 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from diffatlas import session
 from diffatlas.engine.request import MaskEdit, Request
 from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
-from diffatlas.geometry.volume import Volume
+from diffatlas.geometry.volume import DicomSeries, Volume
 from diffatlas.remote import RemoteBackend, wire
 from diffatlas.remote.client import TOKEN as VARIABLE
 from diffatlas.remote.server import Server
-from tests.cli.helpers import Cli
 from tests.fakes import FakeBackend
 
 TOKEN = "0123456789abcdef"
@@ -82,6 +79,24 @@ def test_frames_and_labels_are_those_of_the_machine_itself(
         assert theirs_.notes == ("a note",)
         assert theirs_.provenance["source"]["sha256"] == volume.sha256()
         assert theirs_.provenance["request"] == request.to_json()
+
+
+def test_what_dicom_says_of_a_patient_stays_here(
+    remote: RemoteBackend, fake: FakeBackend, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series = DicomSeries("1.2", "1.2.3", "1.2.4", "CT", "1.2.5", (("1.2.6", 0),), (("PatientName", "Doe^Jane"),))
+    sent: list[bytes] = []
+    packed = wire.pack
+
+    def pack(value: dict[str, object]) -> bytes:
+        sent.append(packed(value))
+        return sent[-1]
+
+    monkeypatch.setattr(wire, "pack", pack)
+    list(remote.stream(replace(volume, series=series), REQUEST))
+    assert fake.volumes[-1] is not None
+    assert fake.volumes[-1].series is None
+    assert not any(b"Jane" in message for message in sent)
 
 
 def test_plans_and_searches_go_the_same_way(remote: RemoteBackend, fake: FakeBackend, volume: Volume) -> None:
@@ -238,23 +253,3 @@ def test_a_caller_who_leaves_ends_its_run_and_a_full_line_says_so(
     assert ended == [3]
     assert fake.open_runs == 0
     assert fake.frames_made < 1000
-
-
-def test_the_command_line_runs_there(
-    cli: Cli, url: str, fake: FakeBackend, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(VARIABLE, TOKEN)
-    local = FakeBackend()
-    monkeypatch.setattr(session, "local_backend", lambda: local)
-    model = ("--model", "heart-phantom")
-    assert cli("segment", image, "-o", tmp_path / "here.nii.gz", *model).code == 0
-    outcome = cli("segment", image, "-o", tmp_path / "there.nii.gz", *model, "--device", url)
-    assert outcome.code == 0, outcome.err
-    assert (tmp_path / "here.nii.gz").read_bytes() == (tmp_path / "there.nii.gz").read_bytes()
-    assert (len(local.requests), len(fake.requests)) == (1, 1)
-    assert fake.requests[0].device == "auto"
-    assert cli("generate", "-o", tmp_path / "pairs", *model, "--device", url).code == 0
-    assert cli("batch", image, "-o", tmp_path / "out", *model, "--device", url).code == 0
-    assert "was done already" in cli("batch", image, "-o", tmp_path / "out", *model, "--device", url).out
-    assert len(fake.requests) == 3
-    assert cli("segment", image, "-o", tmp_path / "x.nii.gz", "--device", "gpu").code == 2

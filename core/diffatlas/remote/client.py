@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
 from urllib.parse import urlsplit
@@ -50,7 +51,7 @@ class RemoteBackend:
 
     def plan(self, volume: Volume | None, request: Request) -> Plan:
         """What `stream` will do there."""
-        *_, message = self._messages("plan", {"volume": volume, "request": request})
+        *_, message = self._messages("plan", {"volume": _sent(volume), "request": request})
         plan = message.get("plan")
         if not isinstance(plan, Plan):
             raise BadInput(f"{self.url}: answered with something else than a plan; is it the same version there?")
@@ -58,13 +59,13 @@ class RemoteBackend:
 
     def locate(self, volume: Volume, request: Request, limit: int | None = None) -> Iterator[Look]:
         """The search, look by look."""
-        for message in self._messages("locate", {"volume": volume, "request": request, "limit": limit}):
+        for message in self._messages("locate", {"volume": _sent(volume), "request": request, "limit": limit}):
             if isinstance(look := message.get("look"), Look):
                 yield look
 
     def stream(self, volume: Volume | None, request: Request) -> Iterator[Frame]:
         """The run, frame by frame."""
-        for message in self._messages("stream", {"volume": volume, "request": request}):
+        for message in self._messages("stream", {"volume": _sent(volume), "request": request}):
             if isinstance(frame := message.get("frame"), Frame):
                 yield frame
 
@@ -104,3 +105,8 @@ class RemoteBackend:
                     yield message
         finally:
             connection.close()
+
+
+def _sent(volume: Volume | None) -> Volume | None:
+    """The volume without what its DICOM files say of the patient, which no run needs."""
+    return None if volume is None else replace(volume, series=None)
