@@ -94,8 +94,9 @@ def segment(
 
 def label_format(name: str | None) -> LabelFormat | None:
     """The format of labels by its name."""
-    if name in (None, "nifti", "seg", "rtstruct"):
-        return name
+    formats: dict[str | None, LabelFormat | None] = {None: None, "nifti": "nifti", "seg": "seg", "rtstruct": "rtstruct"}
+    if name in formats:
+        return formats[name]
     raise BadInput(f"--format must be nifti, seg or rtstruct, not {name}")
 
 
