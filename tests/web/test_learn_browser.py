@@ -124,6 +124,7 @@ def test_every_scene_is_predicted_done_and_explained(open_page: Open, width: int
         if number:
             page.get_by_role("link", name="Next", exact=True).click()
             wait(page, scene)
+        assert page.locator("[role=alert]").all_inner_texts() == [], scene
         assert page.evaluate("document.querySelector('.controls').disabled"), "first predict"
         assert not page.is_visible(".why")
         predict(page)
