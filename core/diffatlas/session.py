@@ -15,7 +15,7 @@ from diffatlas.engine.frame import Frame, FrameMetrics, Result
 from diffatlas.engine.locate import AUTOMATIC_LOOKS, Look, Proposal
 from diffatlas.engine.plan import Plan
 from diffatlas.engine.request import PRESETS, MaskEdit, Preset, Request, Roi
-from diffatlas.engine.run_record import RecordedRun, read_run, write_report
+from diffatlas.engine.run_record import RecordedRun, read_report, read_run, write_report
 from diffatlas.engine.seam import Backend
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import LabelMap, Volume
@@ -56,6 +56,7 @@ __all__ = [
     "pair_request",
     "pairs",
     "plan",
+    "read_report",
     "read_run",
     "segment",
     "start",

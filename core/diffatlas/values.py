@@ -22,6 +22,8 @@ __all__ = ["Positive", "Real", "Whole", "line_of", "load", "plain", "read_yaml",
 
 T = TypeVar("T")
 MAX_LINE = 280
+# As `yaml.safe_load`, in C where PyYAML was built with it: forms plan, and so read a card, at every change.
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MAX_DEPTH = 30
 MAX_NODES = 20_000
 
@@ -117,7 +119,7 @@ def read_yaml(text: str) -> Any:
     Aliases are refused, because a few lines of them can stand for more than memory holds.
     """
     depth = 0
-    for nodes, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+    for nodes, event in enumerate(yaml.parse(text, Loader=LOADER)):
         if isinstance(event, yaml.AliasEvent):
             raise ValueError(f"line {event.start_mark.line + 1} refers to another part of the file; write it out")
         if isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
@@ -126,4 +128,4 @@ def read_yaml(text: str) -> Any:
             depth -= 1
         if depth > MAX_DEPTH or nodes > MAX_NODES:
             raise ValueError("is nested too deeply" if depth > MAX_DEPTH else "is too long")
-    return yaml.safe_load(text)
+    return yaml.load(text, Loader=LOADER)

@@ -43,6 +43,8 @@ def segment(
     device: opt.Device = "auto",
     precision: opt.Precision = "auto",
     force: opt.Force = False,
+    volume: opt.VolumeIndex = None,
+    modality: opt.KnownModality = None,
     confidence: ConfidenceFile = None,
     report: ReportFile = None,
     gif: GifFile = None,
@@ -69,9 +71,7 @@ def segment(
     outputs = Outputs(output, confidence, report, gif, frames)
     outputs.check(input_, samples=samples)
 
-    from diffatlas import io
-
-    run_and_write(io.read_volume(input_), request, outputs, source_path=input_, as_json=as_json)
+    run_and_write(opt.read_input(input_, volume, modality), request, outputs, source_path=input_, as_json=as_json)
 
 
 def run_and_write(
@@ -171,10 +171,10 @@ def replay(
         Path | None, typer.Option("--input", metavar="FILE", help="The image, where it has moved.", show_default=False)
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run although the image or the weights differ.")] = False,
+    index: opt.VolumeIndex = None,
     as_json: opt.Json = False,
 ) -> None:
     """Run again what a report records: the same image, the same weights, the same labels."""
-    from diffatlas import io
     from diffatlas.cli.outputs import Outputs
     from diffatlas.engine.run_record import read_run
 
@@ -189,7 +189,7 @@ def replay(
         raise BadInput(f"{path}: is not there any more; give the image with --input FILE")
     if not force and (reason := run.other_weights(card.name, card.sha256)):
         raise BadInput(f"{reason}; add --force to run the ones at hand")
-    volume = run.prepared(io.read_volume(path))
+    volume = run.prepared(opt.read_input(path, index))
     if not force and (reason := run.other_image(volume, str(path))):
         raise BadInput(f"{reason}; give the image with --input, or add --force")
     run_and_write(volume, run.request, outputs, source_path=path, as_json=as_json)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffatlas.engine.locate import AUTOMATIC_LOOKS, Answer, glance, search
-from diffatlas.engine.plan import Plan, larger_than_view_note
+from diffatlas.engine.plan import Plan, larger_than_view_note, window_note
 from diffatlas.engine.request import MaskEdit
 from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
@@ -49,7 +49,7 @@ def place(plan: Plan, volume: Volume | None, answer: Answer) -> Placement:
     grid, where = (plan.grid, plan.where) if plan.grid is not None else find(plan, volume, answer)
     search_s = time.monotonic() - begin
     seen = image_to_model(volume, grid, space.window_for(volume.modality), space.fill)
-    notes = [*plan.notes, *([where] if where else [])]
+    notes = [*plan.notes, *([where] if where else []), window_note(volume, *seen.limits)]
     if seen.limits[1] - seen.limits[0] < 1e-6 or float(np.ptp(seen.image)) == 0:
         notes.append("the image is constant within the field of view; there is nothing to see in it")
     return Placement(grid, volume.grid, seen.image, seen.known, search_s, tuple(notes))

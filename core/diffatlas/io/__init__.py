@@ -7,7 +7,6 @@ from diffatlas.io.atomic import IMAGE_SUFFIXES, atomic_path, atomic_write_bytes,
 from diffatlas.io.dicom import is_dicom, is_dicom_folder, read_dicom
 from diffatlas.io.images import (
     describe,
-    guess_modality,
     named_as_labels,
     read_label_ids,
     read_label_map,
@@ -16,6 +15,7 @@ from diffatlas.io.images import (
     write_label_map,
     write_volume,
 )
+from diffatlas.io.intensity import guess_modality
 from diffatlas.io.source import Limits
 
 __all__ = [
