@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable
-from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import yaml
@@ -73,9 +72,13 @@ else:
         return make
 
 
-@lru_cache(maxsize=64)
+_adapters: dict[Any, TypeAdapter[Any]] = {}
+
+
 def _adapter(kind: type[T]) -> TypeAdapter[T]:
-    return TypeAdapter(kind)
+    if kind not in _adapters:
+        _adapters[kind] = TypeAdapter(kind)
+    return _adapters[kind]
 
 
 def load(kind: type[T], data: Any, what: str) -> T:
@@ -121,7 +124,7 @@ def read_yaml(text: str) -> Any:
     depth = 0
     for nodes, event in enumerate(yaml.parse(text, Loader=LOADER)):
         if isinstance(event, yaml.AliasEvent):
-            raise ValueError(f"line {event.start_mark.line + 1} refers to another part of the file; write it out")
+            raise ValueError(f"'*{event.anchor}' refers to another part of the file; write it out")
         if isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
             depth += 1
         elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
