@@ -48,6 +48,7 @@ __all__ = [
     "choose_model",
     "compare",
     "example",
+    "find_model",
     "load_model",
     "local_backend",
     "locate",
