@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable
-from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import yaml
@@ -23,7 +22,7 @@ __all__ = ["Positive", "Real", "Whole", "line_of", "load", "plain", "read_yaml",
 T = TypeVar("T")
 MAX_LINE = 280
 # As `yaml.safe_load`, in C where PyYAML was built with it: forms plan, and so read a card, at every change.
-SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MAX_DEPTH = 30
 MAX_NODES = 20_000
 
@@ -73,9 +72,13 @@ else:
         return make
 
 
-@lru_cache(maxsize=64)
+_adapters: dict[Any, TypeAdapter[Any]] = {}
+
+
 def _adapter(kind: type[T]) -> TypeAdapter[T]:
-    return TypeAdapter(kind)
+    if kind not in _adapters:
+        _adapters[kind] = TypeAdapter(kind)
+    return _adapters[kind]
 
 
 def load(kind: type[T], data: Any, what: str) -> T:
@@ -119,13 +122,13 @@ def read_yaml(text: str) -> Any:
     Aliases are refused, because a few lines of them can stand for more than memory holds.
     """
     depth = 0
-    for nodes, event in enumerate(yaml.parse(text, Loader=SAFE_LOADER)):
+    for nodes, event in enumerate(yaml.parse(text, Loader=LOADER)):
         if isinstance(event, yaml.AliasEvent):
-            raise ValueError(f"line {event.start_mark.line + 1} refers to another part of the file; write it out")
+            raise ValueError(f"'*{event.anchor}' refers to another part of the file; write it out")
         if isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
             depth += 1
         elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
             depth -= 1
         if depth > MAX_DEPTH or nodes > MAX_NODES:
             raise ValueError("is nested too deeply" if depth > MAX_DEPTH else "is too long")
-    return yaml.load(text, Loader=SAFE_LOADER)
+    return yaml.load(text, Loader=LOADER)

@@ -65,7 +65,7 @@ def test_a_large_volume_is_searched_and_nothing_else_is(request_: Request) -> No
     assert asked
     assert "a search placed it 0 mm from the volume's centre: not found" in placed.notes[0]
     boxed = replace(request_, roi=((0, 30), (0, 30), (0, 30)))
-    assert place(plan(large, boxed), large, unasked).notes == ()
+    assert not any("search" in note for note in place(plan(large, boxed), large, unasked).notes)
 
 
 def test_pins_arrive_on_the_model_grid(request_: Request) -> None:

@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike
 
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import LabelMap, LabelScheme, Modality, Volume
-from diffatlas.io.images import guess_modality, read_label_ids, read_volume
+from diffatlas.io.images import read_label_ids, read_volume
+from diffatlas.io.intensity import judge_modality
 
 ImageLike = str | os.PathLike[str] | SpatialImage | Volume | ArrayLike
 LabelsLike = str | os.PathLike[str] | SpatialImage | LabelMap
@@ -41,9 +42,10 @@ def as_volume(image: ImageLike, *, affine: ArrayLike | None = None, modality: Mo
     else:
         volume = Volume.from_array(image, affine)
     if modality is not None:
-        return replace(volume, modality=modality)
+        return replace(volume, modality=modality, modality_reason="named by modality")
     if not isinstance(image, (Volume, str, os.PathLike)):
-        return replace(volume, modality=guess_modality(volume.data))
+        guessed, reason = judge_modality(volume.data)
+        return replace(volume, modality=guessed, modality_reason=reason)
     return volume
 
 
