@@ -202,7 +202,8 @@ def compare(prediction: LabelsLike, reference: LabelsLike, tolerance_mm: float =
     from diffatlas import metrics
     from diffatlas.io.anything import as_label_maps
 
-    return metrics.compare(*as_label_maps(prediction, reference), tolerance_mm)
+    predicted, true = as_label_maps(prediction, reference)
+    return metrics.compare(predicted, true, tolerance_mm)
 
 
 def choose_model(volume: Volume | None) -> str:

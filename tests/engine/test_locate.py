@@ -93,7 +93,7 @@ def test_a_search_that_is_sure_stops_and_an_empty_volume_costs_no_answer() -> No
 
     def counting(image: NDArray[np.float32], known: Any, seed: int) -> NDArray[np.float32]:
         asked.append(seed)
-        return honest(image, seed)
+        return honest(image, known, seed)
 
     flat = Volume(np.full((70, 70, 70), 5.0, np.float32), Grid((70, 70, 70), np.diag([2.0, 2, 2, 1])), "ct")
     assert proposal_of(list(search(flat, SPACE, counting, [BALL_ML]))).confidence == 0.0

@@ -86,7 +86,7 @@ def test_geometry_keeps_distances_true() -> None:
     sdf = torch.from_numpy((radius - 14.0) / 20).float()[None, None].expand(6, 1, -1, -1, -1)
     image = (sdf < 0).float() * 2 - 1
     moved = AugmentConfig(rotate_degrees=40, scale=0.2, shift_mm=3, elastic_mm=0)
-    out_image, out_sdf = geometry(image, sdf, (24, 24, 24), (2.0, 2.0, 2.0), moved, some_draws(6))
+    out_image, out_sdf, _ = geometry(image, sdf, (24, 24, 24), (2.0, 2.0, 2.0), moved, some_draws(6))
     assert out_sdf.shape == (6, 1, 24, 24, 24)
     gradient = torch.stack(torch.gradient(out_sdf[:, 0] * 20, spacing=2.0, dim=(1, 2, 3))).norm(dim=0)
     near = out_sdf[:, 0].abs() < 0.15
@@ -96,7 +96,7 @@ def test_geometry_keeps_distances_true() -> None:
 
 def test_no_augmentation_is_the_middle() -> None:
     x = torch.rand(2, 1, 20, 20, 20) * 2 - 1
-    image, sdf = geometry(x, x, (16, 16, 16), (1.0, 1.0, 1.0), STILL, some_draws(2))
+    image, sdf, _ = geometry(x, x, (16, 16, 16), (1.0, 1.0, 1.0), STILL, some_draws(2))
     torch.testing.assert_close(image, x[:, :, 2:-2, 2:-2, 2:-2], atol=1e-5, rtol=0)
     torch.testing.assert_close(sdf, image)
     torch.testing.assert_close(appearance(image, STILL, some_draws(2)), image, atol=1e-5, rtol=0)

@@ -72,7 +72,7 @@ def sample_acquisition(pose: Pose, kind: Kind, rng: np.random.Generator) -> Acqu
         axes = straight[list(((0, 1, 2), (0, 2, 1), (1, 2, 0), (0, 1, 2))[plane])]
         if plane == 3:  # along the ventricle: two and four chambers
             axes = pose.axes[[2, 1, 0]] if rng.uniform() < 0.5 else pose.axes[[2, 0, 1]]
-        axes = axes @ rotation_matrix(rng.normal(0, 10, 3))
+        axes = axes @ rotation_matrix(rng.normal(0, 10, 3).tolist())
         middle = rng.normal(0, 22, 3)
         step = float(rng.uniform(2, 10))
         size = np.array([rng.uniform(110, 330), rng.uniform(110, 330), rng.uniform(35, 130)])
@@ -80,7 +80,7 @@ def sample_acquisition(pose: Pose, kind: Kind, rng: np.random.Generator) -> Acqu
             kind, middle + rng.normal(0, 6, 3), middle, axes, size, step * rng.uniform(0.6, 1), step, 0.8, 0.04
         )
     tilt = 9.0 if kind == "short axis" else 0.0
-    axes = pose.axes @ rotation_matrix(rng.normal(0, tilt, 3)) if kind == "short axis" else straight
+    axes = pose.axes @ rotation_matrix(rng.normal(0, tilt, 3).tolist()) if kind == "short axis" else straight
     step = float(rng.choice([5.0, 8.0, 10.0]) * rng.uniform(0.9, 1.1))
     middle = ventricles + rng.normal(0, 7, 3)
     # From above the valves to beyond the apex, or with an end cut off.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from diffatlas.data import Case, Drawn, read_labels
 from diffatlas.errors import BadInput
@@ -51,7 +52,7 @@ def _of(case: Case, config: TrainConfig) -> Iterator[Subject]:
 
 
 def _read(case: Case, config: TrainConfig) -> tuple[Volume, LabelMap]:
-    assert not isinstance(case.image, Drawn)
+    assert isinstance(case.image, Path)
     volume = read_volume(case.image, volume_index=case.channel)
     if volume.modality == "unknown" and case.modality != "unknown":
         volume = replace(volume, modality=case.modality)

@@ -144,10 +144,10 @@ class ObjectiveConfig(_Strict):
     conditional: float = 0.05
     shared: float = 0.26
     paint: float = 0.12
-    hidden: float = Field(0.4, ge=0, le=1)
-    misplaced: float = Field(0.5, ge=0, le=1)
-    misplaced_mm: float = Field(25.0, ge=0)
-    unseen_weight: float = Field(0.25, ge=0, le=1)
+    hidden: float = Field(default=0.4, ge=0, le=1)
+    misplaced: float = Field(default=0.5, ge=0, le=1)
+    misplaced_mm: float = Field(default=25.0, ge=0)
+    unseen_weight: float = Field(default=0.25, ge=0, le=1)
     image_weight: float = 0.25
     mask_l1: float = 0.1
     dice_weight: float = 1.0
