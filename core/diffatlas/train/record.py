@@ -83,14 +83,11 @@ def data_record(config: DataConfig, space: ModelSpace, collection: Collection | 
     labels = config.labels
     if labels is None and config.structures is not None and config.source == "folder":
         labels = {s.name: s.id for s in config.structures}  # what the files mean where nothing else is said
+    drawn = config.source in ("phantom", "anatomies")
     record: dict[str, Any] = {
         "space": space.to_json(),
         "margin": config.margin,
-        **{
-            key: getattr(config, key)
-            for key in _CHOICES
-            if key not in ("cases", "seed") or config.source in ("phantom", "anatomies")
-        },
+        **{key: getattr(config, key) for key in _CHOICES if key not in ("cases", "seed") or drawn},
         **{key: value for key in _WHERE_SAID if (value := getattr(config, key)) is not None},
     }
     if labels is not None:
