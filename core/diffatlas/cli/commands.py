@@ -47,6 +47,7 @@ app.command("evaluate")(evaluate)
 app.command("demo")(launch.demo)
 app.command("app")(launch.web)
 app.command("serve")(serve)
+app.command("learn")(launch.learn)
 app.command("napari")(launch.napari)
 
 
