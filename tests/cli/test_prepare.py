@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from diffatlas.geometry.space import ModelSpace
 from diffatlas.train.config import DataConfig
 from diffatlas.train.prepared import load_or_prepare
+from diffatlas.values import load
 from tests import datasets as make
 from tests.cli.helpers import Cli, files
 
@@ -45,7 +46,7 @@ def test_a_folder_becomes_a_file_that_training_reads(cli: Cli, tmp_path: Path) -
             "cache": cache,
         }
     )
-    data = load_or_prepare(config, ModelSpace.from_json(report["space"]))
+    data = load_or_prepare(config, load(ModelSpace, report["space"], "space"))
     assert data.names == ("a", "c")
     np.testing.assert_array_equal(data.sdf.numpy(), tensors["sdf"])
 

@@ -147,7 +147,7 @@ def test_a_full_disk_ends_training_with_a_line_and_keeps_the_last_checkpoint(con
 
 def prepared(config_file: Path, *overrides: str) -> None:
     config = load_config(config_file, overrides)
-    load_or_prepare(config.data, config.space.build())
+    load_or_prepare(config.data, config.space)
 
 
 def test_a_prepared_file_is_refused_when_its_source_has_changed(config_file: Path) -> None:

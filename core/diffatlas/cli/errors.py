@@ -44,7 +44,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except BadInput as error:
-            raise _exit(str(error), BAD_INPUT) from error
+            raise _exit(in_options(str(error)), BAD_INPUT) from error
         except KeyboardInterrupt as stop:
             raise _exit(str(stop) or "stopped; nothing was written", STOPPED) from stop
         except OSError as error:
@@ -71,6 +71,11 @@ def _working_folder_exists() -> bool:
 def _say_lost(error: OSError) -> None:
     reason = (error.strerror or str(error)).lower()
     sys.stderr.write(f"diffatlas: standard output could not be written ({reason}); files that were named are there\n")
+
+
+def in_options(message: str) -> str:
+    """The engine's message, which names settings as Python does, with the names of the command line's options."""
+    return message.replace("force=True", "--force").replace("as model,", "with --model,")
 
 
 def _our_fault(error: Exception) -> Exception:

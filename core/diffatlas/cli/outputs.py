@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from diffatlas.geometry.volume import Volume
+    from diffatlas.io import LabelFormat
     from diffatlas.session import Frame, Result
 
 GIF_FPS = 12
@@ -27,13 +28,14 @@ GIF_MAX_FRAMES = 100
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where a run writes; None is not asked for."""
+    """Where a run writes; None is not asked for. ``format``: of the labels, where the extension leaves a choice."""
 
     labels: Path
     confidence: Path | None = None
     report: Path | None = None
     gif: Path | None = None
     frames: Path | None = None
+    format: LabelFormat | None = None
 
     def files(self) -> dict[str, Path]:
         """The files and folders that will be written, by kind."""
@@ -52,7 +54,7 @@ class Outputs:
 
         if self.confidence is not None and samples < 2:
             raise BadInput("--confidence needs more than one sample to compare: add --samples 4")
-        io.check_output(self.labels)
+        io.check_label_output(self.labels, self.format)
         if self.confidence is not None:
             io.check_output(self.confidence)
         if self.report is not None:
@@ -111,7 +113,7 @@ def write_run(outputs: Outputs, result: Result, source: Volume, recorder: Record
     wanted = (outputs.confidence, outputs.gif, outputs.labels, outputs.report)
     with io.atomic_paths([path for path in wanted if path is not None]) as made:
         temporary = dict(zip([path for path in wanted if path is not None], made, strict=True))
-        io.write_label_map(result.labels, temporary[outputs.labels], header=source.header)
+        io.write_label_map(result.labels, temporary[outputs.labels], source=source, format=outputs.format)
         if outputs.confidence is not None and confidence is not None:
             io.write_array(confidence, source.grid, temporary[outputs.confidence], header=source.header)
         if outputs.gif is not None:

@@ -163,7 +163,7 @@ def _base(config: Path | None, like: str | None) -> tuple[dict[str, Any], ModelS
             network = opt.card_of(loaded.start_from).architecture
         # Other tasks build networks of their own, which say themselves what they need.
         divisor = _divisor(network) if loaded.task in ("atlas", "published", "distilled") else 1
-        return loaded.data.model_dump(), loaded.space.build(), divisor
+        return loaded.data.model_dump(), loaded.space, divisor
     if like is not None:
         card = opt.card_of(like)
         rows = [{"name": s.name, "id": s.id, "color": s.color} for s in card.scheme.structures]
@@ -235,10 +235,13 @@ def _space(
         usual = Window("percentile", 0.5, 99.5)
         # Windows that are named are all there are, so that a configuration can name the same.
         known = {} if windows else {"ct": Window("range", -250, 800), "mr": usual, "unknown": usual}
-        space = ModelSpace((1, 1, 1), (1.0, 1.0, 1.0), 0.0, known)
+        space, clip = (
+            ModelSpace((1, 1, 1), (1.0, 1.0, 1.0), 1.0, known),
+            clip or 6 * min(_three("--spacing", spacing, whole=False)),
+        )
     x, y, z = space.shape if shape is None else (int(n) for n in _three("--shape", shape, whole=True))
     edges = space.spacing_mm if spacing is None else _three("--spacing", spacing, whole=False)
-    reach = clip if clip is not None else space.sdf_clip_mm or 6 * min(edges)
+    reach = space.sdf_clip_mm if clip is None else clip
     if not 0 < reach < math.inf:
         raise BadInput(f"--clip must be a length of more than 0 mm, not {reach:g}")
     return ModelSpace((x, y, z), edges, float(reach), space.windows | dict(_window(text) for text in windows))

@@ -14,18 +14,30 @@ from diffatlas.cli import options as opt
 from diffatlas.errors import BadInput
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from diffatlas.cli.outputs import Outputs
     from diffatlas.engine.request import Request
     from diffatlas.geometry.volume import Volume
+    from diffatlas.io import LabelFormat
     from diffatlas.session import Backend, Frame, Result
 
 MAX_COUNT = 10_000
 
 ConfidenceFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Agreement of the samples, 0 to 1.")]
+IgnoreFile = Annotated[
+    Path | None,
+    typer.Option("--ignore", metavar="MASK", help="A mask on the image's voxels: do not believe these."),
+]
 ReportFile = Annotated[Path | None, typer.Option(metavar="FILE.json", help="What was run, and how it went.")]
 GifFile = Annotated[Path | None, typer.Option(metavar="FILE", help="The run as an animation.")]
 FramesFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="A new folder for a picture of every step.")]
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="OUTPUT", help=".nii.gz, .nii, .nrrd or .mha")]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="OUTPUT", help=".nii.gz, .nii, .nrrd, .mha or .dcm")]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", metavar="NAME", help="nifti, or seg or rtstruct (.dcm).", show_default="by the extension"),
+]
 
 
 def segment(
@@ -45,10 +57,12 @@ def segment(
     force: opt.Force = False,
     volume: opt.VolumeIndex = None,
     modality: opt.KnownModality = None,
+    ignore: IgnoreFile = None,
     confidence: ConfidenceFile = None,
     report: ReportFile = None,
     gif: GifFile = None,
     frames: FramesFolder = None,
+    format_: Format = None,
     as_json: opt.Json = False,
 ) -> None:
     """Segment a volume: labels on its own voxels, with the structure ids of the model."""
@@ -68,11 +82,33 @@ def segment(
         precision=precision,
         force=force,
     )
-    outputs = Outputs(output, confidence, report, gif, frames)
+    outputs = Outputs(output, confidence, report, gif, frames, label_format(format_))
     outputs.check(input_, samples=samples)
 
-    source, backend = opt.read_input(input_, volume, modality), opt.backend_for(device)
-    run_and_write(source, request, outputs, source_path=input_, as_json=as_json, backend=backend)
+    backend = opt.backend_for(device)
+    image = opt.read_input(input_, volume, modality)
+    if ignore is not None:
+        request = replace(request, ignore=ignored_voxels(ignore, image))
+    run_and_write(image, request, outputs, source_path=input_, as_json=as_json, backend=backend)
+
+
+def label_format(name: str | None) -> LabelFormat | None:
+    """The format of labels by its name."""
+    formats: dict[str | None, LabelFormat | None] = {None: None, "nifti": "nifti", "seg": "seg", "rtstruct": "rtstruct"}
+    if name in formats:
+        return formats[name]
+    raise BadInput(f"--format must be nifti, seg or rtstruct, not {name}")
+
+
+def ignored_voxels(path: Path, volume: Volume) -> NDArray[np.bool_]:
+    """The voxels that a mask file on the grid of ``volume`` marks, any number but 0; `BadInput` on another grid."""
+    from diffatlas.io import read_label_ids
+
+    marks, grid = read_label_ids(path)
+    if not grid.matches(volume.grid):
+        raise BadInput(f"{path}: its grid is not that of the image; draw the mask on the image's own voxels")
+    marked: NDArray[np.bool_] = marks != 0
+    return marked
 
 
 def run_and_write(
@@ -190,6 +226,7 @@ def replay(
         str | None,
         typer.Option("--model", metavar="NAME|DIR", help="The model, where it has moved.", show_default=False),
     ] = None,
+    format_: Format = None,
     force: Annotated[bool, typer.Option("--force", help="Run although the image or the weights differ.")] = False,
     index: opt.VolumeIndex = None,
     as_json: opt.Json = False,
@@ -210,7 +247,7 @@ def replay(
         path = beside
     if path is None:
         raise BadInput(f"{report.name}: does not name the image; give it with --input FILE")
-    outputs = Outputs(output)
+    outputs = Outputs(output, format=label_format(format_))
     outputs.check(path, report)
     if not path.exists():
         raise BadInput(f"{path}: is not there any more; give the image with --input FILE")

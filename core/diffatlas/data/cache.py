@@ -1,7 +1,8 @@
 """The prepared file: every case of a run in one safetensors file, which training reads.
 
 ``image``: uint8 [N, M, X, Y, Z] and ``sdf``: int8 [N, K, X, Y, Z], see `resample`; X, Y, Z are the model's shape plus
-a margin that augmentation can move into view. The metadata say what the numbers mean.
+a margin that augmentation can move into view. ``known``: uint8 [N, M, X, Y, Z], 1 where an image was acquired, only
+where some was not. The metadata say what the numbers mean.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ def write_cache(
     if made_from is not None:
         meta["made_from"] = json.dumps(made_from)
     tensors = {"image": np.stack([c.image for c in cases]), "sdf": np.stack([c.sdf for c in cases])}
+    if any(c.known is not None for c in cases):
+        known = [np.ones(c.image.shape, dtype=bool) if c.known is None else c.known for c in cases]
+        tensors["known"] = np.stack(known).view(np.uint8)
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, meta)
         temporary.chmod(0o644)  # safetensors writes 0600, which a colleague on the same cluster could not read

@@ -21,7 +21,7 @@ T = TypeVar("T", bound=np.generic)
 SAME_VOXELS = 0.1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Grid:
     """Shape [X, Y, Z] and the float64 [4, 4] affine that takes voxel indices to RAS+ millimetres."""
 
@@ -60,6 +60,15 @@ class Grid:
         """Full edge lengths of the grid (voxel borders included), mm."""
         x, y, z = (n * s for n, s in zip(self.shape, self.spacing_mm, strict=True))
         return x, y, z
+
+    @property
+    def words(self) -> str:
+        """One clause, such as "64 x 64 x 40 voxels of 1 x 1 x 2.5 mm, RAS"."""
+        shape, spacing = (" x ".join(f"{v:g}" for v in values) for values in (self.shape, self.spacing_mm))
+        return f"{shape} voxels of {spacing} mm, {self.axis_codes}"
+
+    def __repr__(self) -> str:
+        return f"Grid({self.words})"
 
     @property
     def centre_mm(self) -> Array:

@@ -12,12 +12,16 @@ from diffatlas.io.atomic import (
     sweep,
     temporary_folder_in,
 )
-from diffatlas.io.dicom import is_dicom, is_dicom_folder, read_dicom
+from diffatlas.io.dicom import is_dicom, is_dicom_folder, read_dicom, read_rtstruct, write_rtstruct, write_seg
 from diffatlas.io.images import (
+    LABEL_SUFFIXES,
+    LabelFormat,
+    check_label_output,
     describe,
     named_as_labels,
     read_label_ids,
     read_label_map,
+    read_structures,
     read_volume,
     write_array,
     write_label_map,
@@ -28,10 +32,13 @@ from diffatlas.io.source import Limits
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "LABEL_SUFFIXES",
+    "LabelFormat",
     "Limits",
     "atomic_path",
     "atomic_paths",
     "atomic_write_bytes",
+    "check_label_output",
     "check_output",
     "describe",
     "guess_modality",
@@ -41,10 +48,14 @@ __all__ = [
     "read_dicom",
     "read_label_ids",
     "read_label_map",
+    "read_rtstruct",
+    "read_structures",
     "read_volume",
     "sweep",
     "temporary_folder_in",
     "write_array",
     "write_label_map",
+    "write_rtstruct",
+    "write_seg",
     "write_volume",
 ]

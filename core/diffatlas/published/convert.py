@@ -274,7 +274,7 @@ def parse_labels(text: str, count: int) -> LabelScheme:
 
 def parse_window(text: str) -> tuple[tuple[str, ...], dict[str, Window]]:
     """A name of `published.WINDOWS`, or LOW:HIGH in the image's own intensities: modalities, and a window for each."""
-    from diffatlas.published.convention import WINDOWS
+    from diffatlas.published.paper import WINDOWS
 
     limits = WINDOWS.get(text)
     modalities: tuple[str, ...] = ("mr",) if text.endswith("-mr") else ("ct",)
@@ -298,7 +298,7 @@ def _card(
     step: int | None,
     origin: Origin | None,
 ) -> ModelCard:
-    from diffatlas.published.convention import check_orientation
+    from diffatlas.published.paper import check_orientation
 
     count = sizes["channels"] - 1
     size = options.size or DEFAULT_SIZE

@@ -29,6 +29,7 @@ from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import LabelMap, LabelScheme, NiftiHeader, Structure, Volume
 from diffatlas.models.card import ModelCard
 from diffatlas.session import Preset
+from diffatlas.values import load
 
 HEAD = struct.Struct("<QQ")
 MAX_JSON = 64 * 2**20
@@ -169,6 +170,6 @@ def _value(plain: Any, arrays: _Arrays) -> Any:
     if kind == "Request":
         return Request.from_json(plain["value"])
     if kind == "ModelCard":
-        return ModelCard.from_json(plain["value"], Path())
+        return load(ModelCard, {**plain["value"], "path": Path()}, "the model card of the server")
     made = TYPES[kind]
     return made(**{f.name: _value(plain[f.name], arrays) for f in fields(made) if f.name in plain})

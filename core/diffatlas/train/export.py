@@ -64,7 +64,7 @@ def export(run: Run, folder: Path | None = None, weights: Which = "ema", held: H
         "summary": config.summary,
         "scheme": config.scheme,
         "modalities": tuple(dict.fromkeys(m for m in config.space.windows if m != "unknown")),
-        "space": config.space.build(),
+        "space": config.space,
         "guidance_noise": config.guidance_noise,
         "data": config.data_note,
         "licence": config.licence,
@@ -117,7 +117,7 @@ def export_run(source: Path, folder: Path | None = None, weights: Which = "ema")
     held = None
     if config.data.cache.is_file():
         try:
-            held = held_out(load_or_prepare(config.data, config.space.build()), config)
+            held = held_out(load_or_prepare(config.data, config.space), config)
         except BadInput as error:
             print(f"note: not measured on the cases held out: {error}", flush=True)
     return export(run, folder, weights, held)

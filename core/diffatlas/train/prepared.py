@@ -32,17 +32,20 @@ __all__ = ["REACH", "SCHEMES", "Prepared", "load_or_prepare", "phantom_case", "w
 @dataclass(frozen=True)
 class Prepared:
     """``image``: uint8 [N, M, X, Y, Z], [-1, 1] over 0 to 255; ``sdf``: int8 [N, K, X, Y, Z], distance / (1.3 clip)
-    over -127 to 127; the names of the N cases."""
+    over -127 to 127; the names of the N cases; ``known``: uint8 [N, M, X, Y, Z], 1 where an image was acquired, None
+    where all was."""
 
     image: Tensor
     sdf: Tensor
     names: tuple[str, ...]
+    known: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.image)
 
     def subset(self, indices: list[int]) -> Prepared:
-        return Prepared(self.image[indices], self.sdf[indices], tuple(self.names[i] for i in indices))
+        known = None if self.known is None else self.known[indices]
+        return Prepared(self.image[indices], self.sdf[indices], tuple(self.names[i] for i in indices), known)
 
 
 def load_or_prepare(config: DataConfig, space: ModelSpace) -> Prepared:
@@ -57,7 +60,9 @@ def load_or_prepare(config: DataConfig, space: ModelSpace) -> Prepared:
         with safe_open(config.cache, "pt") as file:
             meta = file.metadata() or {}
             _check(config, space, meta)
-            found = Prepared(file.get_tensor("image"), file.get_tensor("sdf"), tuple(json.loads(meta["names"])))
+            known = file.get_tensor("known") if "known" in file.keys() else None  # noqa: SIM118
+            names = tuple(json.loads(meta["names"]))
+            found = Prepared(file.get_tensor("image"), file.get_tensor("sdf"), names, known)
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise BadInput(f"{config.cache}: not a prepared file ({error}); delete it to prepare again") from error
     return found if config.only is None else _only(found, config.only, config.cache)

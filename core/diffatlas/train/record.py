@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from diffatlas.data import Collection, Drawn
+from diffatlas.data.case import DrawnAnatomy
 from diffatlas.geometry.space import ModelSpace
 from diffatlas.train.config import DataConfig, TrainConfig
 
@@ -82,10 +83,11 @@ def data_record(config: DataConfig, space: ModelSpace, collection: Collection | 
     labels = config.labels
     if labels is None and config.structures is not None and config.source == "folder":
         labels = {s.name: s.id for s in config.structures}  # what the files mean where nothing else is said
+    drawn = config.source in ("phantom", "anatomies")
     record: dict[str, Any] = {
         "space": space.to_json(),
         "margin": config.margin,
-        **{key: getattr(config, key) for key in _CHOICES if key not in ("cases", "seed") or config.source == "phantom"},
+        **{key: getattr(config, key) for key in _CHOICES if key not in ("cases", "seed") or drawn},
         **{key: value for key in _WHERE_SAID if (value := getattr(config, key)) is not None},
     }
     if labels is not None:
@@ -99,8 +101,8 @@ def data_record(config: DataConfig, space: ModelSpace, collection: Collection | 
     return json.loads(json.dumps(record))  # type: ignore[no-any-return]
 
 
-def _files(image: Path | Drawn, labels: list[Path]) -> list[int]:
-    if isinstance(image, Drawn):
+def _files(image: Path | Drawn | DrawnAnatomy, labels: list[Path]) -> list[int]:
+    if not isinstance(image, Path):
         return []
     # A DICOM folder stands for its files.
     paths = [image, *labels] if not image.is_dir() else [*sorted(p for p in image.iterdir() if p.is_file()), *labels]
