@@ -14,7 +14,7 @@ from diffatlas.engine import device
 from diffatlas.engine.device import pick_precision
 from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
-from diffatlas.geometry.resample import believed
+from diffatlas.geometry.resample import image_to_model
 from diffatlas.geometry.space import ModelSpace, Window
 from diffatlas.geometry.volume import Volume
 from diffatlas.session import plan, segment
@@ -75,19 +75,19 @@ def test_known_is_what_comes_from_believed_voxels() -> None:
     space = ModelSpace((32, 32, 32), (2.0, 2.0, 2.0), 6.0, {})
     grid = space.place(VOLUME.grid)
     window = Window("percentile", 0.0, 100.0)
-    whole = believed(VOLUME, grid, window)
+    whole = image_to_model(VOLUME, grid, window)
     outside = grid.to_voxel(VOLUME.grid.to_world((0.0, 0.0, 0.0)))[0] - 1
     assert not whole.known[: int(outside)].any()
-    part = believed(VOLUME, grid, window, ignore=IGNORED)
+    part = image_to_model(VOLUME, grid, window, ignore=IGNORED)
     assert (part.known <= whole.known).all()
-    assert (part.data[~part.known] == -1).all()
+    assert (part.image[~part.known] == -1).all()
     spoiled = VOLUME.data.copy()
     spoiled[IGNORED] = 1e6
-    again = believed(Volume(spoiled, VOLUME.grid, "mr"), grid, window, ignore=IGNORED)
-    np.testing.assert_allclose(again.data, part.data, atol=1e-6)
+    again = image_to_model(Volume(spoiled, VOLUME.grid, "mr"), grid, window, ignore=IGNORED)
+    np.testing.assert_allclose(again.image, part.image, atol=1e-6)
     flat = Volume(np.where(IGNORED, np.float32(9), np.float32(3)), VOLUME.grid, "mr")
-    inside = believed(flat, grid, Window("range", 0.0, 6.0), ignore=IGNORED)
-    np.testing.assert_allclose(inside.data[inside.known], 0.0, atol=1e-5)
+    inside = image_to_model(flat, grid, Window("range", 0.0, 6.0), ignore=IGNORED)
+    np.testing.assert_allclose(inside.image[inside.known], 0.0, atol=1e-5)
 
 
 def test_auto_takes_bf16_on_a_processor_only_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:

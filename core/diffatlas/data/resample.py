@@ -113,7 +113,7 @@ def _draw(
     images, lows, highs, limits = [], [], [], (0.0, 0.0)
     for modality in heart.modalities:
         volume = render(anatomy, grid, modality, heart.seed, fractions)
-        image, limits = image_to_model(volume, grid, space.window_for(volume.modality), space.fill)
+        image, _, limits = image_to_model(volume, grid, space.window_for(volume.modality), space.fill)
         images.append(image)
         lows.append(float(volume.data.min()))
         highs.append(float(volume.data.max()))
@@ -159,7 +159,7 @@ def _read(case: Case, path: Path, plan: Plan) -> PreparedCase:
     box = Box.of(labels)
     at_labels = plan.centre == "labels" or (plan.centre == "auto" and _elsewhere(volume.grid, labels, plan.space))
     grid = wide.place(volume.grid, centre_mm=box.centre_mm if at_labels else None)
-    image, limits = image_to_model(volume, grid, wide.window_for(modality), wide.fill)
+    image, _, limits = image_to_model(volume, grid, wide.window_for(modality), wide.fill)
     intensity = float(volume.data.min()), float(volume.data.max())
     facts = _facts(case, modality, volume.grid, labels, plan, grid, intensity, limits)
     if plan.complete and facts.missing:

@@ -2,9 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 
+from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Compute:
+    """``device`` and ``dtype`` (float32 or bfloat16) of the network; ``notes``: where a wish was not met."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, request: Request) -> Compute:
+        """What a request asks for; `BadInput` on a device that is not here."""
+        device = pick_device(request.device)
+        dtype = pick_precision(request.precision, device)
+        if request.precision == "bf16" and dtype != torch.bfloat16:
+            return cls(device, dtype, (f"this {device.type} has no bf16 arithmetic; the network ran in fp32",))
+        return cls(device, dtype)
+
+    def provenance(self) -> dict[str, Any]:
+        """Plain data for a run record."""
+        return {
+            "device": str(self.device),
+            "precision": "bf16" if self.dtype == torch.bfloat16 else "fp32",
+            "threads": torch.get_num_threads(),
+        }
 
 
 def pick_device(name: str) -> torch.device:
@@ -12,9 +42,9 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
-        raise BadInput("device cuda: no CUDA device here; use --device cpu or auto")
+        raise BadInput("device cuda: no CUDA device here; choose cpu or auto")
     if name == "mps" and not torch.backends.mps.is_available():
-        raise BadInput("device mps: no Apple GPU here; use --device cpu or auto")
+        raise BadInput("device mps: no Apple GPU here; choose cpu or auto")
     return torch.device(name)
 
 

@@ -45,7 +45,7 @@ STRIDE = 0.55  # beyond the shifts of augmentation; an answer to half a heart is
 SHIFT = 0.08
 MAX_LOOKS = 64  # of a view of 64^3 voxels; more of smaller ones
 MAX_SMALL_LOOKS = 400
-# A run that is to begin soon does not search a whole body first: `LocalBackend.locate` does, and can be stopped.
+# A run that is to begin soon does not search a whole body first: `Backend.locate` does, and can be stopped.
 AUTOMATIC_LOOKS = 12
 MAX_MOVES = 4
 MIN_FIT = 0.2
@@ -136,7 +136,7 @@ class _Coarse:
         values, inside = np.pad(self.values[part], pad, mode="edge"), np.pad(self.inside[part], pad)
         if not inside.any():
             return None, inside, start
-        image, _ = apply_window(values, inside, self.window, self.space.fill)
+        image = apply_window(values, inside, self.window, self.space.fill).image
         return (image if float(np.ptp(image[inside])) > 0 else None), inside, start
 
     def centre(self, start: NDArray[np.int64]) -> Array:

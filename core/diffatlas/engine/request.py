@@ -13,15 +13,17 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from diffatlas.errors import BadInput
+from diffatlas.models.presets import PRESETS as PRESETS
+from diffatlas.models.presets import Preset as Preset
+from diffatlas.models.presets import PresetName as PresetName
+from diffatlas.models.presets import SamplerName as SamplerName
 
 if TYPE_CHECKING:  # numpy is imported where an edit is packed: the command line reads its options from here
     import numpy as np
     from numpy.typing import NDArray
 
 Task = Literal["segment", "generate", "paint"]
-PresetName = Literal["fast", "watch", "published"]
 GuidanceName = Literal["image", "gradient", "none"]
-SamplerName = Literal["ddim", "ddpm", "dpmpp-2m"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionName = Literal["auto", "fp32", "bf16"]
 Roi = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -30,37 +32,7 @@ MAX_STEPS = 1000
 MAX_SAMPLES = 64
 
 
-@dataclass(frozen=True)
-class Preset:
-    """A named set of sampling options; ``guidance_noise`` None means the model card's own default."""
-
-    name: PresetName
-    sampler: SamplerName
-    steps: int
-    guidance_noise: float | None
-    summary: str
-
-
-PRESETS: dict[str, Preset] = {
-    "fast": Preset("fast", "ddim", 2, 0.0, "two steps with the clean image: an answer in about a second"),
-    "watch": Preset("watch", "ddim", 40, None, "forty steps, made to be seen"),
-    "published": Preset(
-        "published", "ddpm", 300, 1.0, "the paper's guidance: 300 ancestral steps, image as noisy as the mask"
-    ),
-}
-
-
-# What "fast" means to a network that knows one noise level (a published one): a clean image is nothing it has seen, and
-# from pure noise it cannot answer in two steps. Deterministic, so that one image noise lasts through the walk.
-FAST_ONE_LEVEL = Preset("fast", "ddim", 8, 1.0, "eight steps of the published guidance")
-
-
-def preset_for(name: PresetName, one_level: bool) -> Preset:
-    """What a preset means to a model; ``one_level``: `ModelCard.published`."""
-    return FAST_ONE_LEVEL if one_level and name == "fast" else PRESETS[name]
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MaskEdit:
     """A mask the user corrected, from which the walk resumes.
 
@@ -71,6 +43,10 @@ class MaskEdit:
     labels: NDArray[np.uint8]
     pinned: NDArray[np.bool_] | None = None
     t: float = 0.5
+
+    def __repr__(self) -> str:
+        pinned = "none" if self.pinned is None else int(self.pinned.sum())
+        return f"MaskEdit({' x '.join(map(str, self.labels.shape))}, pinned {pinned}, t={self.t:g})"
 
     def to_json(self) -> dict[str, Any]:
         import numpy as np
@@ -132,7 +108,7 @@ def _unpack(text: str, count: int) -> NDArray[np.uint8]:
     return np.frombuffer(raw, dtype=np.uint8).copy()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Request:
     """One run.
 
@@ -185,12 +161,12 @@ class Request:
                 raise BadInput("roi must be three ranges: X0:X1,Y0:Y1,Z0:Z1 in voxels")
             object.__setattr__(self, "roi", tuple((int(a), int(b)) for a, b in self.roi))
 
-    def resolved(self, card_guidance_noise: float, one_level: bool = False) -> Request:
-        """The request with the preset's and the card's values filled in; what a report records.
+    def __repr__(self) -> str:
+        changed = [f for f in fields(self) if getattr(self, f.name) != f.default]
+        return f"Request({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in changed)})"
 
-        ``one_level``: whether the network knows one noise level for image and mask (`preset_for`).
-        """
-        preset = preset_for(self.preset, one_level)
+    def resolved(self, preset: Preset, card_guidance_noise: float) -> Request:
+        """The request with what it leaves open taken from ``preset`` and the card; what a run record holds."""
         noise = self.guidance_noise
         if noise is None:
             noise = card_guidance_noise if preset.guidance_noise is None else preset.guidance_noise

@@ -25,7 +25,7 @@ class Subject:
 
 def subjects(config: TrainConfig) -> list[Subject]:
     """The cases that ``config.data`` names, in its order; no image is opened. `BadInput` where there are none."""
-    collection, _ = collection_of(config.data, config.space.build())
+    collection, _ = collection_of(config.data, config.space)
     if collection.refused:
         first = collection.refused[0]
         raise BadInput(f"test case {first.id}: {first.reason}")
@@ -57,6 +57,6 @@ def _read(case: Case, config: TrainConfig) -> tuple[Volume, LabelMap]:
     if volume.modality == "unknown" and case.modality != "unknown":
         volume = replace(volume, modality=case.modality)
     labels, _ = read_labels(case.labels, config.scheme)
-    if not volume.grid.same_as(labels.grid, 0.5 * min(volume.grid.spacing_mm)):
+    if not volume.grid.matches(labels.grid):
         raise BadInput(f"test case {case.id}: image and labels do not lie on the same voxels")
     return volume, LabelMap(labels.data, volume.grid, labels.scheme)

@@ -205,4 +205,4 @@ class AtlasUNet(nn.Module):
 
 def build(card: ModelCard, **arguments: Any) -> AtlasUNet:
     """The network of a card of kind "atlas-unet"."""
-    return AtlasUNet(len(card.scheme), **arguments)
+    return channels_last(AtlasUNet(len(card.scheme), **arguments))

@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, ValidationError, model_validator
 
 from diffatlas.data import SCHEMES, Centre, Layout, named_scheme
 from diffatlas.errors import BadInput
-from diffatlas.geometry.space import FILL, ModelSpace, Window
-from diffatlas.geometry.volume import LabelScheme
+from diffatlas.geometry.space import ModelSpace
+from diffatlas.geometry.volume import Byte, LabelScheme
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class WindowConfig(_Strict):
-    kind: Literal["range", "percentile"]
-    low: float
-    high: float
-
-
-Byte = Annotated[int, Field(ge=0, le=255)]
-
-
-class SpaceConfig(_Strict):
-    shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
-    sdf_clip_mm: float = Field(gt=0)
-    windows: dict[Literal["ct", "mr", "unknown"], WindowConfig]
-    fill: float = Field(FILL, ge=-1, le=1)
-
-    def build(self) -> ModelSpace:
-        windows: dict[str, Window] = {k: Window(w.kind, w.low, w.high) for k, w in self.windows.items()}
-        return ModelSpace(self.shape, self.spacing_mm, self.sdf_clip_mm, windows, self.fill)
 
 
 class StructureConfig(_Strict):
@@ -147,9 +127,6 @@ AnyNetwork = Annotated[
 ]
 
 
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
 class ObjectiveConfig(_Strict):
     """Shares of a batch given to each way of noising (they are normalised to 1), and the weights of the loss.
 
@@ -167,10 +144,10 @@ class ObjectiveConfig(_Strict):
     conditional: float = 0.05
     shared: float = 0.26
     paint: float = 0.12
-    hidden: Share = 0.4
-    misplaced: Share = 0.5
-    misplaced_mm: Annotated[float, Field(ge=0)] = 25.0
-    unseen_weight: Share = 0.25
+    hidden: float = Field(default=0.4, ge=0, le=1)
+    misplaced: float = Field(default=0.5, ge=0, le=1)
+    misplaced_mm: float = Field(default=25.0, ge=0)
+    unseen_weight: float = Field(default=0.25, ge=0, le=1)
     image_weight: float = 0.25
     mask_l1: float = 0.1
     dice_weight: float = 1.0
@@ -179,8 +156,8 @@ class ObjectiveConfig(_Strict):
 class TrainConfig(_Strict):
     """What to learn, from what, for how long, where; times are in updates, each over a global batch of ``batch``.
 
-    ``task``: what is learnt (`diffatlas.train.task`), with ``task_options`` of its own. ``start_from``: the folder of
-    a model whose weights a new run begins with.
+    ``task``: what is learnt (`diffatlas.train.task`), with ``task_options`` of its own. ``start_from``: a model
+    whose weights a new run begins with, by name as ``--model`` takes it, or its folder.
 
     ``batch``: samples of an update, over all processes; each takes its share in ``accumulate`` parts. The learning
     rate warms up over ``warmup`` updates, stays, and falls to zero over the last ``decay`` of ``steps`` in the shape
@@ -199,12 +176,12 @@ class TrainConfig(_Strict):
     intended_use: str
     data_note: str
     limits: tuple[str, ...]
-    space: SpaceConfig
+    space: ModelSpace
     data: DataConfig
     augment: AugmentConfig = AugmentConfig()
     network: AnyNetwork = NetworkConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
-    start_from: Path | None = None
+    start_from: str | None = None
     seed: int = 0
     steps: int = Field(4000, ge=1)
     batch: int = Field(8, ge=1)
@@ -228,6 +205,12 @@ class TrainConfig(_Strict):
     pictures: bool = True
     run_folder: Path
     export: Path
+    _command: str = PrivateAttr("diffatlas train")
+
+    @property
+    def command(self) -> str:
+        """The command line that trains this configuration, as it was given."""
+        return self._command
 
     @model_validator(mode="after")
     def _names_its_structures(self) -> Self:
@@ -278,7 +261,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BadInput(f"{path}: {where}: {first['msg']}") from error
-    return _rebase(config, path.resolve().parent)
+    config = _rebase(config, path.resolve().parent)
+    words = ["diffatlas", "train", str(path), *(word for override in overrides for word in ("--set", override))]
+    config._command = shlex.join(words)
+    return config
 
 
 def _rebase(config: TrainConfig, folder: Path) -> TrainConfig:
@@ -292,6 +278,12 @@ def _rebase(config: TrainConfig, folder: Path) -> TrainConfig:
         "data": data,
         "run_folder": at(config.run_folder),
         "export": at(config.export),
-        "start_from": None if config.start_from is None else at(config.start_from),
+        "start_from": None if config.start_from is None else _model(config.start_from, folder),
     }
     return config.model_copy(update=changes)
+
+
+def _model(name: str, folder: Path) -> str:
+    """The model's folder where ``name`` is one, seen from the configuration's; else the name."""
+    path = folder / name
+    return str(path.resolve()) if path.exists() else name

@@ -131,7 +131,7 @@ def train(config: TrainConfig, minutes: float | None = None) -> Path:
     begin = time.monotonic()
     prepared = config.data.cache.is_file()
     with fabric.rank_zero_first():
-        data = load_or_prepare(config.data, config.space.build())
+        data = load_or_prepare(config.data, config.space)
     if not prepared:
         pace.deadline += time.monotonic() - begin
     kept = len(data) - config.data.holdout
@@ -143,6 +143,7 @@ def train(config: TrainConfig, minutes: float | None = None) -> Path:
         )
     run = Run(config, fabric)
     resumed = run.resume()
+    run.cases = (kept, config.data.holdout)
     if fabric.is_global_zero:
         run.open_folder()
     if not resumed:  # what cannot be written shows now, and the reserve for saving is known
@@ -156,7 +157,8 @@ def train(config: TrainConfig, minutes: float | None = None) -> Path:
         _walk(run, data.subset(list(range(kept))), held_out(data, config), log, pace, asked)
         run.save()
         if fabric.is_global_zero:
-            export(run)
+            in_time = not config.data.holdout or pace.time_for("validation")
+            export(run, held=held_out(data, config) if in_time else None)
             log.say(f"model: {config.export}")
     fabric.barrier()
     return config.export

@@ -1,4 +1,4 @@
-"""The weights a run begins with, where it does not begin with random ones."""
+"""Starting weights of a run that begins with another model (``start_from``)."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from diffatlas.train.config import NetworkConfig, PublishedNetworkConfig, TrainC
 
 
 def settled(config: TrainConfig) -> TrainConfig:
-    """``config`` with what it leaves to the model it starts from: the network, and how a published one is called."""
+    """``config`` with unset network and task options filled in from the ``start_from`` model."""
     known = config.network.kind == "atlas-unet" or config.task_options.keys() >= {"levels", "mask_range", "orientation"}
     if config.start_from is None or ("network" in config.model_fields_set and known):
         return config
-    card = read_card(find_model(str(config.start_from)))
+    card = read_card(find_model(config.start_from))
     changes: dict[str, Any] = {}
     if "network" not in config.model_fields_set:
         changes["network"] = _network(card)
-    if card.published:
+    if card.architecture["kind"] == "published-unet":
         told = {"levels": card.levels, "mask_range": card.mask_range, "orientation": card.orientation}
         changes["task_options"] = {**told, **config.task_options}
     return config.model_copy(update=changes)
 
 
 def _network(card: ModelCard) -> NetworkConfig | PublishedNetworkConfig:
-    kind = PublishedNetworkConfig if card.published else NetworkConfig
+    kind = PublishedNetworkConfig if card.architecture["kind"] == "published-unet" else NetworkConfig
     return kind.model_validate(card.architecture)
 
 

@@ -16,8 +16,8 @@ from diffatlas.diffusion.sample import crowded_times, ddim, discrete_times, mask
 from diffatlas.diffusion.schedule import DiscreteCosine, Schedule, cosine
 from diffatlas.errors import BadInput
 from diffatlas.models.unet import AtlasUNet, channels_last
-from diffatlas.published.convention import check_orientation, one_level
 from diffatlas.published.network import PublishedUNet
+from diffatlas.published.paper import check_orientation, one_level
 from diffatlas.train.config import NetworkConfig, TrainConfig
 from diffatlas.train.draws import Draws
 from diffatlas.train.objective import losses
@@ -158,7 +158,7 @@ class PublishedOptions(BaseModel):
 class PublishedTask(Task):
     """The paper's: image and masks at one of T levels, L1 on the noise of each half.
 
-    With the published network this is `diffatlas.published.convention.published_loss`, in the network's own units of
+    With the published network this is `diffatlas.published.paper.published_loss`, in the network's own units of
     distance. With ours the same is asked of a network that is told the level twice, on distances within +- 1.
     """
 

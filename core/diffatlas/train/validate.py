@@ -126,7 +126,7 @@ def _sheet(
     rows: list[list[tuple[str, NDArray[np.float32], NDArray[np.uint8] | None]]], config: TrainConfig
 ) -> NDArray[np.uint8]:
     style = theme_named("dark")
-    grid = config.space.build().grid_at(np.zeros(3))
+    grid = config.space.grid_at(np.zeros(3))
     tiles = []
     for row in rows:
         middles = [labels for _, _, labels in row if labels is not None and labels.any()]
