@@ -46,8 +46,8 @@ app.command("distill")(training.distill)
 app.command("evaluate")(evaluate)
 app.command("demo")(launch.demo)
 app.command("app")(launch.web)
-app.command("learn")(launch.learn)
 app.command("serve")(serve)
+app.command("learn")(launch.learn)
 app.command("napari")(launch.napari)
 
 
