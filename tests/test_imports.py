@@ -21,12 +21,14 @@ LAYERS = (
     "io",
     "metrics",
     "phantom",
+    "anatomies",
     "data",
     "diffusion",
     "models",
     "published",
     "engine",
     "session",
+    "remote",
     "render",
     "cohort",
     "review",
@@ -36,8 +38,9 @@ LAYERS = (
     "cli",
 )
 FRONT_ENDS = {"diffatlas_app": ROOT / "app", "napari_diffatlas": ROOT / "napari_diffatlas"}
-FOR_FRONT_ENDS = {"errors", "geometry", "io", "metrics", "session", "engine.request", "render", "cohort", "review"}
-USES_TORCH = {"diffusion", "models.unet", "published"}
+FOR_FRONT_ENDS = {"errors", "geometry", "io", "metrics", "session", "engine.request", "render"}
+FOR_FRONT_ENDS |= {"cohort", "remote", "review"}
+USES_TORCH = {"diffusion", "models.unet", "models.conv", "published"}
 USES_TORCH |= {f"engine.{name}" for name in ("backend", "device", "walk", "first_noise")}
 USES_TORCH |= {"train", "evaluate", "distill"}
 

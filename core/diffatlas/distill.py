@@ -27,12 +27,11 @@ from diffatlas.cohort import find_cases
 from diffatlas.data import REACH, Facts, Plan, PreparedCase, write_cache
 from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
-from diffatlas.evaluate.tables import interval
 from diffatlas.geometry.distance import distances_to_labels
 from diffatlas.geometry.resample import image_to_model
 from diffatlas.geometry.volume import Volume
 from diffatlas.io import atomic_path, read_volume
-from diffatlas.metrics import dice
+from diffatlas.metrics import dice, interval
 from diffatlas.models.card import ModelCard
 from diffatlas.models.store import find_model, load_model, read_card, write_card
 from diffatlas.phantom import PhantomModality, phantom

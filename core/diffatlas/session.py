@@ -161,7 +161,7 @@ def locate(volume: Volume, request: Request, limit: int | None = None) -> Iterat
 
 def pair_request(request: Request) -> Request:
     """``request`` as one that draws image-mask pairs from the atlas alone, whatever else it asked for."""
-    return replace(request, task="generate", guidance="none", roi=None, edit=None, force=False)
+    return replace(request, task="generate", guidance="none", roi=None, edit=None, ignore=None, force=False)
 
 
 def pairs(request: Request, count: int, backend: Backend | None = None) -> Iterator[Frame]:
@@ -202,7 +202,8 @@ def compare(prediction: LabelsLike, reference: LabelsLike, tolerance_mm: float =
     from diffatlas import metrics
     from diffatlas.io.anything import as_label_maps
 
-    return metrics.compare(*as_label_maps(prediction, reference), tolerance_mm)
+    predicted, true = as_label_maps(prediction, reference)
+    return metrics.compare(predicted, true, tolerance_mm)
 
 
 def choose_model(volume: Volume | None) -> str:

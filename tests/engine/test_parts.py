@@ -57,7 +57,7 @@ def test_a_large_volume_is_searched_and_nothing_else_is(request_: Request) -> No
     large = volume((60, 30, 30))
     asked = []
 
-    def nothing_there(image: Any, seed: int) -> Any:
+    def nothing_there(image: Any, known: Any, seed: int) -> Any:
         asked.append(seed)
         return np.ones((2, *image.shape), np.float32)
 

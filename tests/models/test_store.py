@@ -49,7 +49,13 @@ def test_card_round_trips_and_network_loads(copy: Path) -> None:
     card = read_card(copy)
     write_card(card, copy)
     assert read_card(copy).to_json() == card.to_json()
-    assert "| 2 | posterior hippocampus |" in (copy / "README.md").read_text()
+    page = (copy / "README.md").read_text()
+    assert "| 2 | posterior hippocampus |" in page
+    front = yaml.safe_load(page.split("---\n")[1])
+    assert front["license"] == "cc-by-sa-4.0"
+    assert front["pipeline_tag"] == "image-segmentation"
+    assert "mr" in front["tags"]
+    assert page.split("---\n\n", 1)[1].startswith("# ")
     model = load_model(copy)
     assert model.card.scheme.ids == (1, 2)
     assert not model.network.training

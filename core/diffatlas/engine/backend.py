@@ -34,7 +34,7 @@ class LocalBackend:
                 f"give a region of interest"
             )
         compute = Compute.of(request)
-        answer = one_step(denoiser_of(load_model(card.path), planned, compute), planned, compute)
+        answer = one_step(load_model(card.path), planned, compute)
         return search(volume, card.space, answer, card.expected_volumes_ml, limit)
 
     def stream(self, volume: Volume | None, request: Request) -> Iterator[Frame]:
@@ -44,9 +44,10 @@ class LocalBackend:
         if volume is None and request.task == "segment" and request.guidance != "none":
             raise BadInput("there is no image to segment")
         compute = Compute.of(request)
-        denoiser = denoiser_of(load_model(planned.card.path), planned, compute)
-        placement = place(planned, volume, one_step(denoiser, planned, compute))
+        model = load_model(planned.card.path)
+        placement = place(planned, volume, one_step(model, planned, compute))
         placement = replace(placement, notes=(*compute.notes, *placement.notes))
         edited = edited_mask(planned, placement)
-        walk = Walk(planned, placement, edited, denoiser, compute)
+        known = placement.known if request.task == "segment" else None
+        walk = Walk(planned, placement, edited, denoiser_of(model, planned, compute, known), compute)
         return Frames(planned, volume, placement, edited, compute.provenance(), begin).of(walk)

@@ -48,7 +48,7 @@ def place(plan: Plan, volume: Volume | None, answer: Answer) -> Placement:
     begin = time.monotonic()
     grid, where = (plan.grid, plan.where) if plan.grid is not None else find(plan, volume, answer)
     search_s = time.monotonic() - begin
-    seen = image_to_model(volume, grid, space.window_for(volume.modality), space.fill)
+    seen = image_to_model(volume, grid, space.window_for(volume.modality), space.fill, plan.request.ignore)
     notes = [*plan.notes, *([where] if where else []), window_note(volume, *seen.limits)]
     if seen.limits[1] - seen.limits[0] < 1e-6 or float(np.ptp(seen.image)) == 0:
         notes.append("the image is constant within the field of view; there is nothing to see in it")

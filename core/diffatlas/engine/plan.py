@@ -72,6 +72,14 @@ def plan(volume: Volume | None, request: Request) -> Plan:
     by_image = request.task == "segment" and request.guidance == "image"
     notes = convention.notes(steps, filled.guidance_noise if by_image else None)
     grid, search, where = None, False, ""
+    if request.ignore is not None:
+        if volume is None or request.ignore.shape != volume.grid.shape:
+            shape = "no volume" if volume is None else f"the volume {volume.grid.shape}"
+            raise BadInput(f"the mask of what to ignore has shape {request.ignore.shape}, {shape}")
+        if not card.evidence:
+            notes.append(
+                f"model '{card.name}' cannot be told what to ignore; the network saw those voxels as the darkest ones"
+            )
     if volume is not None:
         if request.task == "segment":
             check_modality(volume, card, request)

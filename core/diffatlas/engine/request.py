@@ -74,6 +74,24 @@ class MaskEdit:
         return cls(labels, pinned, float(value["t"]))
 
 
+def pack_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """A mask as JSON data, a bit a voxel."""
+    import numpy as np
+
+    return {"shape": list(mask.shape), "voxels": _pack(np.packbits(mask))}
+
+
+def unpack_mask(value: dict[str, Any]) -> NDArray[np.bool_]:
+    """Inverse of `pack_mask`; ValueError or KeyError on anything else."""
+    import numpy as np
+
+    shape = tuple(int(n) for n in value["shape"])
+    if len(shape) != 3 or min(shape) < 1 or np.prod(shape, dtype=np.int64) > 2**31:
+        raise ValueError("ignore: shape is not that of a volume")
+    count = int(np.prod(shape))
+    return np.unpackbits(_unpack(value["voxels"], (count + 7) // 8), count=count).astype(bool).reshape(shape)
+
+
 def _pack(data: NDArray[np.uint8]) -> str:
     import numpy as np
 
@@ -99,7 +117,9 @@ class Request:
     ``samples``: how many seeds are run and averaged (1 to 64); sample i uses ``seed + i``.
     ``guidance_noise``: rho in [0, 1]; 0 hands over the clean image, 1 is the published guidance.
     ``roi``: half-open voxel ranges ((x0, x1), (y0, y1), (z0, z1)) of the source array, or None for an automatic field
-    of view. ``force``: run even where the volume's modality is not one the model was trained on.
+    of view. ``ignore``: bool [X, Y, Z] on the source grid, voxels of the image that are not to be believed (metal,
+    motion, a missing slab), or None. ``force``: run even where the volume's modality is not one the model was trained
+    on.
     """
 
     task: Task = "segment"
@@ -113,6 +133,7 @@ class Request:
     seed: int = 0
     roi: Roi | None = None
     edit: MaskEdit | None = None
+    ignore: NDArray[np.bool_] | None = None
     device: DeviceName = "auto"
     precision: PrecisionName = "auto"
     force: bool = False
@@ -161,6 +182,7 @@ class Request:
         out = {f.name: getattr(self, f.name) for f in fields(self)}
         out["roi"] = None if self.roi is None else [list(r) for r in self.roi]
         out["edit"] = None if self.edit is None else self.edit.to_json()
+        out["ignore"] = None if self.ignore is None else pack_mask(self.ignore)
         return out
 
     @classmethod
@@ -178,6 +200,8 @@ class Request:
                 data["roi"] = tuple((int(a), int(b)) for a, b in data["roi"])
             if data.get("edit") is not None:
                 data["edit"] = MaskEdit.from_json(data["edit"])
+            if data.get("ignore") is not None:
+                data["ignore"] = unpack_mask(data["ignore"])
             return cls(**data)
         except BadInput:
             raise

@@ -49,26 +49,32 @@ def batch_noise(seeds: Sequence[int], stream: int) -> NoiseSource:
     return lambda shape: torch.cat([source((1, *shape[1:])) for source in sources])
 
 
-def denoiser_of(model: Model, plan: Plan, compute: Compute) -> Denoiser:
-    """The x0-denoiser of the model's network on the device of ``compute``, in its arithmetic."""
+def denoiser_of(model: Model, plan: Plan, compute: Compute, known: NDArray[np.bool_] | None = None) -> Denoiser:
+    """The x0-denoiser of the model's network on the device of ``compute``, in its arithmetic.
+
+    ``known``: bool [X, Y, Z], where the image is to be believed; None: everywhere. Networks with evidence are told.
+    """
     network = model.on(compute.device)
+    evidence: tuple[Tensor, ...] = ()
+    if known is not None and model.card.evidence:
+        evidence = (torch.from_numpy(~known)[None, None].to(compute.device, torch.float32),)
 
     def call(*inputs: Tensor) -> Tensor:
         with torch.autocast(compute.device.type, torch.bfloat16, enabled=compute.dtype == torch.bfloat16):
-            out: Tensor = network(*inputs)
+            out: Tensor = network(*inputs, *evidence)
             return out
 
     return model.card.convention.denoiser(call, plan.request.sampler or "ddim")
 
 
-def one_step(denoiser: Denoiser, plan: Plan, compute: Compute) -> Answer:
+def one_step(model: Model, plan: Plan, compute: Compute) -> Answer:
     """What a search asks: distances (clip units) [K, X, Y, Z] from the clean image and a mask of pure noise."""
 
     @torch.no_grad()
-    def answer(image: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    def answer(image: NDArray[np.float32], known: NDArray[np.bool_], seed: int) -> NDArray[np.float32]:
         noise = SampleNoise(plan.request.seed + seed, 0)((1, len(plan.card.scheme), *image.shape))
         x = torch.cat([torch.from_numpy(image)[None, None], noise], dim=1).to(compute.device)
-        x0 = denoiser(x, x.new_zeros(1), x.new_ones(1))
+        x0 = denoiser_of(model, plan, compute, known)(x, x.new_zeros(1), x.new_ones(1))
         return x0[0, 1:].float().cpu().numpy()
 
     return answer

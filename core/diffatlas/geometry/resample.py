@@ -20,19 +20,33 @@ from diffatlas.geometry.grid import Grid, inverse_orientation, oriented, reorien
 from diffatlas.geometry.space import FILL, Ranges, Window
 from diffatlas.geometry.volume import LabelMap, LabelScheme, Volume
 
+HIDDEN_SHARE = 0.1
+
 
 class OnModelGrid(NamedTuple):
-    """An image on a model grid: ``image`` float32 [X, Y, Z] in [-1, 1]; ``known`` bool [X, Y, Z], the voxels that the
-    volume covers; ``limits``: the intensities of -1 and 1."""
+    """An image on a model grid: ``image`` float32 [X, Y, Z] in [-1, 1]; ``known`` bool [X, Y, Z], the voxels that
+    come from ones to be believed; ``limits``: the intensities of -1 and 1."""
 
     image: NDArray[np.float32]
     known: NDArray[np.bool_]
     limits: tuple[float, float]
 
 
-def image_to_model(volume: Volume, grid: Grid, window: Window, fill: float = FILL) -> OnModelGrid:
-    """Resample ``volume`` on the model ``grid`` and map its window to [-1, 1]; voxels outside it are ``fill``."""
+def image_to_model(
+    volume: Volume, grid: Grid, window: Window, fill: float = FILL, ignore: NDArray[np.bool_] | None = None
+) -> OnModelGrid:
+    """Resample ``volume`` on the model ``grid`` and map its window to [-1, 1].
+
+    Not known are voxels outside the volume, those in `Volume.unknown`, and those that ``ignore`` (bool, the volume's
+    shape) marks: they are ``fill`` and have no part in the window. `BadInput` where nothing is left within ``grid``.
+    """
     values, known = resample(volume, grid)
+    for hidden in (volume.unknown, ignore):
+        if hidden is not None and hidden.any():
+            # A voxel of the model that a hidden one reaches into by more than a little is not believed.
+            known &= resample(Volume(hidden.astype(np.float32), volume.grid), grid)[0] < HIDDEN_SHARE
+    if ignore is not None and not known.any():
+        raise BadInput("everything within the field of view is to be ignored; there is nothing to segment by")
     return apply_window(values, known, window, fill)
 
 

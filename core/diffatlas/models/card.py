@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import Field
 
 from diffatlas.geometry.space import ModelSpace
@@ -78,6 +79,11 @@ class ModelCard:
         return convention_of(self)
 
     @property
+    def evidence(self) -> bool:
+        """Whether the network is told where the image is not to be believed (`AtlasUNet`)."""
+        return bool(self.architecture.get("evidence", False))
+
+    @property
     def expected_volumes_ml(self) -> list[float] | None:
         """Mean volumes of the training cases' structures, in the scheme's order; None where the card has none."""
         measured = self.metrics.get("generated volumes", {}).get("structures", {})
@@ -93,8 +99,22 @@ class ModelCard:
         return {key: item for key, item in plain(self).items() if key not in absent} | {"space": self.space.to_json()}
 
 
+def _front_matter(card: ModelCard) -> str:
+    """What model hubs read at the top of a page: YAML between two lines of dashes."""
+    # "CC BY-SA 4.0 (weights, as ...)" is "cc-by-sa-4.0" to a hub.
+    licence = card.licence.split("(")[0].strip().lower().replace(" ", "-")
+    facts = {
+        "license": licence,
+        "library_name": "napari-diffatlas",
+        "pipeline_tag": "image-segmentation",
+        "tags": ["medical", "segmentation", "atlas", "diffusion", "3d", *card.modalities],
+        "metrics": ["dice"],
+    }
+    return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---\n\n"
+
+
 def card_page(card: ModelCard) -> str:
-    """The model card as a page."""
+    """The model card as a page, with the metadata that model hubs read."""
     space = card.space
     size = " x ".join(str(n) for n in space.shape)
     spacing = " x ".join(f"{s:g}" for s in space.spacing_mm)
@@ -115,7 +135,7 @@ def card_page(card: ModelCard) -> str:
         head = ["| structure | generated, ml | training, ml | KS distance |", "|---|---|---|---|"]
         generated = f"\nVolumes in {volumes['n']} generated pairs:\n\n" + "\n".join([*head, *rows]) + "\n"
     training = "\n".join(f"- {key}: {value}" for key, value in card.training.items())
-    return f"""# {card.title} (`{card.name}`)
+    return f"""{_front_matter(card)}# {card.title} (`{card.name}`)
 
 {card.summary}
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from diffatlas.errors import BadInput
 from diffatlas.geometry.space import ModelSpace, Window
 from diffatlas.geometry.volume import MMWHS, LabelScheme, Structure
+from diffatlas.io import atomic_path, sweep, temporary_folder_in
 from diffatlas.models.card import MAX_LEVELS, ModelCard
 from diffatlas.models.store import WEIGHTS_FILE, file_sha256, write_card
 from diffatlas.published.authors_file import Weights, first_line, printable, read_state
@@ -398,9 +398,11 @@ def _write(tensors: dict[str, Tensor], card: ModelCard, folder: Path) -> None:
     from safetensors.torch import save_file
 
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=".diffatlas-", dir=folder.absolute().parent))
+    sweep(folder.absolute().parent)
+    staged = temporary_folder_in(folder.absolute().parent)
     try:
-        save_file(tensors, staged / WEIGHTS_FILE)
+        with atomic_path(staged / WEIGHTS_FILE) as part:
+            save_file(tensors, part)
         (staged / WEIGHTS_FILE).chmod(0o644)  # safetensors writes 0600, which other users could not read
         write_card(replace(card, sha256=file_sha256(staged / WEIGHTS_FILE)), staged)
         folder.mkdir(exist_ok=True)
