@@ -69,12 +69,17 @@ def test_the_weights_travel(wheel: zipfile.ZipFile) -> None:
             assert inside == (model / name).read_bytes()
 
 
-def test_the_viewer_s_scripts_travel(wheel: zipfile.ZipFile) -> None:
+def test_the_scripts_and_the_teaching_site_travel(wheel: zipfile.ZipFile) -> None:
     folder = ROOT / "app" / "diffatlas_app" / "static"
-    names = [path.name for path in folder.iterdir()]
-    assert "viewer.js" in names
-    for name in names:
-        assert wheel.read(f"diffatlas_app/static/{name}") == (folder / name).read_bytes()
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    assert {"viewer.js", "index.html", "destroy.js", "de.json", "scenes.json"} <= {path.name for path in paths}
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        assert wheel.read(f"diffatlas_app/static/{name}") == path.read_bytes()
+
+
+def test_the_wheel_stays_below_thirty_megabytes(wheel: zipfile.ZipFile) -> None:
+    assert sum(entry.compress_size for entry in wheel.infolist()) < 30e6
 
 
 def test_the_recorded_runs_travel(wheel: zipfile.ZipFile) -> None:

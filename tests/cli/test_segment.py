@@ -12,9 +12,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 from diffatlas.geometry.volume import MMWHS
 from tests.cli.helpers import Cli, files
+from tests.dicom_files import write_series
 from tests.fakes import FakeBackend
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -223,3 +225,32 @@ def test_a_signal_stops_the_process_cleanly(image: Path, tmp_path: Path, signum:
     assert "stopped" in err
     assert "Traceback" not in err
     assert files(tmp_path) == {"heart.nii.gz"}
+
+
+def test_labels_of_a_dicom_series_as_dicom(cli: Cli, tmp_path: Path) -> None:
+    stored = np.random.default_rng(0).integers(0, 2000, (9, 20, 24)).astype(np.uint16)
+    write_series(tmp_path / "s", stored)
+    for arguments, modality in (((), "SEG"), (("--format", "seg"), "SEG"), (("--format", "rtstruct"), "RTSTRUCT")):
+        out = tmp_path / f"{len(arguments)}-{modality}.dcm"
+        outcome = cli("segment", tmp_path / "s", "-o", out, *arguments)
+        assert outcome.code == 0, outcome.err
+        written = dcmread(out)
+        assert (written.Modality, written.PatientID, written.StudyInstanceUID) == (modality, "p-17", "1.2")
+    for name, arguments in (
+        ("l.nii.gz", ("--format", "seg")),
+        ("l.dcm", ("--format", "nifti")),
+        ("l.dcm", ("--format", "x")),
+    ):
+        assert cli("segment", tmp_path / "s", "-o", tmp_path / name, *arguments).code == 2
+        assert not (tmp_path / name).exists()
+
+
+def test_a_volume_of_several_is_chosen(cli: Cli, tmp_path: Path) -> None:
+    stored = np.random.default_rng(0).integers(0, 2000, (9, 20, 24)).astype(np.uint16)
+    write_series(tmp_path / "s/a", stored, SeriesInstanceUID="1.7")
+    write_series(tmp_path / "s/b", stored[:5], SeriesInstanceUID="1.8")
+    outcome = cli("segment", tmp_path / "s", "-o", tmp_path / "l.nii.gz")
+    assert outcome.code == 2
+    assert "--volume N" in outcome.err
+    assert cli("segment", tmp_path / "s", "-o", tmp_path / "l.nii.gz", "--volume", 1).code == 0
+    assert nib.Nifti1Image.from_filename(tmp_path / "l.nii.gz").shape == (24, 20, 5)

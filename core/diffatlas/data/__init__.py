@@ -4,6 +4,7 @@
 is one file beside `mmwhs` and one line in `layouts`.
 """
 
+from diffatlas.data.anatomies import scan as scan_anatomies
 from diffatlas.data.cache import check_cache_path, write_cache
 from diffatlas.data.case import Case, Centre, Collection, Drawn, LabelFile, Refused
 from diffatlas.data.drawn import scan as scan_phantom
@@ -40,6 +41,7 @@ __all__ = [
     "prepare_case",
     "read_labels",
     "scan",
+    "scan_anatomies",
     "scan_phantom",
     "scheme_of",
     "with_margin",

@@ -3,13 +3,25 @@
 Whatever is wrong with a file comes out as `diffatlas.errors.BadInput`, one line that names it.
 """
 
-from diffatlas.io.atomic import IMAGE_SUFFIXES, atomic_path, atomic_write_bytes, check_output
-from diffatlas.io.dicom import is_dicom, is_dicom_folder, read_dicom
+from diffatlas.io.atomic import (
+    IMAGE_SUFFIXES,
+    atomic_path,
+    atomic_paths,
+    atomic_write_bytes,
+    check_output,
+    sweep,
+    temporary_folder_in,
+)
+from diffatlas.io.dicom import is_dicom, is_dicom_folder, read_dicom, read_rtstruct, write_rtstruct, write_seg
 from diffatlas.io.images import (
+    LABEL_SUFFIXES,
+    LabelFormat,
+    check_label_output,
     describe,
     named_as_labels,
     read_label_ids,
     read_label_map,
+    read_structures,
     read_volume,
     write_array,
     write_label_map,
@@ -20,9 +32,13 @@ from diffatlas.io.source import Limits
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "LABEL_SUFFIXES",
+    "LabelFormat",
     "Limits",
     "atomic_path",
+    "atomic_paths",
     "atomic_write_bytes",
+    "check_label_output",
     "check_output",
     "describe",
     "guess_modality",
@@ -32,8 +48,14 @@ __all__ = [
     "read_dicom",
     "read_label_ids",
     "read_label_map",
+    "read_rtstruct",
+    "read_structures",
     "read_volume",
+    "sweep",
+    "temporary_folder_in",
     "write_array",
     "write_label_map",
+    "write_rtstruct",
+    "write_seg",
     "write_volume",
 ]

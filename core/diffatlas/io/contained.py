@@ -27,7 +27,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffatlas.errors import BadInput
-from diffatlas.geometry.volume import DicomSeries, Modality, NiftiHeader
+from diffatlas.geometry.volume import DicomSeries, Modality, NiftiHeader, Structure
 from diffatlas.io.atomic import shown
 from diffatlas.io.source import Limits, Source, make_grid
 
@@ -57,6 +57,7 @@ class Answer(BaseModel):
     modality: Modality | None = None
     padding: float | None = None
     series: DicomSeries | None = None
+    structures: tuple[Structure, ...] = Field(default=(), max_length=65535)
     volumes: int = Field(default=1, ge=1)
     notes: tuple[Annotated[str, Field(max_length=500)], ...] = Field(default=(), max_length=50)
 
@@ -176,6 +177,7 @@ class _Decoder:
             tuple(_printable(note) for note in answer.notes),
             answer.padding,
             answer.series,
+            answer.structures,
         )
 
     def stop(self) -> None:

@@ -78,6 +78,7 @@ def _described(source: Source) -> Answer:
         modality=source.modality,
         padding=source.padding,
         series=source.series,
+        structures=source.structures,
         volumes=source.volumes,
         notes=source.notes,
     )

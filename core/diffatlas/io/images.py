@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
-from diffatlas.geometry.volume import LabelMap, LabelScheme, NiftiHeader, Volume
-from diffatlas.io.atomic import check_output, shown, suffix_of
-from diffatlas.io.dicom import is_dicom, read_dicom
+from diffatlas.geometry.volume import LabelMap, LabelScheme, NiftiHeader, Structure, Volume
+from diffatlas.io.atomic import IMAGE_SUFFIXES, atomic_path, check_output, shown, suffix_of
+from diffatlas.io.dicom import is_dicom, read_dicom, write_rtstruct, write_seg
 from diffatlas.io.intensity import intensities, judge_modality
 from diffatlas.io.metaimage import read_metaimage, write_metaimage
 from diffatlas.io.nifti import read_nifti, write_nifti
 from diffatlas.io.nrrd import read_nrrd, write_nrrd
 from diffatlas.io.source import STORED, Limits, Source
 
+LabelFormat = Literal["nifti", "seg", "rtstruct"]
+LABEL_SUFFIXES = (*IMAGE_SUFFIXES, ".dcm")
 StrPath = str | os.PathLike[str]
 
 _LABEL_NAME = re.compile(r"(^|[^a-z])(labels?|seg|segmentation|mask)([^a-z]|$)", re.IGNORECASE)
@@ -56,12 +59,30 @@ def read_label_map(
     """Read a file of structure ids. Whole numbers stored as floats are fine; fractions, negative numbers and ids that
     ``scheme`` does not know raise `BadInput` (with ``ignore_unknown`` those ids become background)."""
     path = Path(path)
-    notes: list[str] = []
-    ids, grid = read_label_ids(path, volume_index=volume_index, limits=limits, notes=notes)
+    source = _read(path, volume_index, limits)
+    ids, found = _label_ids(source, shown(path))
+    if source.structures:
+        ids = _renumbered(ids, source.structures, scheme)
     try:
-        return replace(LabelMap.from_ids(ids, grid, scheme, ignore_unknown=ignore_unknown), notes=tuple(notes))
+        labels = LabelMap.from_ids(ids, source.grid, scheme, ignore_unknown=ignore_unknown)
+        return replace(labels, notes=(*source.notes, *found))
     except BadInput as error:
         raise BadInput(f"{shown(path)}: {error}; choose the model or scheme that the file was made with") from error
+
+
+def read_structures(path: StrPath, *, limits: Limits | None = None) -> tuple[Structure, ...]:
+    """The structures that a file of labels names itself, with colours: DICOM SEG and RTSTRUCT; none for other files."""
+    return _read(Path(path), None, limits).structures
+
+
+def _renumbered(ids: NDArray[Any], structures: Sequence[Structure], scheme: LabelScheme) -> NDArray[Any]:
+    """The scheme's ids for structures of the same name; others keep theirs."""
+    by_name = {structure.name.lower(): structure.id for structure in scheme.structures}
+    out = ids.astype(np.int64)
+    for structure in structures:
+        if (known := by_name.get(structure.name.lower())) is not None:
+            out[ids == structure.id] = known
+    return out
 
 
 def read_label_ids(
@@ -82,10 +103,35 @@ def read_label_ids(
     return ids, source.grid
 
 
-def write_label_map(labels: LabelMap, path: StrPath, header: NiftiHeader | None = None) -> None:
-    """Write structure ids in the smallest unsigned type that holds them; ``header`` of the source (`Volume.header`)
-    gives a NIfTI file the source's orientation fields and codes exactly."""
-    write_array(labels.to_ids(), labels.grid, path, header)
+def write_label_map(
+    labels: LabelMap,
+    path: StrPath,
+    header: NiftiHeader | None = None,
+    *,
+    source: Volume | None = None,
+    format: LabelFormat | None = None,
+) -> None:
+    """Write structure ids in the smallest unsigned type that holds them, in the format that the extension names.
+
+    ``source``, the volume that was segmented, gives a NIfTI file its orientation fields and codes exactly (``header``
+    alone does too), and a .dcm file the patient and references to the slices. ``format`` of a .dcm file: ``seg``, which
+    is the default, or ``rtstruct``.
+    """
+    path = check_label_output(path, format)
+    if suffix_of(path) != ".dcm":
+        write_array(labels.to_ids(), labels.grid, path, header or (source.header if source else None))
+        return
+    write = write_rtstruct if format == "rtstruct" else write_seg
+    with atomic_path(path) as temporary:
+        write(labels, temporary, source.series if source else None)
+
+
+def check_label_output(path: StrPath, format: LabelFormat | None = None) -> Path:
+    """The path, if a label map of this format can be written there; else `BadInput`. Call before any work."""
+    if format not in (None, "nifti", "seg", "rtstruct"):
+        raise BadInput(f"unknown format '{format}': choose nifti, seg or rtstruct")
+    endings = {None: LABEL_SUFFIXES, "nifti": (".nii.gz", ".nii"), "seg": (".dcm",), "rtstruct": (".dcm",)}
+    return check_output(path, endings[format])
 
 
 def write_volume(volume: Volume, path: StrPath) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
-from diffatlas.geometry.volume import DicomSeries, Modality, NiftiHeader
+from diffatlas.geometry.volume import DicomSeries, Modality, NiftiHeader, Structure
 from diffatlas.io.atomic import shown
 
 SPACING_MM = (1e-3, 1e3)
@@ -73,7 +73,8 @@ class Source:
     ``data``: [X, Y, Z] in the stored type, native byte order; the value is ``data * slope + inter`` with ``scale`` =
     (slope, inter). ``grid``: mm, RAS+. ``modality``: what the file says of itself, or None. ``volumes``: length of the
     series the volume was taken from. ``format``: for people. ``padding``: the stored number that the file itself gives
-    to voxels where nothing was acquired, or None. ``series``: what was read, where it is DICOM.
+    to voxels where nothing was acquired, or None. ``series``: what was read, where it is DICOM. ``structures``:
+    that a file of labels names itself.
     """
 
     data: NDArray[Any]
@@ -86,6 +87,7 @@ class Source:
     notes: tuple[str, ...] = ()
     padding: float | None = None
     series: DicomSeries | None = None
+    structures: tuple[Structure, ...] = ()
 
 
 def make_grid(path: Path, shape: tuple[int, ...], affine: NDArray[np.float64]) -> Grid:

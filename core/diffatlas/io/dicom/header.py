@@ -153,6 +153,14 @@ def open_header(path: Path, limits: Limits) -> Opened:
         raise damaged(path, error) from error
 
 
+def sop_class_of(path: Path, limits: Limits) -> str:
+    """What kind of DICOM object a file is; empty for no DICOM."""
+    try:
+        return _uid(open_header(path, limits).dataset, "SOPClassUID")
+    except NotAnImage:
+        return ""
+
+
 def damaged(path: Path, error: Exception | str) -> BadInput:
     """One line for whatever a decoder says of a file."""
     reason = " ".join(str(error).split())[:120] or type(error).__name__
@@ -238,7 +246,7 @@ def _header(opened: Opened, path: Path) -> Header:
     _check_length(opened, count * shape[0] * shape[1] * bits[0], path)
     if "ModalityLUTSequence" in dataset:
         raise BadInput(f"{name}: its intensities follow a table (Modality LUT), which is not read; export it rescaled")
-    frames = () if sop_class in DERIVED else tuple(_frames(dataset, count, path))
+    frames = () if sop_class in DERIVED else tuple(frames_of(dataset, count, path))
     return Header(
         path=path,
         sop_class=_uid(dataset, "SOPClassUID"),
@@ -286,7 +294,8 @@ def _check_length(opened: Opened, bits: int, path: Path) -> None:
         raise damaged(path, "it was cut off")
 
 
-def _frames(dataset: Any, count: int, path: Path) -> Iterator[Frame]:
+def frames_of(dataset: Any, count: int, path: Path) -> Iterator[Frame]:
+    """Each frame of a file, in the order of the file; `BadInput` where one does not say where it lies."""
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [None])[0]
     each = dataset.get("PerFrameFunctionalGroupsSequence")
     if shared is None and each is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +14,10 @@ from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import DicomSeries, Modality
 from diffatlas.io.atomic import shown
 from diffatlas.io.dicom.files import find
-from diffatlas.io.dicom.header import Frame, Header, damaged
+from diffatlas.io.dicom.header import SEGMENTATION, STRUCTURE_SET, Frame, Header, sop_class_of
+from diffatlas.io.dicom.pixels import decoded
+from diffatlas.io.dicom.rtstruct import read_rtstruct
+from diffatlas.io.dicom.seg import read_seg
 from diffatlas.io.dicom.volumes import FrameVolume, affine_of, choose, volumes_of
 from diffatlas.io.source import Limits, Source, make_grid
 
@@ -24,6 +26,8 @@ MODALITIES: dict[str, Modality] = {"CT": "ct", "MR": "mr"}
 
 def read_dicom(path: Path, volume_index: int | None = None, limits: Limits | None = None) -> Source:
     """A volume of a DICOM series: a folder with all below it, a DICOMDIR, or any file of the series; or `BadInput`.
+
+    A SEG or RTSTRUCT file gives its label ids.
 
     ``volume_index`` chooses where there are several volumes: series, stacks, phases. The affine comes from the slices'
     own positions, so that a tilted gantry stays a shear; each slice is rescaled by its own slope and intercept.
@@ -38,6 +42,12 @@ def read_dicom(path: Path, volume_index: int | None = None, limits: Limits | Non
 
 
 def _read(path: Path, volume_index: int | None, limits: Limits) -> Source:
+    if path.is_file():
+        kind = sop_class_of(path, limits)
+        if kind in SEGMENTATION:
+            return read_seg(path, limits)
+        if kind == STRUCTURE_SET:
+            return read_rtstruct(path, limits)
     found = find(path, limits)
     volumes, files = volumes_of(found.headers, path)
     volume = choose(volumes, volume_index, found.chosen, path)
@@ -89,69 +99,7 @@ def _pixels(frames: Sequence[Frame], files: dict[Path, Header]) -> Iterator[tupl
     order = sorted(range(len(frames)), key=lambda k: (str(frames[k].path), frames[k].index))
     for path, numbers in groupby(order, key=lambda k: frames[k].path):
         slices = list(numbers)
-        yield from zip(slices, _decoded(files[path], [frames[k].index for k in slices]), strict=True)
-
-
-def _decoded(header: Header, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
-    """Stored pixels of the frames of one file; whatever the decoder says is the file's fault."""
-    from pydicom.pixels.utils import iter_pixels
-
-    count = 0
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # pydicom would clear unused bits as if they always lay at the upper end.
-            for pixels in iter_pixels(_readable(header), indices=list(indices), raw=True, correct_unused_bits=False):
-                if pixels.shape != header.shape:
-                    raise ValueError(f"a frame decodes to {pixels.shape}, not {header.shape}")
-                count += 1
-                yield _significant(pixels, header)
-    except BadInput:
-        raise
-    except Exception as error:  # decoders raise all kinds
-        reason = str(error)
-        if "missing required dependencies" in reason or "plugins are missing" in reason:
-            from pydicom.uid import UID
-
-            what = UID(header.transfer_syntax).name
-            raise BadInput(
-                f"{shown(header.path)}: its compression ({what}) is not read; export it uncompressed"
-            ) from error
-        raise damaged(header.path, error) from error
-    if count != len(indices):
-        raise damaged(header.path, f"it holds {count} of {len(indices)} frames")
-
-
-def _readable(header: Header) -> Any:
-    """What pydicom decodes frames of: the file, or its dataset where the pixels cannot be found by seeking."""
-    from pydicom import dcmread
-    from pydicom.uid import UID
-
-    syntax = UID(header.transfer_syntax)
-    if syntax.is_deflated or not _has_preamble(header.path):
-        dataset = dcmread(header.path, force=True)
-        if "TransferSyntaxUID" not in dataset.file_meta:
-            dataset.file_meta.TransferSyntaxUID = syntax
-        return dataset
-    return header.path
-
-
-def _has_preamble(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
-def _significant(pixels: NDArray[Any], header: Header) -> NDArray[Any]:
-    """The stored bits of each pixel alone, with their sign: others may hold an overlay (PS3.5 8.1)."""
-    from pydicom.uid import UID
-
-    allocated, stored, highest = header.bits
-    if header.dtype.kind == "f" or stored == allocated:
-        return pixels.astype(header.dtype)
-    native = not UID(header.transfer_syntax).is_encapsulated
-    # Up to the sign, then down again with it. Decoders leave their numbers at the low end.
-    up = allocated - 1 - highest if native else allocated - stored
-    return (pixels.astype(header.dtype) << up) >> (allocated - stored)
+        yield from zip(slices, decoded(files[path], [frames[k].index for k in slices]), strict=True)
 
 
 def _notes(
