@@ -397,7 +397,7 @@ def main() -> None:
     card = recorder.card
     about: dict[str, Any] = json.loads(book.read_text(encoding="utf-8")) if given.only and book.exists() else {}
     about["model"] = {"name": card.name, "sha256": card.sha256}
-    about["seeds"] = {"patient": PATIENT, "other": OTHER, "run": Request().seed}
+    about["cases"] = {"patient": PATIENT, "other": OTHER, "run": Request().seed}
     about["spacing_mm"] = list(card.space.spacing_mm)
     about["sdf_clip_mm"] = card.space.sdf_clip_mm
     about["structures"] = [{"name": s.name, "color": list(s.color)} for s in card.scheme.structures]

@@ -185,3 +185,14 @@ def test_live_settings_are_those_of_the_page() -> None:
             assert str(getattr(settings, name)) in (value, f"{value}.0"), path.name
         found += bool(query)
     assert found == 10
+
+
+def test_the_web_page_serves_the_site_and_links_to_it() -> None:
+    from diffatlas_app.page import html
+    from diffatlas_app.server import files
+
+    assert 'href="learn/?live"' in html.links()
+    for path in (*(p.as_posix() for p in learn.files()), ""):
+        served = files.static_file(f"/learn/{path}")
+        assert served is not None, path
+        assert served.path == learn.SITE / (path or "index.html")

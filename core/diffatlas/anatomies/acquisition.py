@@ -110,7 +110,7 @@ def acquire(
     u, v, w = ((np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing, strict=True))
     shift = rng.normal(0, plan.jitter_mm, (2, slices))
     stack = np.zeros(shape, dtype=np.float32)
-    to_voxel = np.linalg.inv(grid.affine)
+    to_voxel: Vector = np.asarray(np.linalg.inv(grid.affine), dtype=np.float64)
     for part in (np.arange(_WITHIN) - (_WITHIN - 1) / 2) / _WITHIN * plan.thickness_mm:
         along = [
             u[:, None, None] + shift[0][None, None, :],
@@ -129,7 +129,7 @@ def acquire(
     return out, _within(grid, plan, np.array([counts[0] * _PLANE_MM, counts[1] * _PLANE_MM, slices * plan.step_mm]))
 
 
-def _voxels(along: list[Vector], plan: Acquisition, to_voxel: Vector, shape: tuple[int, ...]) -> Vector:
+def _voxels(along: list[NDArray[np.floating]], plan: Acquisition, to_voxel: Vector, shape: tuple[int, ...]) -> Vector:
     """Voxel coordinates [3, *shape] of places given along the plan's axes, mm from its middle."""
     matrix = to_voxel[:3, :3] @ plan.axes.T
     start = to_voxel[:3, :3] @ plan.middle_mm + to_voxel[:3, 3]
@@ -161,4 +161,4 @@ def _noisy(image: Field, sd: float, rician: bool, rng: np.random.Generator) -> F
     if not rician:
         return image + white
     other = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(sd)
-    return np.hypot(image + white, other)
+    return np.asarray(np.hypot(image + white, other), dtype=np.float32)

@@ -122,7 +122,7 @@ def sample_pose(shape: HeartShape, seed: int, frame: Frame = "body") -> Pose:
     rng = np.random.default_rng([seed, 101])
     anatomy = replace(sample_anatomy(seed), heart_rotation_deg=(0.0, 0.0, 0.0))
     change = sample_change(rng)
-    turn = rotation_matrix(rng.normal(0, (6, 6, 8)))  # of the heart in its chest
+    turn = rotation_matrix(rng.normal(0, (6, 6, 8)).tolist())  # of the heart in its chest
     size = np.exp(rng.normal(0, 0.09)) * np.exp(rng.normal(0, 0.04, 3))  # and how large it is
     axes = _lv_axes(shape) @ turn.T  # body frame
     to_body = _frame(axes, frame, rng).T / anatomy.body_scale
@@ -140,7 +140,7 @@ def paint_body(pose: Pose, grid: Grid) -> Body:
     matrix[:3, :3] = pose.to_body @ grid.affine[:3, :3]
     matrix[:3, 3] = pose.to_body @ grid.affine[:3, 3]
     points = _points(matrix, grid, pose.seed, pose.warp_mm)
-    to_source = np.linalg.inv(pose.turn @ np.diag(pose.size))
+    to_source: Vector = np.asarray(np.linalg.inv(pose.turn @ np.diag(pose.size)), dtype=np.float64)
     fields = _regions(pose.shape, points, to_source, float(np.cbrt(np.prod(pose.size))))
     marks = {k: pose.to_body @ v for k, v in pose.middles.items()}
     occupied = np.zeros((STRUCTURES, *grid.shape), dtype=np.float32)
@@ -176,7 +176,7 @@ def _lv_axes(shape: HeartShape) -> Vector:
 def _frame(axes: Vector, frame: Frame, rng: np.random.Generator) -> Vector:
     """Rotation [3, 3] from body to image axes (a reflection too, where a file's hand is lost)."""
     if frame == "body":
-        return rotation_matrix(rng.normal(0, 4, 3))
+        return rotation_matrix(rng.normal(0, 4, 3).tolist())
     # Short-axis stacks whose headers were lost: the septum on the left, the diaphragm up or down, the apex at the top
     # or at the bottom; benchmarks hold the first of each, which is a mirror image of the body.
     septal, up, apical = axes
@@ -195,7 +195,7 @@ def _points(matrix: Vector, grid: Grid, seed: int, warp_mm: float) -> Points:
     )
     dx, dy, dz = displacement(warp_lattice(seed, warp_mm), x, y, z)
     slack = float(max(np.abs(d).max(initial=0) for d in (dx, dy, dz)))
-    return Points(x + dx, y + dy, z + dz, np.linalg.inv(matrix), slack)
+    return Points(x + dx, y + dy, z + dz, np.asarray(np.linalg.inv(matrix), dtype=np.float64), slack)
 
 
 def _regions(shape: HeartShape, points: Points, to_source: Vector, size: float) -> dict[str, Field]:

@@ -190,12 +190,12 @@ def _scarred(
     if rng.uniform() < 0.65:
         where = scene.smooth_noise(float(rng.uniform(15, 40))) > np.float32(rng.uniform(0.2, 1.3))
         deep = np.clip(1.5 - np.maximum(body.cavity, 0) / np.float32(rng.uniform(2, 9)), 0, 1)
-        share = where * deep * scene.of("myocardium")
-        image = image + share * (bright - np.float32(means["myocardium"]))
+        scar = np.asarray(where * deep * scene.of("myocardium"), dtype=np.float32)
+        image = image + scar * (bright - np.float32(means["myocardium"]))
     if rng.uniform() < 0.4:
         where = scene.smooth_noise(8.0) > np.float32(rng.uniform(0.2, 1.0))
-        share = where * scene.of("wall") * (body.atrium < 5)
-        image = image + share * (bright - np.float32(means["wall"]))
+        atrial = np.asarray(where * scene.of("wall") * (body.atrium < 5), dtype=np.float32)
+        image = image + atrial * (bright - np.float32(means["wall"]))
     return np.asarray(image, dtype=np.float32)
 
 

@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +86,7 @@ def shape_of(name: str, labels: NDArray[np.integer], grid: Grid, ids: dict[str, 
 
     def fraction(inside: NDArray[np.bool_]) -> Field:
         parts = inside.reshape([p for n, b in zip(counts, block, strict=True) for p in (n, b)])
-        return parts.mean(axis=(1, 3, 5), dtype=np.float32)
+        return np.asarray(parts.mean(axis=(1, 3, 5), dtype=np.float32))
 
     share = {region: fraction(data == ids[region]) for region in NAMES}
     for region, f in share.items():
@@ -166,7 +167,7 @@ def read_shapes(path: Path, names: Sequence[str] | None = None) -> list[HeartSha
         raise BadInput(f"{path}: not a file of heart shapes ({error}); delete it to make it again") from error
 
 
-def _shape(name: str, distance: NDArray[np.int8], meta: dict[str, list[list[float]]]) -> HeartShape:
+def _shape(name: str, distance: NDArray[np.int8], meta: dict[str, Any]) -> HeartShape:
     grid = Grid((distance.shape[1], distance.shape[2], distance.shape[3]), np.array(meta["affine"]))
-    landmarks = {k: np.array(v) for k, v in dict(meta["landmarks"]).items()}
+    landmarks = {k: np.array(v) for k, v in meta["landmarks"].items()}
     return HeartShape(name, distance, grid, np.array(meta["centre_mm"]), landmarks)

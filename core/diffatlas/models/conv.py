@@ -42,7 +42,7 @@ class Conv3d(nn.Conv3d):
 @lru_cache(maxsize=1)
 def _slow_gradient() -> bool:
     """Whether this processor is one whose kernel the blocks were measured against."""
-    return torch.backends.cpu.get_cpu_capability() == "AVX2"  # type: ignore[no-untyped-call]
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def onednn(x: Tensor) -> bool:
