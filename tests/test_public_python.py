@@ -89,15 +89,15 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: diffatlas.segment(DATA * np.nan, affine=AFFINE), BadInput, "not finite"),
     (lambda: diffatlas.segment(DATA.astype(str), affine=AFFINE), BadInput, "real numbers"),
     (lambda: diffatlas.segment(DATA + 1j, affine=AFFINE), BadInput, "real numbers"),
-    (lambda: diffatlas.segment([1, 2, 3]), BadInput, "not list"),  # type: ignore[arg-type]
+    (lambda: diffatlas.segment([1, 2, 3]), BadInput, "not list"),
     (lambda: diffatlas.segment(7), BadInput, "not int"),
     (lambda: diffatlas.segment("no-such-file.nii"), BadInput, "no-such-file.nii"),
     (lambda: diffatlas.segment(nib.Nifti1Image(DATA, AFFINE), affine=AFFINE), BadInput, "belongs to an array"),
     (lambda: diffatlas.segment(nib.Nifti1Image(np.zeros((4, 4, 4, 3)), AFFINE)), BadInput, "4 axes"),
     (lambda: diffatlas.segment(DATA, affine=AFFINE, presett="fast"), TypeError, "presett"),
-    (lambda: diffatlas.segment(DATA, "heart-phantom", affine=AFFINE), TypeError, "must be a diffatlas.Request"),  # type: ignore[arg-type]
+    (lambda: diffatlas.segment(DATA, "heart-phantom", affine=AFFINE), TypeError, "must be a diffatlas.Request"),
     (lambda: diffatlas.segment(DATA, affine=AFFINE, steps=0), BadInput, "steps"),
-    (lambda: diffatlas.compare(DATA, DATA), BadInput, "labels are a path"),  # type: ignore[arg-type]
+    (lambda: diffatlas.compare(DATA, DATA), BadInput, "labels are a path"),
     (
         lambda: diffatlas.segment(DATA, affine=AFFINE, modality="ct", model="hippocampus-mri"),
         BadInput,

@@ -13,7 +13,8 @@ from diffatlas.anatomies.source import NAMES
 from diffatlas.data import DrawnAnatomy, PreparedCase, prepare_case, scan_anatomies
 from diffatlas.data.resample import REACH
 from diffatlas.errors import BadInput
-from diffatlas.train.config import DataConfig, SpaceConfig, WindowConfig
+from diffatlas.geometry.space import ModelSpace, Window
+from diffatlas.train.config import DataConfig
 from diffatlas.train.prepared import load_or_prepare
 from diffatlas.train.sources import collection_of
 from tests.anatomies.test_anatomies import drawn_labels
@@ -34,13 +35,7 @@ def config(folder: Path, **changes: object) -> DataConfig:
     return DataConfig.model_validate(settings | {"looks": 2, "cache": folder / "cache.safetensors"} | changes)
 
 
-SPACE = SpaceConfig(
-    fill=-1.0,
-    shape=(16, 16, 16),
-    spacing_mm=(10.0, 10.0, 10.0),
-    sdf_clip_mm=15.0,
-    windows={"unknown": WindowConfig(kind="percentile", low=0.5, high=99.5)},
-).build()
+SPACE = ModelSpace((16, 16, 16), (10.0, 10.0, 10.0), 15.0, {"unknown": Window("percentile", 0.5, 99.5)})
 
 
 def test_cases_are_drawn_from_label_maps_alone(folder: Path) -> None:

@@ -20,9 +20,6 @@ from diffatlas.geometry.grid import Grid, inverse_orientation, oriented, reorien
 from diffatlas.geometry.space import FILL, Ranges, Window
 from diffatlas.geometry.volume import LabelMap, LabelScheme, Volume
 
-# A voxel of the model is known where at least this share of what it is made of is to be believed.
-KEPT_SHARE = 0.5
-
 
 class OnModelGrid(NamedTuple):
     """An image on a model grid: ``image`` float32 [X, Y, Z] in [-1, 1]; ``known`` bool [X, Y, Z], the voxels that
@@ -41,18 +38,20 @@ def image_to_model(
     Not known are voxels outside the volume, those in `Volume.unknown`, and those that ``ignore`` (bool, the volume's
     shape) marks: they are ``fill`` and have no part in the window. `BadInput` where nothing is left within ``grid``.
     """
-    hidden = [mask for mask in (volume.unknown, ignore) if mask is not None and mask.any()]
-    if hidden:
-        # Resampling is linear: with weights of zero where hidden, those voxels have no part in their neighbours.
-        keep = (~np.logical_or.reduce(hidden)).astype(np.float32)
-        weighted, known = resample(Volume(np.where(keep > 0, volume.data, 0), volume.grid), grid)
+    hidden = volume.unknown if ignore is None else ignore
+    if volume.unknown is not None and ignore is not None:
+        hidden = volume.unknown | ignore
+    if hidden is None or not hidden.any():
+        values, known = resample(volume, grid)
+    else:
+        # Resampling is linear: with weights that are zero where hidden, those voxels have no part in their neighbours.
+        keep = (~hidden).astype(np.float32)
+        weighted, known = resample(Volume(volume.data * keep, volume.grid), grid)
         share, _ = resample(Volume(keep, volume.grid), grid)
         values = np.asarray(weighted / np.maximum(share, np.float32(1e-3)), dtype=np.float32)
-        known &= share > KEPT_SHARE
-    else:
-        values, known = resample(volume, grid)
-    if ignore is not None and not known.any():
-        raise BadInput("everything within the field of view is to be ignored; there is nothing to segment by")
+        known &= share > 0.5
+        if not known.any():
+            raise BadInput("nothing within the field of view is to be believed; there is nothing to segment by")
     return apply_window(values, known, window, fill)
 
 

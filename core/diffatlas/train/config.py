@@ -127,6 +127,9 @@ AnyNetwork = Annotated[
 ]
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
 class ObjectiveConfig(_Strict):
     """Shares of a batch given to each way of noising (they are normalised to 1), and the weights of the loss.
 
@@ -144,10 +147,10 @@ class ObjectiveConfig(_Strict):
     conditional: float = 0.05
     shared: float = 0.26
     paint: float = 0.12
-    hidden: float = Field(default=0.4, ge=0, le=1)
-    misplaced: float = Field(default=0.5, ge=0, le=1)
-    misplaced_mm: float = Field(default=25.0, ge=0)
-    unseen_weight: float = Field(default=0.25, ge=0, le=1)
+    hidden: Share = 0.4
+    misplaced: Share = 0.5
+    misplaced_mm: Annotated[float, Field(ge=0)] = 25.0
+    unseen_weight: Share = 0.25
     image_weight: float = 0.25
     mask_l1: float = 0.1
     dice_weight: float = 1.0
