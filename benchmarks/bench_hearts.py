@@ -1,7 +1,7 @@
 """Dice of a heart model on real hearts that it never saw, by set and preset.
 
-    python benchmarks/bench_hearts.py --model heart --model heart-phantom --preset fast
-    python benchmarks/bench_hearts.py --set mscmr --preset watch --limit 4 --threads 2
+    python benchmarks/bench_hearts.py --model benchmarks/models/heart --model heart-phantom
+    python benchmarks/bench_hearts.py --model benchmarks/models/heart --set mscmr --preset watch --limit 4
 
 Sets (../shared/data/hearts; left out, and said so, where it is absent; its README has sources and terms): "mscmr", late
 enhancement MR, short axis; "left_atrium", cropped late enhancement MR, the last 20 of the 80; "acdc", cine MR, the val
@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -168,7 +169,7 @@ def main() -> None:
                 print(f"{model:14} {name:12} {preset:6} {figures}  {parts}; {row['median_seconds']} s", flush=True)
                 if not arguments.no_write:
                     results = read_results("hearts")
-                    results.setdefault(model, {}).setdefault(name, {})[preset] = row
+                    results.setdefault(Path(model).name, {}).setdefault(name, {})[preset] = row
                     write_results("hearts", results)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -225,3 +226,14 @@ def test_a_broken_card_does_not_hide_other_models(copy: Path, monkeypatch: pytes
     assert find_model("copy") == copy
     with pytest.raises(BadInput, match="not a model card"):
         load_model("broken")
+
+
+def test_expected_volumes_are_those_of_training(tiny_model: Path) -> None:
+    card = read_card(tiny_model)
+    names = card.scheme.names
+    assert card.expected_volumes_ml is None
+    drawn = {name: [10.0 + k, 2.0] for k, name in enumerate(names)}
+    assert replace(card, metrics={"training volumes": drawn}).expected_volumes_ml == [10.0, 11.0]
+    measured = {name: {"training_ml": [20.0 + k, 1.0]} for k, name in enumerate(names)}
+    both = {"training volumes": drawn, "generated volumes": {"structures": measured}}
+    assert replace(card, metrics=both).expected_volumes_ml == [20.0, 21.0]

@@ -86,9 +86,11 @@ class ModelCard:
     @property
     def expected_volumes_ml(self) -> list[float] | None:
         """Mean volumes of the training cases' structures, in the scheme's order; None where the card has none."""
-        measured = self.metrics.get("generated volumes", {}).get("structures", {})
+        generated = self.metrics.get("generated volumes", {}).get("structures", {})
+        training = self.metrics.get("training volumes", {})  # of a model whose pairs were not measured
         try:
-            return [float(measured[name]["training_ml"][0]) for name in self.scheme.names]
+            measured = {name: row["training_ml"] for name, row in generated.items()} or training
+            return [float(measured[name][0]) for name in self.scheme.names]
         except (KeyError, TypeError, IndexError, ValueError):
             return None
 
