@@ -110,7 +110,7 @@ def main() -> None:
             raise SystemExit(panel.status.text())
         rows.append(
             {
-                "what": f"run {number + 1}, {arguments.preset}, {panel.options.advanced.steps_box.value()} steps"
+                "what": f"run {number + 1}, {arguments.preset}, {panel.options.advanced.form['steps'].value} steps"
                 + ("" if panel.status.text().startswith("Done") else ", stopped"),
                 "seconds": round(seconds, 1),
                 "load_average_before": round(load, 1),
@@ -135,8 +135,8 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 def timed_updates(widget: DiffAtlasWidget) -> dict[str, list[float]]:
     """Seconds that each update of a run keeps the GUI thread, by its kind; filled while runs go on."""
     seconds: dict[str, list[float]] = defaultdict(list)
-    tab = widget.segment
-    handle = tab._on_update
+    view = widget.segment.view
+    handle = view.on_update
 
     def timed(update: Any) -> None:
         begin = time.perf_counter()
@@ -145,7 +145,7 @@ def timed_updates(widget: DiffAtlasWidget) -> dict[str, list[float]]:
         finally:
             seconds[type(update).__name__].append(time.perf_counter() - begin)
 
-    tab._on_update = timed  # type: ignore[method-assign]
+    view.on_update = timed  # type: ignore[method-assign]
     return seconds
 
 

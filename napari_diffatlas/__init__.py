@@ -1,6 +1,6 @@
 """The napari plugin: one widget, sample data, a reader and writers, all through `diffatlas.session` and `diffatlas.io`.
 
-`_panel` is the form and knows no viewer; `_scene` alone touches the viewer, with the values of `_layers`; `_worker`
-runs the engine and knows no Qt, `_recording` keeps its steps; `_segment` joins them to a tab, `_runner` sees to it that
-one run at a time is on its way, `_widget` holds the tabs.
+``forms`` are what a user fills in, and know no viewer but for the region's box; ``viewer`` alone touches the viewer;
+``jobs`` run the engine in threads and know no Qt but for the runner; ``tabs`` join them, and `widget` holds the tabs.
+`commands` are what menus and keys do with the widget, `function` is the plugin for scripts.
 """

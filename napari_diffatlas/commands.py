@@ -1,33 +1,15 @@
-"""Commands: for napari's menus and palette through the manifest, and for keys through its action manager.
-
-napari does not bind the keys that a manifest names, so the commands are also made viewer actions: they stand in
-Preferences > Shortcuts once the widget has been opened, and keys chosen there are kept.
-"""
+"""Commands: what napari's menus, its palette (through the manifest) and our keys (`keys`) do with the open widget."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from napari_diffatlas.widget import DiffAtlasWidget
+from napari_diffatlas.keys import PLUGIN, WIDGET
 
-PLUGIN = "napari-diffatlas"
 PAPER = "https://arxiv.org/abs/2503.06748"
 GUIDE = Path(__file__).with_name("guide.md")
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A command that a key can be bound to."""
-
-    name: str
-    description: str
-    command: Callable[[], None]
-    key: str
 
 
 def run() -> None:
@@ -79,6 +61,33 @@ def replay_run() -> None:
     _press("run_files.replay_button", "a run is on its way")
 
 
+def review_next() -> None:
+    """The next case of the review."""
+    _review("next_button")
+
+
+def review_previous() -> None:
+    """The case before."""
+    _review("previous_button")
+
+
+def review_accept() -> None:
+    """Accept the labels of the case in sight and go on."""
+    _review("accept_button")
+
+
+def review_reject() -> None:
+    """Reject the case in sight, with the reason that is written, and go on."""
+    _review("reject_button")
+
+
+def segment_layer() -> None:
+    """A small form that segments one layer, without watching; scripts call `napari_diffatlas.function.segment`."""
+    from napari_diffatlas.function import segment_form
+
+    _viewer().window.add_dock_widget(segment_form(), name="Segment a layer")
+
+
 def show_guide() -> None:
     """The guide, in a window of its own; it travels with the program and needs no network."""
     from qtpy.QtCore import Qt
@@ -103,44 +112,6 @@ def show_paper() -> None:
     webbrowser.open(PAPER)
 
 
-BOUND = (
-    Bound("run", "DiffAtlas: run", run, "Control-Alt-R"),
-    Bound("pause", "DiffAtlas: pause or resume", pause, "Control-Alt-H"),
-    Bound("stop", "DiffAtlas: stop", stop, "Control-Alt-X"),
-    Bound("continue", "DiffAtlas: continue from the edited labels", continue_run, "Control-Alt-C"),
-    Bound("undo", "DiffAtlas: undo an edit or a run", undo, "Control-Alt-Z"),
-    Bound("earlier", "DiffAtlas: one recorded step back", earlier, "Alt-Left"),
-    Bound("later", "DiffAtlas: one recorded step forward", later, "Alt-Right"),
-)
-
-
-def register() -> None:
-    """Make the commands viewer actions, with a key each unless the user's own settings name others. Call it once or
-    often."""
-    from napari.components import ViewerModel
-    from napari.settings import get_settings
-    from napari.utils.action_manager import action_manager
-
-    chosen = get_settings().shortcuts.shortcuts
-    for bound in BOUND:
-        name = f"{PLUGIN}:{bound.name}"
-        if name in action_manager._actions:
-            continue
-        repeatable = bound.command in (earlier, later)
-        action_manager.register_action(name, _action(bound), bound.description, ViewerModel, repeatable)
-        for key in chosen.get(name, [bound.key]):
-            action_manager.bind_shortcut(name, key)
-
-
-def _action(bound: Bound) -> Callable[[Any], None]:
-    def action(viewer: Any) -> None:
-        bound.command()
-
-    action.__name__ = f"diffatlas_{bound.name}"  # napari tells active shortcuts by their names
-    action.__doc__ = bound.description
-    return action
-
-
 def _viewer() -> Any:
     import napari
 
@@ -150,16 +121,13 @@ def _viewer() -> Any:
     return viewer
 
 
-def _widget() -> DiffAtlasWidget:
-    """The widget of the current viewer, opened where it is not."""
-    from napari_diffatlas.widget import DiffAtlasWidget
-
+def _widget() -> Any:
+    """The `DiffAtlasWidget` of the current viewer, opened where it is not."""
     viewer = _viewer()
     for widget in viewer.window.dock_widgets.values():
-        if isinstance(widget, DiffAtlasWidget):
+        if getattr(widget, "objectName", str)() == WIDGET:
             return widget
     _, widget = viewer.window.add_plugin_dock_widget(PLUGIN, "DiffAtlas")
-    assert isinstance(widget, DiffAtlasWidget)
     return widget
 
 
@@ -174,6 +142,14 @@ def _press(path: str, otherwise: str) -> None:
         part.click()
     else:
         _say(otherwise)
+
+
+def _review(name: str) -> None:
+    button = getattr(_widget().review, name)
+    if button.isEnabled():
+        button.click()
+    else:
+        _say("there is no such case: open a folder under Review")
 
 
 def _step(by: int) -> None:

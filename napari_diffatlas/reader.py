@@ -10,13 +10,35 @@ from numpy.typing import NDArray
 
 from diffatlas.geometry.volume import LabelMap
 from diffatlas.io import is_dicom_folder, named_as_labels, read_volume
-from napari_diffatlas.viewer.layers import LayerTuple, label_map_to_layer, scheme_of, volume_to_layer
+from napari_diffatlas import label_names
+from napari_diffatlas.viewer.layers import KEY, LayerTuple, label_map_to_layer, scheme_of, volume_to_layer
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".dcm")
 MAX_ID = 65535
 MAX_IDS = 256  # background and 255 structures
 
 Paths = str | Sequence[str]
+
+PLUGIN, BUILTIN = "napari-diffatlas", "napari"
+
+
+def prefer_our_reader() -> None:
+    """Have napari open medical volumes without asking, where it would choose between its own reader and ours.
+
+    napari's own claims the same endings, and takes a NIfTI file for pixels without a place. What the user has chosen
+    in Preferences > Plugins stays, and where a third plugin reads a format napari asks as before.
+    """
+    from napari.settings import get_settings
+    from npe2 import PluginManager
+
+    settings = get_settings().plugins
+    chosen = dict(settings.extension2reader)
+    for suffix in SUFFIXES:
+        readers = {reader.plugin_name for reader in PluginManager.instance().iter_compatible_readers([f"a{suffix}"])}
+        if readers == {PLUGIN, BUILTIN}:
+            chosen.setdefault(f"*{suffix}", PLUGIN)
+    if chosen != settings.extension2reader:
+        settings.extension2reader = chosen
 
 
 def get_reader(path: Paths) -> Callable[[Paths], list[LayerTuple]] | None:
@@ -42,9 +64,14 @@ def _read_one(path: Path) -> LayerTuple:
     volume = read_volume(path)
     if named_as_labels(path) and _are_ids(volume.data):
         ids = volume.data.astype(np.uint16)
-        scheme = scheme_of(ids)
-        labels = LabelMap.from_ids(ids, volume.grid, scheme)
-        return label_map_to_layer(labels, volume.name, volume.header, path.absolute())
+        known = label_names.read(path, ids)
+        labels = LabelMap.from_ids(ids, volume.grid, known.scheme if known else scheme_of(ids))
+        data, state, kind = label_map_to_layer(
+            labels, volume.name, volume.header, path.absolute(), named=known is not None
+        )
+        if known is not None and known.image:
+            state["metadata"][KEY]["image"] = known.image
+        return data, state, kind
     return volume_to_layer(volume, path.absolute())
 
 

@@ -1,45 +1,78 @@
-"""The DiffAtlas widget: tabs that share one viewer and one engine."""
+"""The DiffAtlas widget: tabs that share one viewer and one engine; there is one of it in a viewer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from qtpy.QtCore import QEvent
-from qtpy.QtWidgets import QTabWidget, QVBoxLayout, QWidget
+import napari
+from qtpy.QtCore import QEvent, QTimer
+from qtpy.QtWidgets import QSizePolicy, QTabWidget, QVBoxLayout, QWidget
 
 from diffatlas import session
 from diffatlas.session import Backend
-from napari_diffatlas.commands import register
+from napari_diffatlas.forms.options import Planner
+from napari_diffatlas.function import register_types
 from napari_diffatlas.jobs.runner import Runner
+from napari_diffatlas.keys import WIDGET, register
 from napari_diffatlas.preferences import models, preferences
+from napari_diffatlas.reader import prefer_our_reader
 from napari_diffatlas.tabs.atlas import AtlasTab
 from napari_diffatlas.tabs.compare import CompareTab
 from napari_diffatlas.tabs.folder import FolderTab
+from napari_diffatlas.tabs.review import ReviewTab
 from napari_diffatlas.tabs.segment import SegmentTab
 from napari_diffatlas.tabs.tab import Tab
 from napari_diffatlas.viewer.scene import Scene
 
 
+def open_widget() -> DiffAtlasWidget:
+    """The widget of the current viewer, for napari to dock: the one that is there, out of the dock that it was in.
+
+    napari names a dock after the plugin where a program opens it and after its title where the menu does, and so would
+    open a second widget beside the first.
+    """
+    viewer = napari.current_viewer()
+    if viewer is None:
+        raise RuntimeError("no viewer is open")
+    window = viewer.window._qt_window
+    there = window.findChild(DiffAtlasWidget, WIDGET)
+    if there is None:
+        return DiffAtlasWidget(viewer)
+    with suppress(LookupError):  # its dock was closed: it waits in the window
+        viewer.window.remove_dock_widget(there)
+    there.show()
+    return there
+
+
 class DiffAtlasWidget(QWidget):
     """Segment an image, draw from the atlas, compare label layers: a tab each, one run of the engine at a time.
 
-    ``backend`` is called in the worker thread, at the first run; None takes the engine on this machine.
+    ``backend`` is called in the worker thread, at the first run; None takes the engine on this machine. ``plan`` says
+    what a request will do, without loading a network.
     """
 
-    def __init__(self, napari_viewer: Any, backend: Callable[[], Backend] | None = None) -> None:
+    def __init__(
+        self, napari_viewer: Any, backend: Callable[[], Backend] | None = None, plan: Planner = session.plan
+    ) -> None:
         super().__init__()
+        self.setObjectName(WIDGET)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+        self._viewer = napari_viewer
         backend = backend or session.local_backend
         wanted = preferences()
         cards, warning = models(wanted.weights_folder)
         self._scene = Scene(napari_viewer)
         self.runner = Runner()
         self.runner.setParent(self)
-        self.segment = SegmentTab(self._scene, self.runner, backend, cards)
+        self.segment = SegmentTab(self._scene, self.runner, backend, cards, plan=plan)
         self.atlas = AtlasTab(self._scene, self.runner, backend, cards)
         self.compare = CompareTab(self._scene)
-        self.folder = FolderTab(self._scene, self.runner, backend, self.segment.options)
-        self.pages: tuple[Tab, ...] = (self.segment, self.atlas, self.compare, self.folder)
+        self.folder = FolderTab(self._scene, self.runner, backend, self.segment.options, plan)
+        self.review = ReviewTab(self._scene, self.runner, backend, self.segment.options)
+        self.folder.folders_chosen.connect(self.review.propose)
+        self.pages: tuple[Tab, ...] = (self.segment, self.atlas, self.compare, self.folder, self.review)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
         for page in self.pages:
@@ -48,13 +81,15 @@ class DiffAtlasWidget(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.tabs)
-        self._scene.connect(self._on_layers, self._on_theme)
+        self._scene.connect(self._on_layers, self._on_theme, self._on_active)
         self._on_theme()
         self._on_layers()
         self.segment.prefer(wanted.model, wanted.device)
         if warning:
             self.segment.panel.set_status(warning, error=True)
         register()
+        register_types()
+        prefer_our_reader()
 
     @property
     def running(self) -> bool:
@@ -64,12 +99,23 @@ class DiffAtlasWidget(QWidget):
     def event(self, event: Any) -> bool:
         """Qt's entry: napari takes a closed dock's widget out of its parent without closing or deleting it."""
         if event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            self._shut_down()
+            QTimer.singleShot(0, self._wait_in_window)
         return bool(super().event(event))
 
     def closeEvent(self, event: Any) -> None:
         self._shut_down()
         super().closeEvent(event)
+
+    def _wait_in_window(self) -> None:
+        """Its dock was closed: a run goes on and its results come, and the next door that opens finds it as it is."""
+        if self.parent() is None:  # else it has been docked elsewhere meanwhile
+            self.hide()
+            window = self._viewer.window._qt_window
+            self.setParent(getattr(window, "__wrapped__", window))  # napari hands plugins a proxy, Qt takes none
+
+    def _on_active(self, _: Any = None) -> None:
+        for page in self.pages:
+            page.active_changed()
 
     def _on_layers(self, _: Any = None) -> None:
         for page in self.pages:

@@ -28,13 +28,14 @@ LAYERS = (
     "session",
     "render",
     "cohort",
+    "review",
     "train",
     "evaluate",
     "distill",
     "cli",
 )
 FRONT_ENDS = {"diffatlas_app": ROOT / "app", "napari_diffatlas": ROOT / "napari_diffatlas"}
-FOR_FRONT_ENDS = {"errors", "geometry", "io", "metrics", "session", "engine.request", "render", "cohort"}
+FOR_FRONT_ENDS = {"errors", "geometry", "io", "metrics", "session", "engine.request", "render", "cohort", "review"}
 USES_TORCH = {"diffusion", "models.unet", "published", "engine.backend", "engine.device", "engine.first_noise"}
 USES_TORCH |= {"train", "evaluate", "distill"}
 

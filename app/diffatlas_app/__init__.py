@@ -1,25 +1,11 @@
-"""The web demo: one page that streams a segmentation out of noise.
+"""The web demo: one page that streams a segmentation out of noise. `main` serves it.
 
-`main` serves it, `build` returns the page for those who serve it themselves. Neither gradio nor torch is imported
-before one of them is called.
+Neither gradio nor torch is imported before it is called.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import gradio as gr
-
-__all__ = ["build", "main"]
-
-
-def build() -> gr.Blocks:
-    """The page, not yet served."""
-    from diffatlas_app.page.layout import build_page
-    from diffatlas_app.visitors.sessions import Visitors
-
-    return build_page(Visitors())
+__all__ = ["main"]
 
 
 def main(host: str = "127.0.0.1", port: int | None = None, share: bool = False, open_browser: bool = False) -> None:

@@ -15,7 +15,7 @@ from diffatlas.engine.frame import Frame, FrameMetrics, Result
 from diffatlas.engine.locate import AUTOMATIC_LOOKS, Look, Proposal
 from diffatlas.engine.plan import Plan
 from diffatlas.engine.request import PRESETS, MaskEdit, Preset, Request, Roi
-from diffatlas.engine.run_record import RecordedRun, read_run, write_report
+from diffatlas.engine.run_record import RecordedRun, read_report, read_run, write_report
 from diffatlas.engine.seam import Backend
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import LabelMap, Volume
@@ -47,6 +47,7 @@ __all__ = [
     "choose_model",
     "compare",
     "example",
+    "find_model",
     "load_model",
     "local_backend",
     "locate",
@@ -55,6 +56,7 @@ __all__ = [
     "pair_request",
     "pairs",
     "plan",
+    "read_report",
     "read_run",
     "segment",
     "start",
@@ -88,7 +90,9 @@ def plan(volume: Volume | None, request: Request) -> Plan:
     Front ends show this and predict nothing themselves. Raises the `BadInput` that the run would raise; ``volume`` may
     be None for a form that has no image yet.
     """
-    return local_backend().plan(volume, request)
+    from diffatlas.engine import plan as planning  # the backend would import torch
+
+    return planning.plan(volume, request)
 
 
 def stream(volume: Volume | None, request: Request) -> Iterator[Frame]:

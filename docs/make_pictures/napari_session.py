@@ -194,8 +194,8 @@ def film(path: Path, theme: str) -> None:
     """A run as one sees it: the window at each of its steps, the labels, then steps and labels in 3-D, turning."""
     session = Session(None, "heart-phantom", "watch", theme)
     viewer, tab = session.viewer, session.widget.segment
-    tab.panel.options.advanced.steps_box.setValue(FILM_STEPS)
-    tab.panel.options.advanced.noise_slider.setValue(100)  # as published: the noisiest start there is
+    tab.panel.options.advanced.form["steps"].value = FILM_STEPS
+    tab.panel.options.advanced.form["guidance_noise"].value = 1.0  # as published: the noisiest start there is
     tab.region.cursor_button.click()  # the heart is in the middle
     viewer.layers[BOX].visible = False
     session.run(tab.panel.run_button)

@@ -1,4 +1,4 @@
-"""Pictures of the region and the other tabs on real runs: `napari-{region,atlas,compare,folder}-THEME.png`.
+"""Pictures of the region and the other tabs on real runs: `napari-{region,atlas,compare,folder,review}-THEME.png`.
 
     python docs/make_pictures/napari_tabs.py OUT [--pairs 4] [--only region]
 
@@ -128,7 +128,29 @@ def folder(viewer: Any, widget: DiffAtlasWidget, _: argparse.Namespace) -> None:
         viewer.reset_view()
 
 
-SCENES = {"region": region, "compare": compare, "atlas": atlas, "folder": folder}
+def review(viewer: Any, widget: DiffAtlasWidget, _: argparse.Namespace) -> None:
+    """Three hearts; the second in sight, the first accepted."""
+    with tempfile.TemporaryDirectory() as parent:
+        cases = Path(parent) / "patients"
+        cases.mkdir()
+        for number in range(3):
+            write_volume(phantom(SEED + number, "ct")[0], cases / f"case-{101 + number}.nii.gz")
+        panel, tab = widget.segment.panel, widget.review
+        panel.options.presets.choose("fast")
+        panel.model_combo.setCurrentIndex(panel.model_combo.findData("heart-phantom"))
+        widget.tabs.setCurrentWidget(tab)
+        tab.images_edit.value, tab.results_edit.value = cases, Path(f"{cases}-labels")
+        tab.start_button.click()
+        wait(tab.accept_button.isEnabled, 1200)
+        tab.accept_button.click()
+        wait(tab.accept_button.isEnabled, 1200)
+        tab.reason_edit.setText("")
+        viewer.reset_view()
+        for edit, name in ((tab.images_edit, "patients"), (tab.results_edit, "patients-labels")):
+            edit.value = name  # where it lies on this machine is no matter
+
+
+SCENES = {"region": region, "compare": compare, "atlas": atlas, "folder": folder, "review": review}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 from qtpy.QtCore import QSignalBlocker, Qt, Signal  # type: ignore[attr-defined, unused-ignore]
 from qtpy.QtWidgets import QGridLayout, QHBoxLayout, QLabel, QPushButton, QSlider, QWidget
 
-from napari_diffatlas.forms.parts import Text, combo_box, yielding
+from napari_diffatlas.forms.parts import Text, combo_box, short, yielding
 
 HINT = "Pause a run or let it finish, correct the labels with napari's brush, then continue."
 HOLD_TITLES = {
@@ -85,7 +85,9 @@ class EditPanel(QWidget):
         """Offer these results, oldest first, ``chosen`` the one in sight."""
         with QSignalBlocker(self.result_combo):
             self.result_combo.clear()
-            self.result_combo.addItems(list(names) or ["none yet"])
+            self.result_combo.addItems([short(name) for name in names] or ["none yet"])
+            for index, name in enumerate(names):
+                self.result_combo.setItemData(index, name, Qt.ItemDataRole.ToolTipRole)
             if names:
                 self.result_combo.setCurrentIndex(-1 if chosen is None else chosen)
         self._has_results = bool(names)

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from collections.abc import Callable
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
-from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined, unused-ignore]
-from qtpy.QtWidgets import (
-    QButtonGroup,
-    QCheckBox,
-    QGridLayout,
-    QHBoxLayout,
-    QLabel,
-    QPushButton,
-    QSlider,
-    QSpinBox,
-    QVBoxLayout,
-    QWidget,
-)
+from magicgui.widgets import Container, create_widget
+from qtpy.QtCore import Signal  # type: ignore[attr-defined, unused-ignore]
+from qtpy.QtWidgets import QButtonGroup, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
 
+from diffatlas import session
 from diffatlas.engine.request import (
     MAX_SAMPLES,
     MAX_STEPS,
@@ -26,8 +19,12 @@ from diffatlas.engine.request import (
     GuidanceName,
     PrecisionName,
     PresetName,
+    Request,
     SamplerName,
 )
+from diffatlas.errors import BadInput
+from diffatlas.geometry.volume import Volume
+from diffatlas.session import Plan
 from napari_diffatlas.forms.parts import Fold, Text, about, combo_box, yielding
 
 PRESET_TITLES: dict[PresetName, str] = {"fast": "Fast", "watch": "Watch", "published": "As published"}
@@ -40,8 +37,45 @@ SAMPLER_TITLES: dict[SamplerName, str] = {"ddim": "DDIM", "ddpm": "DDPM (ancestr
 DEFAULT_PRESET: PresetName = "watch"
 MAX_SEED = 2**31 - 1
 
-# What a step of one sample costs depends on these four: model, device, precision, guidance.
-PaceKey = tuple[str, str, str, str]
+# Field of `Request` -> what its row says and takes.
+ROWS: dict[str, dict[str, Any]] = {
+    "guidance": {
+        "label": "Guidance",
+        "titles": GUIDANCE_TITLES,
+        "tooltip": "How the patient's image steers the run",
+    },
+    "guidance_noise": {
+        "label": "Trust",
+        "widget_type": "FloatSlider",
+        "min": 0.0,
+        "max": 1.0,
+        "step": 0.01,
+        "tooltip": "The noise at which the network sees the image: 0, the clean image decides; 1, as noisy as the\n"
+        "mask (as published), so that the atlas has more to say",
+    },
+    "sampler": {"label": "Sampler", "titles": SAMPLER_TITLES, "tooltip": "The rule by which noise is taken away"},
+    "steps": {
+        "label": "Steps",
+        "min": 1,
+        "max": MAX_STEPS,
+        "tooltip": "More steps are slower and give more to see",
+    },
+    "samples": {
+        "label": "Samples",
+        "min": 1,
+        "max": MAX_SAMPLES,
+        "value": 1,
+        "tooltip": "Seeds that are run together: their mean is the answer, their\nagreement the confidence",
+    },
+    "seed": {"label": "Seed", "min": 0, "max": MAX_SEED, "tooltip": "The same seed gives the same labels"},
+    "force": {
+        "label": "Run on any modality",
+        "tooltip": "Run although the image looks like one the model was not trained on",
+    },
+}
+FROM_PRESET = ("guidance_noise", "sampler", "steps")
+
+Planner = Callable[[Volume | None, Request], Plan]
 
 
 class Presets(QWidget):
@@ -81,106 +115,73 @@ class Presets(QWidget):
 class Advanced(QWidget):
     """What a preset decides, to be decided otherwise: a changed value is sent, an untouched one stays the preset's.
 
-    Signal: ``changed()``.
+    The rows are made by magicgui from the types of `Request`. Signal: ``changed()``.
     """
 
     changed = Signal()
 
     def __init__(self) -> None:
         super().__init__()
-        self._preset: PresetName = DEFAULT_PRESET
-        self._card_noise = 0.0
-        self.guidance_combo = combo_box("How the patient's image steers the run")
-        for guidance, title in GUIDANCE_TITLES.items():
-            self.guidance_combo.addItem(title, guidance)
-        self.noise_slider = QSlider(Qt.Orientation.Horizontal)
-        self.noise_slider.setRange(0, 100)
-        self.noise_slider.setToolTip(
-            "How noisy the network sees the image: left, the clean image decides; right, as noisy as the mask (as\n"
-            "published), so that the atlas has more to say"
-        )
-        self.noise_text = QLabel()
-        self.sampler_combo = combo_box("The rule by which noise is taken away")
-        for sampler, title in SAMPLER_TITLES.items():
-            self.sampler_combo.addItem(title, sampler)
-        self.steps_box = _spin(1, MAX_STEPS, "More steps are slower and give more to see")
-        self.samples_box = _spin(
-            1, MAX_SAMPLES, "Seeds that are run together: their mean is the answer, their\nagreement the confidence"
-        )
-        self.seed_box = _spin(0, MAX_SEED, "The same seed gives the same labels")
-        self.force_box = QCheckBox("run on any modality")
-        self.force_box.setToolTip("Run although the image looks like one the model was not trained on")
-        self._lay_out()
-        for combo in (self.guidance_combo, self.sampler_combo):
-            combo.currentIndexChanged.connect(self._on_change)
-        for box in (self.noise_slider, self.steps_box, self.samples_box, self.seed_box):
-            box.valueChanged.connect(self._on_change)
-        self.follow(DEFAULT_PRESET, 0.0)
+        self._default: Request | None = None
+        self.form = Container(widgets=[request_widget(name) for name in ROWS], labels=True)
+        self.form.margins = (0, 0, 0, 0)
+        native = self.form.native
+        assert isinstance(native, QWidget)
+        for row in self.form:
+            yielding(row.native)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(12, 0, 0, 4)
+        layout.addWidget(native)
+        self.form.changed.connect(self._on_change)
 
-    def _lay_out(self) -> None:
-        form = QGridLayout(self)
-        form.setContentsMargins(12, 0, 0, 4)
-        form.setColumnStretch(1, 1)
-        noise = QHBoxLayout()
-        noise.setSpacing(4)
-        for part in (QLabel("image"), self.noise_slider, QLabel("atlas")):
-            noise.addWidget(part)
-        rows: tuple[tuple[str | QLabel, Any], ...] = (
-            ("Guidance", self.guidance_combo),
-            (self.noise_text, noise),
-            ("Sampler", self.sampler_combo),
-            ("Steps", self.steps_box),
-            ("Samples", self.samples_box),
-            ("Seed", self.seed_box),
-        )
-        for row, (name, part) in enumerate(rows):
-            form.addWidget(QLabel(name) if isinstance(name, str) else name, row, 0)
-            if isinstance(part, QWidget):
-                form.addWidget(part, row, 1)
-            else:
-                form.addLayout(part, row, 1)
-        form.addWidget(self.force_box, len(rows), 0, 1, 2)
-
-    def follow(self, preset: PresetName, card_noise: float) -> None:
-        """Take over what ``preset`` decides for a model whose own guidance noise is ``card_noise``."""
-        self._preset, self._card_noise = preset, card_noise
-        values = PRESETS[preset]
-        self.steps_box.setValue(values.steps)
-        self.sampler_combo.setCurrentIndex(self.sampler_combo.findData(values.sampler))
-        self.noise_slider.setValue(self._default_noise())
+    def follow(self, default: Request | None) -> None:
+        """Take over what a preset decides: ``default`` with sampler, steps and guidance noise filled in."""
+        self._default = default
+        if default is not None:
+            with self.form.changed.blocked():
+                for name in FROM_PRESET:
+                    self.form[name].value = getattr(default, name)
         self._on_change()
 
     def choices(self) -> dict[str, Any]:
         """Arguments of a `Request`; what is as the preset has it is None."""
-        preset = PRESETS[self._preset]
-        noise, steps, sampler = self.noise_slider.value(), self.steps_box.value(), self.sampler_combo.currentData()
-        return {
-            "guidance": self.guidance_combo.currentData(),
-            "guidance_noise": None if noise == self._default_noise() else noise / 100,
-            "sampler": None if sampler == preset.sampler else sampler,
-            "steps": None if steps == preset.steps else steps,
-            "samples": self.samples_box.value(),
-            "seed": self.seed_box.value(),
-            "force": self.force_box.isChecked(),
-        }
-
-    def _default_noise(self) -> int:
-        noise = PRESETS[self._preset].guidance_noise
-        return round(100 * (self._card_noise if noise is None else noise))
+        values = {name: self.form[name].value for name in ROWS}
+        for name in FROM_PRESET:
+            if self._default is None or values[name] == getattr(self._default, name):
+                values[name] = None
+        return values
 
     def _on_change(self, _: Any = None) -> None:
-        self.noise_text.setText(f"Trust {self.noise_slider.value() / 100:.2f}")
-        self.noise_slider.setEnabled(self.guidance_combo.currentData() == "image")
+        self.form["guidance_noise"].enabled = self.form["guidance"].value == "image"
         self.changed.emit()
 
 
-class Options(QWidget):
-    """Presets, device and the advanced fold. `choices` gives the arguments of a `Request`."""
+def request_widget(name: str) -> Any:
+    """The row of a field of `Request`, made from its type, with title and range."""
+    hint = get_type_hints(Request)[name]
+    options = dict(ROWS[name])
+    titles = options.pop("titles", None)
+    annotation = next((part for part in get_args(hint) if part is not NoneType), hint) if _optional(hint) else hint
+    if titles is not None:
+        options["choices"] = [(titles[value], value) for value in get_args(annotation)]
+    return create_widget(annotation=annotation, name=name, label=options.pop("label"), options=options)
 
-    def __init__(self) -> None:
+
+def _optional(hint: Any) -> bool:
+    return NoneType in get_args(hint)
+
+
+class Options(QWidget):
+    """Presets, device and the advanced fold. `choices` gives the arguments of a `Request`.
+
+    ``plan`` says what a request will do, see `diffatlas.session.plan`. Signal: ``changed()``.
+    """
+
+    changed = Signal()
+
+    def __init__(self, plan: Planner = session.plan) -> None:
         super().__init__()
-        self._model, self._card_noise = "", 0.0
-        self._paces: dict[PaceKey, float] = {}
+        self._plan, self._model = plan, ""
         self._chosen: dict[tuple[str, str], str] = {}
         self.presets = Presets()
         self.preset_text = Text()
@@ -205,14 +206,13 @@ class Options(QWidget):
         layout.addWidget(self.device_text)
         layout.addWidget(self.fold)
         self.presets.changed.connect(self._follow)
-        self.advanced.changed.connect(self._say_time)
+        self.advanced.changed.connect(self.refresh)
         for combo in (self.device_combo, self.precision_combo):
             combo.currentIndexChanged.connect(self._say_device)
-        self.set_model("", 0.0)
+        self.set_model("")
 
-    def set_model(self, name: str, guidance_noise: float) -> None:
-        """``guidance_noise``: the one the model's card recommends."""
-        self._model, self._card_noise = name, guidance_noise
+    def set_model(self, name: str) -> None:
+        self._model = name
         self._follow()
         self._say_device()
 
@@ -225,33 +225,36 @@ class Options(QWidget):
             **self.advanced.choices(),
         }
 
-    def set_pace(self, key: PaceKey, seconds: float) -> None:
-        """A step of one sample took ``seconds``: from now on the time of a run is announced."""
-        self._paces[key] = seconds
-        self._say_time()
-
     def set_chosen(self, device: str, precision: str, chosen: str) -> None:
         """What the engine took for ``device`` and ``precision``, in words."""
         self._chosen[device, precision] = chosen
         self._say_device()
 
-    def _follow(self) -> None:
-        self.advanced.follow(self.presets.chosen, self._card_noise)
+    def refresh(self) -> None:
+        """Say what a run will take, by the engine's plan."""
+        plan = self._planned(**self.choices())
+        if plan is None:
+            self.preset_text.setText("")
+            return
+        text = plan.preset.summary[:1].upper() + plan.preset.summary[1:]
+        samples = plan.request.samples
+        if plan.steps != plan.preset.steps or samples > 1:
+            text += f" ({plan.steps} steps{f', {samples} samples' if samples > 1 else ''})"
+        time = "announced once a run has shown it" if plan.seconds is None else f"about {about(plan.seconds)} here"
+        self.preset_text.setText(f"{text}. Time: {time}.")
+        self.changed.emit()
 
-    def _say_time(self) -> None:
-        preset, steps = PRESETS[self.presets.chosen], self.advanced.steps_box.value()
-        samples = self.advanced.samples_box.value()
-        text = preset.summary[:1].upper() + preset.summary[1:]
-        if steps != preset.steps or samples > 1:
-            text += f"; now {steps} steps" + (f" of {samples} samples" if samples > 1 else "")
-        key = (self._model, *self._device(), self.advanced.guidance_combo.currentData())
-        if key in self._paces:
-            text += f". Takes about {about(self._paces[key] * steps * samples)} here."
-        elif self.presets.chosen == "published":
-            text += ". Its time is announced once another run has shown the pace."
-        else:
-            text += "."
-        self.preset_text.setText(text)
+    def _follow(self) -> None:
+        plan = self._planned(preset=self.presets.chosen)
+        self.advanced.follow(None if plan is None else plan.request)
+
+    def _planned(self, **choices: Any) -> Plan | None:
+        if not self._model:
+            return None
+        try:
+            return self._plan(None, Request(model=self._model, **choices))
+        except BadInput:  # said where the user runs
+            return None
 
     def _device(self) -> tuple[str, str]:
         return self.device_combo.currentData(), self.precision_combo.currentData()
@@ -262,11 +265,4 @@ class Options(QWidget):
             self.device_text.setText(f"auto chose {chosen}" if chosen else "auto is settled when a run begins")
         else:
             self.device_text.setText("")
-        self._say_time()
-
-
-def _spin(low: int, high: int, tip: str) -> QSpinBox:
-    box = QSpinBox()
-    box.setRange(low, high)
-    box.setToolTip(tip)
-    return yielding(box)
+        self.refresh()

@@ -17,10 +17,12 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from diffatlas import session
 from diffatlas.engine.request import Request
 from diffatlas.geometry.space import ModelSpace
 from diffatlas.geometry.volume import LabelScheme
-from napari_diffatlas.forms.options import Options
+from napari_diffatlas.forms.options import Options, Planner
+from napari_diffatlas.forms.orientation import OrientationRow
 from napari_diffatlas.forms.parts import Bar, Fold, Status, Text, about, combo_box, offer, size_mm, yielding
 
 
@@ -38,13 +40,11 @@ class Card(Protocol):
     @property
     def space(self) -> ModelSpace: ...
     @property
-    def published(self) -> bool: ...
-    @property
-    def guidance_noise(self) -> float: ...
-    @property
     def licence(self) -> str: ...
     @property
     def limits(self) -> tuple[str, ...]: ...
+    @property
+    def expected_volumes_ml(self) -> list[float] | None: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ class Panel(QWidget):
     stop_clicked = Signal()
     subject_changed = Signal()
 
-    def __init__(self, cards: Sequence[Card], parent: QWidget | None = None) -> None:
+    def __init__(self, cards: Sequence[Card], plan: Planner = session.plan, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._cards = {card.name: card for card in cards}
         self._running = self._paused = self._blocked = False
@@ -77,11 +77,12 @@ class Panel(QWidget):
         self.model_combo = combo_box("The atlas that generates the image-mask pair")
         for card in cards:
             self.model_combo.addItem(card.title, card.name)
+        self.orientation = OrientationRow()
         self.model_text = Text()
         self.about_text = Text()
         self.about = Fold("About · not for clinical use", self.about_text, opened=True)
         self.region = QVBoxLayout()
-        self.options = Options()
+        self.options = Options(plan)
         self.run_button = QPushButton("Run")
         self.pause_button = QPushButton("Pause")
         self.pause_button.setToolTip("Hold the run after this step; everything can be looked at and edited")
@@ -105,11 +106,12 @@ class Panel(QWidget):
     def _lay_out(self) -> None:
         form = QGridLayout()
         form.setColumnStretch(1, 1)
-        for row, (name, box) in enumerate((("Image", self.image_combo), ("Model", self.model_combo))):
+        for row, (name, box) in ((0, ("Image", self.image_combo)), (2, ("Model", self.model_combo))):
             form.addWidget(QLabel(name), row, 0)
             form.addWidget(box, row, 1)
-        form.addWidget(self.model_text, 2, 0, 1, 2)
-        form.addWidget(self.about, 3, 0, 1, 2)
+        form.addWidget(self.orientation, 1, 0, 1, 2)
+        form.addWidget(self.model_text, 3, 0, 1, 2)
+        form.addWidget(self.about, 4, 0, 1, 2)
         buttons = QHBoxLayout()
         for button in (self.run_button, self.pause_button, self.stop_button):
             buttons.addWidget(yielding(button), 1)
@@ -127,6 +129,10 @@ class Panel(QWidget):
     def card(self) -> Card | None:
         """The model that is chosen."""
         return self._cards.get(self.model_combo.currentData())
+
+    def card_of(self, model: str) -> Card | None:
+        """The card of a model by name; None where it is not among those offered."""
+        return self._cards.get(model)
 
     @property
     def paused(self) -> bool:
@@ -218,7 +224,7 @@ class Panel(QWidget):
         self.model_combo.setToolTip(card.title)
         self.model_text.setText(legend(card.scheme))
         self.about_text.setText("".join(f'<p style="margin: 0 0 4px 0;">{line}</p>' for line in _facts(card)))
-        self.options.set_model(card.name, card.guidance_noise)
+        self.options.set_model(card.name)
 
     def _enable(self) -> None:
         ready = self.image_combo.currentData() is not None and self.model_combo.currentData() is not None
@@ -226,7 +232,7 @@ class Panel(QWidget):
         self.pause_button.setEnabled(self._running and self._pauses)
         self.pause_button.setText("Resume" if self._paused else "Pause")
         self.stop_button.setEnabled(self._running)
-        for box in (self.image_combo, self.model_combo, self.options):
+        for box in (self.image_combo, self.orientation, self.model_combo, self.options):
             box.setEnabled(not self._running)
 
 

@@ -137,13 +137,22 @@ def offer(combo: QComboBox, names: list[str], empty: str) -> None:
         return
     combo.clear()
     for name in names:
-        combo.addItem(name, name)
+        combo.addItem(short(name), name)
+        combo.setItemData(combo.count() - 1, name, Qt.ItemDataRole.ToolTipRole)
     if not names:
         combo.addItem(empty, None)
     elif current in names:
         combo.setCurrentIndex(names.index(current))
     else:
         combo.setCurrentIndex(len(names) - 1)
+
+
+def short(name: str, length: int = 34) -> str:
+    """A long name with its middle left out: names of patients and results differ at their ends."""
+    if len(name) <= length:
+        return name
+    tail = (length - 1) * 2 // 3
+    return f"{name[: length - 1 - tail]}…{name[-tail:]}"
 
 
 def about(seconds: float) -> str:
@@ -153,3 +162,8 @@ def about(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def in_our_words(message: str) -> str:
+    """The engine's one line, where it names an option of the command line, with the name it has here."""
+    return message.replace("insist with --force", "tick 'run on any modality' under Advanced")

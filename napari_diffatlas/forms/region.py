@@ -14,15 +14,17 @@ from diffatlas.engine.request import Request, Roi
 from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Array, Grid
 from diffatlas.geometry.space import field_of_view, world_box
+from napari_diffatlas.forms.options import Planner
 from napari_diffatlas.forms.panel import Card
-from napari_diffatlas.forms.parts import Text, size_mm, yielding
+from napari_diffatlas.forms.parts import Text, in_our_words, size_mm, yielding
 from napari_diffatlas.jobs.runner import Runner
 from napari_diffatlas.jobs.search import Found, Locate, Looked, Search
 from napari_diffatlas.jobs.worker import Failed, Stopped
+from napari_diffatlas.viewer.doubt import much_smaller
 from napari_diffatlas.viewer.layers import Source
 from napari_diffatlas.viewer.scene import Scene
 
-LARGER = 1.15  # the engine looks for the structures itself where the image is larger than this
+LARGER = 1.15  # times the field of view: what is drawn around is said to be larger
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +97,9 @@ class RegionControl(RegionForm):
     said = Signal(str, bool)
     searching = Signal(int, int)
 
-    def __init__(self, scene: Scene, runner: Runner, locate: Locate) -> None:
+    def __init__(self, scene: Scene, runner: Runner, locate: Locate, plan: Planner) -> None:
         super().__init__()
-        self._scene, self._runner, self._locate = scene, runner, locate
+        self._scene, self._runner, self._locate, self._plan = scene, runner, locate, plan
         self._box = scene.box(self._on_drawn)
         self._source: Source | None = None
         self._card: Card | None = None
@@ -144,6 +146,11 @@ class RegionControl(RegionForm):
         """Say what will be looked at, before anybody runs."""
         ready = self._source is not None and self._card is not None and not self._runner.busy
         self.set_state(ready, self._region is not None, self._box.drawing, self._words())
+
+    @property
+    def assumed_axes(self) -> str:
+        """The letters that the image's axes are taken for; "" where it says itself where they run."""
+        return "" if self._source is None else self._source.placement.assumed
 
     def shut_down(self) -> None:
         self._box.disconnect()
@@ -233,8 +240,13 @@ class RegionControl(RegionForm):
             return f"Looks at {size_mm(extent)}: {region.words}."
         low, high = world_box(source.grid)
         size = tuple(float(s) for s in high - low)
-        if not any(s > LARGER * e for s, e in zip(size, extent, strict=True)):
-            return ""
-        what = "its middle is taken" if card.published else "the run searches for the place"
-        sizes = f"The image ({size_mm(size)}) is larger than what the model looks at ({size_mm(extent)})."
-        return f"{sizes} Say where, or {what}."
+        if much_smaller(card.space, source.grid):
+            return (
+                f"Doubtful: the image ({size_mm(size)}) is far smaller than what the model looks at "
+                f"({size_mm(extent)}). What it draws beyond the image is made up."
+            )
+        try:
+            where = self._plan(source.placeholder(), self._options()).where
+        except BadInput as error:  # a modality that the model does not know: said before anybody runs
+            return in_our_words(str(error))
+        return where[:1].upper() + where[1:] + ("." if where else "")

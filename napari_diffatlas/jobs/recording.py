@@ -33,6 +33,8 @@ class Picture(Protocol):
     @property
     def image(self) -> NDArray[np.floating[Any]]: ...
     @property
+    def noisy_image(self) -> NDArray[np.floating[Any]]: ...
+    @property
     def labels(self) -> NDArray[np.uint8]: ...
     @property
     def confidence(self) -> NDArray[np.floating[Any]] | None: ...
@@ -40,25 +42,27 @@ class Picture(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """One kept step. ``image``, ``confidence``: float16 [X, Y, Z]; ``labels``: uint8 [X, Y, Z], as in `Frame`."""
+    """One kept step. ``image``, ``noisy_image``, ``confidence``: float16 [X, Y, Z]; ``labels``: uint8 [X, Y, Z]."""
 
     index: int
     t: float
     grid: Grid
     scheme: LabelScheme
     image: NDArray[np.float16]
+    noisy_image: NDArray[np.float16]
     labels: NDArray[np.uint8]
     confidence: NDArray[np.float16] | None
 
     @classmethod
     def of(cls, frame: Frame) -> Moment:
         confidence = None if frame.confidence is None else frame.confidence.astype(np.float16)
-        image = frame.image.astype(np.float16)
-        return cls(frame.index, frame.t, frame.grid, frame.scheme, image, frame.labels.copy(), confidence)
+        image, noisy = frame.image.astype(np.float16), frame.noisy_image.astype(np.float16)
+        return cls(frame.index, frame.t, frame.grid, frame.scheme, image, noisy, frame.labels.copy(), confidence)
 
     @property
     def nbytes(self) -> int:
-        return self.image.nbytes + self.labels.nbytes + (0 if self.confidence is None else self.confidence.nbytes)
+        arrays = (self.image, self.noisy_image, self.labels, self.confidence)
+        return sum(array.nbytes for array in arrays if array is not None)
 
 
 @dataclass(frozen=True, eq=False)

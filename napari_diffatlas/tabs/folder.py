@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined, unused-ignore]
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
     QAbstractItemView,
@@ -26,10 +26,11 @@ from qtpy.QtWidgets import (
 
 from diffatlas import session
 from diffatlas.cohort import MAX_WORKERS, Status
-from diffatlas.engine.request import PRESETS, Request
+from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import LabelScheme
 from diffatlas.session import Backend
+from napari_diffatlas.forms.options import Planner
 from napari_diffatlas.forms.parts import Bar, Text, yielding
 from napari_diffatlas.forms.parts import Status as StatusLine
 from napari_diffatlas.jobs.folder import Finished, FolderRun, FolderUpdate, Listed
@@ -49,16 +50,23 @@ TABLE_ROWS = 8
 class FolderTab(Tab):
     """Segment every volume of a folder with the model and the options of the first tab.
 
-    ``options`` gives these, None where no model is installed. ``backend`` is called in the worker.
+    ``options`` gives these, None where no model is installed. ``backend`` is called in the worker. Signal:
+    ``folders_chosen(str, str)``, where a run takes its volumes from and leaves its results.
     """
 
     title = "Folder"
+    folders_chosen = Signal(str, str)
 
     def __init__(
-        self, scene: Scene, runner: Runner, backend: Callable[[], Backend], options: Callable[[], Request | None]
+        self,
+        scene: Scene,
+        runner: Runner,
+        backend: Callable[[], Backend],
+        options: Callable[[], Request | None],
+        plan: Planner = session.plan,
     ) -> None:
         super().__init__()
-        self._scene, self._runner, self._backend, self._options = scene, runner, backend, options
+        self._scene, self._runner, self._backend, self._options, self._plan = scene, runner, backend, options, plan
         self._files: dict[str, tuple[int, Path, Path]] = {}
         self._states: dict[str, str] = {}
         self._scheme: LabelScheme | None = None
@@ -144,11 +152,7 @@ class FolderTab(Tab):
         if request is None:
             self.options_text.setText("No model is installed; install napari-diffatlas again.")
         else:
-            steps = request.steps or PRESETS[request.preset].steps
-            samples = f", {request.samples} samples" if request.samples > 1 else ""
-            self.options_text.setText(
-                f"As chosen under Segment: {request.model}, {steps} steps{samples}, seed {request.seed}."
-            )
+            self.options_text.setText(f"As chosen under Segment: {self._plan(None, request).summary}.")
         self._enable()
 
     # -- the user ----------------------------------------------------------------------------------------------------
@@ -169,6 +173,7 @@ class FolderTab(Tab):
         if self._runner.busy or request is None or not self._filled:
             return
         folder, output = Path(self.input_edit.text()).expanduser(), Path(self.output_edit.text()).expanduser()
+        self.folders_chosen.emit(str(folder), str(output))
         self._running = True
         self._files, self._states = {}, {}
         with contextlib.suppress(BadInput):  # a model that is gone is told by the run

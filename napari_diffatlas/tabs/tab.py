@@ -30,6 +30,9 @@ class Tab(QWidget):
     def layers_changed(self) -> None:
         """Layers came, went or were renamed."""
 
+    def active_changed(self) -> None:
+        """Another layer is the active one."""
+
     def busy_changed(self, busy: bool) -> None:
         """A run of the engine, this tab's or another's, began or ended."""
 

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from diffatlas.engine.request import Roi
 from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Array, Grid
-from napari_diffatlas.viewer.layers import KEY, Placement, Source
+from napari_diffatlas.viewer.layers import Placement, Source
 
 BOX, SKETCH = "DiffAtlas box", "DiffAtlas region: draw here"
 BOX_COLOR, SKETCH_COLOR = "#ffb000", "#ffffff"
 BOX_COLORS = Colormap(["#000000", BOX_COLOR], name="DiffAtlas box")
-TINT = 0.12  # so that a slice shows whether it is in the box; the frame is drawn over every slice
+VOXELS = 96  # along each side of the box's layer; its lines are one voxel wide
+TINT = 0.12  # so that a slice shows whether it is in the box
 
 
 class Box:
@@ -35,9 +36,11 @@ class Box:
         self._sketch: Any = None
         self._ours = True
         viewer.mouse_drag_callbacks.append(self._on_click)
+        viewer.dims.events.ndisplay.connect(self._on_ndisplay)
 
     def disconnect(self) -> None:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError):  # a widget may be shut down twice
+            self._viewer.dims.events.ndisplay.disconnect(self._on_ndisplay)
             self._viewer.mouse_drag_callbacks.remove(self._on_click)
 
     @property
@@ -60,33 +63,43 @@ class Box:
         return np.asarray((placement.to_ras @ [*point[-3:], 1.0])[:3])
 
     def show(self, centre_mm: Array, extent_mm: tuple[float, float, float], placement: Placement) -> None:
-        """A box of ``extent_mm`` along RAS about ``centre_mm``: its frame, and a tint in the slices that it crosses."""
-        affine = np.diag([*(e / 2 for e in extent_mm), 1.0])
-        affine[:3, 3] = centre_mm - np.array(extent_mm) / 4
-        active = self._viewer.layers.selection.active
-        self._changing = True  # who hears of layers that go and come: it is the same box
-        self.hide()
-        # Shapes lie in one slice each; a layer's own frame is there in all of them, and in 3-D.
+        """A box of ``extent_mm`` along RAS about ``centre_mm``: its outline in every slice that it crosses, with a tint
+        inside, and its twelve edges in 3-D. The outermost voxels of the layer are the outline."""
+        spacing = np.array(extent_mm) / VOXELS
+        affine = np.diag([*spacing, 1.0])
+        affine[:3, 3] = centre_mm - np.array(extent_mm) / 2 + spacing / 2
+        place = placement.layer_arguments(Grid((VOXELS,) * 3, affine))
+        if self._box is not None and self._box in self._viewer.layers:
+            for key, value in place.items():
+                setattr(self._box, key, value)
+            return
+        active, point = self._viewer.layers.selection.active, self._viewer.dims.point
+        self._changing = True  # who hears of layers that come: the box is not there yet
         self._box = self._viewer.add_image(
-            np.ones((2, 2, 2), dtype=np.float32),
+            outline(self._viewer.dims.ndisplay),
             name=BOX,
             contrast_limits=(0, 1),
             colormap=BOX_COLORS,
-            opacity=TINT,
             blending="additive",
-            metadata={KEY: {"live": True}},
-            **placement.layer_arguments(Grid((2, 2, 2), affine)),
+            interpolation2d="nearest",
+            metadata=placement.metadata(live=True),
+            **place,
         )
-        frame = self._box.bounding_box
-        frame.visible, frame.points, frame.line_color, frame.line_thickness = True, False, BOX_COLOR, 2
         self._changing = False
         self._viewer.layers.selection.active = active if active in self._viewer.layers else None
+        if len(point) == self._viewer.dims.ndim:
+            self._viewer.dims.point = point
 
     def hide(self) -> None:
         """Take the box out of the viewer."""
         box, self._box = self._box, None
         if box is not None and box in self._viewer.layers:
             self._viewer.layers.remove(box)
+
+    def _on_ndisplay(self, _: Any = None) -> None:
+        if self._box is not None and self._box in self._viewer.layers:
+            self._box.data[...] = outline(self._viewer.dims.ndisplay)
+            self._box.refresh(extent=False, thumbnail=False, highlight=False)
 
     def draw(self, source: Source) -> bool:
         """Give the user a layer to draw rectangles in, in whatever plane is displayed; whether something is there.
@@ -164,6 +177,19 @@ class Box:
 
     def _on_click(self, _viewer: Any, event: Any) -> None:
         self._clicked = np.array(event.position, dtype=np.float64)
+
+
+def outline(ndisplay: int) -> NDArray[np.float32]:
+    """Opacity of the box's layer, float32 [VOXELS, VOXELS, VOXELS]: faces and a tint for slices, edges alone in 3-D.
+
+    A voxel on one face of the box is part of its outline in the slices across that face; on two, it is on an edge.
+    """
+    ends = np.zeros(VOXELS, dtype=np.uint8)
+    ends[[0, -1]] = 1
+    faces = ends[:, None, None] + ends[None, :, None] + ends[None, None, :]
+    if ndisplay == 3:
+        return (faces >= 2).astype(np.float32)
+    return np.where(faces >= 1, np.float32(1), np.float32(TINT)).astype(np.float32)
 
 
 def _factor(unit: Any, onto: Any) -> float:

@@ -27,11 +27,16 @@ from diffatlas.geometry.grid import Array, Grid, inverse_orientation, reorient
 from diffatlas.geometry.volume import LabelMap, LabelScheme, Modality, NiftiHeader, Structure, Volume
 from diffatlas.io import Limits, guess_modality
 from diffatlas.session import Frame, Result
+from napari_diffatlas.viewer.doubt import Known, doubts_of
 
 KEY = "diffatlas"
 AXES = ("x", "y", "z")
+ORIENTATION = "orientation"  # in a layer's own metadata: the three letters that the user gave its axes
+ASSUMED = "RAS"
+DIRECTIONS = {"R": (0, 1.0), "L": (0, -1.0), "A": (1, 1.0), "P": (1, -1.0), "S": (2, 1.0), "I": (2, -1.0)}
 AS_IS = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
 MAX_FILLED = 0.5
+DOUBTFUL = " (doubtful)"  # in the name of a layer that is not to be believed as it is
 
 # Where the samples agree there is nothing to see: doubt shines through.
 CONFIDENCE_STYLE = {"contrast_limits": (0, 1), "colormap": "hot_r", "blending": "additive"}
@@ -41,11 +46,15 @@ LayerTuple = tuple[Any, dict[str, Any], Literal["image", "labels"]]
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """The viewer's world: ``to_ras`` [4, 4] takes it to RAS+ mm; ``units`` and ``axis_labels`` are its own."""
+    """The viewer's world: ``to_ras`` [4, 4] takes it to RAS+ mm; ``units`` and ``axis_labels`` are its own.
+
+    ``assumed``: the three letters (``RAS``, ``SPL``) that its axes were taken for; "" where their labels say it.
+    """
 
     to_ras: Array
     units: tuple[Any, ...]
     axis_labels: tuple[str, ...]
+    assumed: str = ""
 
     def world_affine(self, grid: Grid) -> Array:
         """Affine [4, 4] from voxel indices of ``grid`` to the viewer's world."""
@@ -54,6 +63,10 @@ class Placement:
     def layer_arguments(self, grid: Grid) -> dict[str, Any]:
         """What napari needs to put an array on ``grid`` where it belongs."""
         return {"affine": self.world_affine(grid), "units": self.units, "axis_labels": self.axis_labels}
+
+    def metadata(self, **ours: Any) -> dict[str, Any]:
+        """A layer's metadata with ``ours`` in it; a layer in this world is read again with the same letters."""
+        return {KEY: ours | ({ORIENTATION: self.assumed} if self.assumed else {})}
 
 
 RAS_MM = Placement(np.eye(4), ("mm",) * 3, AXES)
@@ -112,6 +125,11 @@ class Source:
         shown = self.volume()
         return replace(shown, data=self.origin.restore(shown.data), grid=self.origin.grid, header=self.origin.header)
 
+    def placeholder(self) -> Volume:
+        """Place, modality and name without the voxels, which may be lazy: enough for the engine to plan a run."""
+        nothing = np.broadcast_to(np.float32(0), self.grid.shape)
+        return Volume(nothing, self.grid, self.modality or "unknown", self.name, self.notes)
+
     def volume(self) -> Volume:
         """The voxels as displayed: computed, converted to float32, filled with the lowest value where not finite."""
         with np.errstate(over="ignore"):  # float64 beyond float32 becomes Inf, which is then filled
@@ -153,6 +171,17 @@ def read_layer(layer: Image) -> Source:
     else:  # another reader's layer, or one the user has moved since: its own place is the truth
         origin = Origin(grid, AS_IS)
     return Source(name, data, grid, placement, origin, ours.get("modality"), (*ours.get("notes", ()), *notes))
+
+
+def set_orientation(layer: Image | Labels, letters: str) -> None:
+    """Take the axes of ``layer`` for ``letters``: the directions in which they run, such as ``SPL``; `BadInput` where
+    these are no three different axes."""
+    letters = letters.strip().upper()
+    if len(letters) != 3 or {DIRECTIONS.get(letter, (letter,))[0] for letter in letters} != {0, 1, 2}:
+        raise BadInput(
+            f"'{letters}' names no orientation: give a letter for each axis, R or L, A or P, S or I, such as SPL"
+        )
+    layer.metadata[KEY] = {**layer.metadata.get(KEY, {}), ORIENTATION: letters}
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,13 +264,16 @@ def volume_to_layer(volume: Volume, path: Path | None = None) -> LayerTuple:
 
 
 def label_map_to_layer(
-    labels: LabelMap, name: str, header: NiftiHeader | None = None, path: Path | None = None
+    labels: LabelMap, name: str, header: NiftiHeader | None = None, path: Path | None = None, *, named: bool = True
 ) -> LayerTuple:
-    """napari's layer data tuple of a label map, placed as `volume_to_layer` places the image it belongs to."""
+    """napari's layer data tuple of a label map, placed as `volume_to_layer` places the image it belongs to.
+
+    ``named``: the scheme's names are those of structures; False where they were invented by `scheme_of`.
+    """
     origin = Origin(labels.grid, labels.grid.to_canonical(), header, path)
     data = reorient(labels.to_ids(), origin.orientation)
     state = label_style(labels.scheme) | RAS_MM.layer_arguments(origin.display_grid) | {"name": name}
-    state["metadata"] = {KEY: {"origin": origin, "scheme": labels.scheme}}
+    state["metadata"] = {KEY: {"origin": origin} | ({"scheme": labels.scheme} if named else {})}
     return data, state, "labels"
 
 
@@ -283,38 +315,43 @@ class Outcome:
     """What a run comes to in a viewer: the result as displayed, the layers that show it, volumes in ml by structure.
 
     ``layers``: of a segmentation the labels first, then with several samples their confidence; of a painting its
-    images. ``spread_ml``: standard deviation over the samples, empty with one.
+    images. ``spread_ml``: standard deviation over the samples, empty with one. ``doubts``: see `doubts_of`.
     """
 
     result: Result
     layers: tuple[Image | Labels, ...]
     volumes_ml: dict[str, float]
     spread_ml: dict[str, float]
+    doubts: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, last: Frame, source: Source, title: str) -> Outcome:
+    def of(cls, last: Frame, source: Source, title: str, card: Known | None = None) -> Outcome:
         """From the frame that carries the result. Touches no viewer: called in the worker, whose time it takes."""
         if last.result is None:
             raise ValueError("the last frame carries no result")
         result = source.origin.display_result(last.result)
+        doubts = () if result.images else doubts_of(last, result, card)
+        title += DOUBTFUL if doubts else ""
         layers = _painted(result, source, title) if result.images else _segmented(result, last.grid, source, title)
         samples = [mask.volumes_ml() for mask in result.masks]
         names = result.labels.scheme.names if len(samples) > 1 else ()
         spread = {name: float(np.std([volumes[name] for volumes in samples], ddof=1)) for name in names}
-        return cls(result, tuple(layers), result.volumes_ml, spread)
+        return cls(result, tuple(layers), result.volumes_ml, spread, doubts)
 
 
 def _segmented(result: Result, seen: Grid, source: Source, title: str) -> Iterator[Image | Labels]:
     """The labels on the source's own voxels, and the confidence of them where the model looked (``seen``)."""
     labels, place = result.labels, source.placement.layer_arguments(source.grid)
     ours = {"origin": source.origin, "scheme": labels.scheme, "provenance": result.provenance, "notes": result.notes}
-    state = label_style(labels.scheme) | {"metadata": {KEY: ours}} | place
+    ours["image"] = source.name
+    state = label_style(labels.scheme) | {"metadata": source.placement.metadata(**ours)} | place
     yield Labels(labels.to_ids(), name=f"{source.name} {title}", **state)
     if result.confidence is not None:
         field = np.ones(seen.shape, dtype=np.uint8)
         # Where the model did not look there is neither doubt nor its absence.
         data = np.where(nearest(field, seen, source.grid) > 0, result.confidence, np.float32(np.nan))
-        own = {"name": f"{source.name} confidence, {title}", "metadata": {KEY: {"origin": source.origin, "live": True}}}
+        metadata = source.placement.metadata(origin=source.origin, live=True)
+        own = {"name": f"{source.name} confidence, {title}", "metadata": metadata}
         yield Image(data, visible=False, **CONFIDENCE_STYLE, **own, **place)
 
 
@@ -324,7 +361,8 @@ def _painted(result: Result, source: Source, title: str) -> Iterator[Image]:
         orientation = Grid(volume.grid.shape, source.placement.world_affine(volume.grid)).to_canonical()
         place = source.placement.layer_arguments(volume.grid.reoriented(orientation))
         data = reorient(volume.data, orientation)
-        yield Image(data, name=f"{source.name} {title}", contrast_limits=(-1, 1), colormap="gray", **place)
+        own = {"name": f"{source.name} {title}", "metadata": source.placement.metadata(generated=True)}
+        yield Image(data, contrast_limits=(-1, 1), colormap="gray", **own, **place)
 
 
 def _turned(request: Request, orientation: NDArray[np.float64], shape: tuple[int, int, int]) -> Request:
@@ -344,7 +382,7 @@ def _turned(request: Request, orientation: NDArray[np.float64], shape: tuple[int
 def _state(layer: Image | Labels) -> dict[str, Any]:
     """The layer's place in the world, as napari's layer data tuples hold it."""
     state = {key: getattr(layer, key) for key in ("scale", "translate", "rotate", "shear", "units", "axis_labels")}
-    return state | {"affine": layer.affine.affine_matrix}
+    return state | {"affine": layer.affine.affine_matrix, "metadata": layer.metadata}
 
 
 def _data_to_world(state: Mapping[str, Any]) -> Array:
@@ -374,10 +412,15 @@ def _placement(name: str, state: Mapping[str, Any]) -> tuple[Placement, tuple[st
         notes = (f"'{name}' has no {'voxel size: 1 mm' if bare else 'unit: millimetres'} assumed",)
     to_ras = np.zeros((4, 4))
     to_ras[3, 3] = 1.0
-    known = sorted(labels) == list(AXES)
-    for axis, factor in enumerate(factors):
-        to_ras[AXES.index(labels[axis]) if known else axis, axis] = factor
-    return Placement(to_ras, units, labels), notes
+    if sorted(labels) == list(AXES):
+        assumed, ways = "", [(AXES.index(label), 1.0) for label in labels]
+    else:
+        assumed = str(state.get("metadata", {}).get(KEY, {}).get(ORIENTATION, ASSUMED))
+        ways = [DIRECTIONS[letter] for letter in assumed]
+        notes = (*notes, f"'{name}' has no axis labels: its axes were taken to run to {', '.join(assumed)}")
+    for axis, (factor, (onto, sign)) in enumerate(zip(factors, ways, strict=True)):
+        to_ras[onto, axis] = sign * factor
+    return Placement(to_ras, units, labels, assumed), notes
 
 
 def _grid(name: str, shape: tuple[int, int, int], placement: Placement, data_to_world: Array) -> Grid:

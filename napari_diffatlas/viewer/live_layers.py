@@ -17,7 +17,7 @@ from diffatlas.geometry.grid import Grid, reorient
 from diffatlas.geometry.volume import LabelMap
 from napari_diffatlas.jobs.recording import Picture
 from napari_diffatlas.viewer.event_loop import Turns
-from napari_diffatlas.viewer.layers import CONFIDENCE_STYLE, KEY, Placement, label_style
+from napari_diffatlas.viewer.layers import CONFIDENCE_STYLE, Placement, label_style
 
 LIVE_IMAGE = "DiffAtlas image"
 LIVE_LABELS = "DiffAtlas labels"
@@ -45,14 +45,16 @@ class Live:
         self._spare |= self._layers
         self._layers, self._data, self._visible = {}, {}, True
 
-    def draw(self, picture: Picture, placement: Placement) -> bool:
+    def draw(self, picture: Picture, placement: Placement, noisy: bool = False) -> bool:
         """Show a step: the first in new layers, then in place; one that the user deletes stays away.
 
-        Returns whether it was the first.
+        ``noisy``: the state of the walk, out of noise, instead of the image that the network makes of it. Returns
+        whether it was the first.
         """
         orientation = canonical(picture, placement)
         # Copies: the layers are written to in place at every step, and what the engine gave is not theirs.
-        image = reorient(picture.image, orientation).astype(np.float32, copy=True)
+        half = picture.noisy_image if noisy else picture.image
+        image = reorient(half, orientation).astype(np.float32, copy=True)
         labels = reorient(LabelMap(picture.labels, picture.grid, picture.scheme).to_ids(), orientation)
         first = not self._data
         self._data = {LIVE_IMAGE: image, LIVE_LABELS: labels}
@@ -93,7 +95,7 @@ class Live:
 
     def _make_all(self, picture: Picture, placement: Placement, grid: Grid) -> None:
         layers = self._viewer.layers
-        own = placement.layer_arguments(grid) | {"metadata": {KEY: {"scheme": picture.scheme, "live": True}}}
+        own = placement.layer_arguments(grid) | {"metadata": placement.metadata(scheme=picture.scheme, live=True)}
         # The image half lives in the model's window, -1 to 1: limits of its own would make the contrast flicker.
         image = {"name": LIVE_IMAGE, "contrast_limits": (-1, 1), "colormap": "gray"} | own
         labels = {"name": LIVE_LABELS} | label_style(picture.scheme) | own

@@ -1,8 +1,7 @@
-"""What DiffAtlas draws in a viewer: with `_box` and `_live` the only module that touches one."""
+"""What DiffAtlas draws in a viewer: with `box`, `live_layers` and `view` the only module that touches one."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,6 @@ from napari_diffatlas.viewer.agreement import DIFFERENT, ONLY_FIRST, ONLY_SECOND
 from napari_diffatlas.viewer.box import Box
 from napari_diffatlas.viewer.event_loop import Turns
 from napari_diffatlas.viewer.layers import (
-    AXES,
     KEY,
     LabelSource,
     Outcome,
@@ -33,9 +31,11 @@ from napari_diffatlas.viewer.layers import (
     nearest,
     read_label_layer,
     read_layer,
+    set_orientation,
     volume_to_layer,
 )
 from napari_diffatlas.viewer.live_layers import LIVE_IMAGE, LIVE_LABELS, Live, canonical, show
+from napari_diffatlas.viewer.view import View
 
 MAX_RESULTS = 10
 DISAGREEMENT_COLORS = ((255, 176, 0), (100, 143, 255), (220, 38, 127))  # apart for any colour vision
@@ -43,13 +43,14 @@ DISAGREEMENT_COLORS = ((255, 176, 0), (100, 143, 255), (220, 38, 127))  # apart 
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """A result and its layer, which may have been edited since."""
+    """A result and its layers: ``layer``, the labels, may have been edited since; ``beside`` shows the confidence."""
 
     name: str
     outcome: Outcome
     model: str
     source: Source
     layer: Any
+    beside: tuple[Any, ...] = ()
 
     @property
     def result(self) -> Result:
@@ -73,18 +74,41 @@ class Scene:
         self._viewer = viewer
         self._turns = Turns()
         self._live = Live(viewer, self._turns)
+        self._view = View(viewer)
+        self._noisy = False
+        self._painted: list[Any] = []
+        self._opened: list[tuple[Any, NDArray[Any]]] = []
         self._picture: Picture | None = None
         self._source: Source | None = None
         self._model = ""
         self._chosen: int | None = None
         self.results: list[Made] = []
-        self._callbacks: list[Callable[[Any], None]] = []
+        self._connected: list[tuple[Any, Callable[[Any], None]]] = []
 
     # -- what the form needs to know ---------------------------------------------------------------------------------
     def image_names(self) -> list[str]:
         """Names of the image layers a run can start from, bottom to top; our own live image is not one."""
-        images = [layer for layer in self._viewer.layers if isinstance(layer, Image)]
-        return [str(layer.name) for layer in images if not layer.metadata.get(KEY, {}).get("live")]
+        return [str(layer.name) for layer in self._viewer.layers if _can_be_run_on(layer)]
+
+    @property
+    def active_image(self) -> str | None:
+        """The name of the active layer where it is an image of the user's, else None."""
+        layer = self._viewer.layers.selection.active
+        patient = _can_be_run_on(layer) and not layer.metadata.get(KEY, {}).get("generated")
+        return str(layer.name) if patient else None
+
+    @property
+    def point(self) -> NDArray[np.float64]:
+        """Where the slices in sight lie, world."""
+        return self._view.point
+
+    def look_at(self, name: str, before: NDArray[np.float64] | None = None) -> None:
+        """Go to the layer of that name where the slices in sight, or those ``before`` it came, miss it."""
+        self._view.look_at(self._viewer.layers[name], before)
+
+    def set_orientation(self, name: str, letters: str) -> None:
+        """Take the axes of the layer of that name for ``letters``; `BadInput` where these are no orientation."""
+        set_orientation(self._viewer.layers[name], letters)
 
     def source(self, name: str) -> Source:
         """The image layer of that name, checked."""
@@ -96,19 +120,45 @@ class Scene:
         """Add an image layer from napari's layer data and its arguments."""
         return read_layer(self._viewer.add_image(data, **state))
 
+    def holds(self, layer: Any) -> bool:
+        """Whether ``layer`` is still in the viewer."""
+        return layer in self._viewer.layers
+
+    def add(self, data: NDArray[Any], state: dict[str, Any], kind: str) -> Any:
+        """Add a layer from napari's layer data, its arguments and its type."""
+        return (self._viewer.add_image if kind == "image" else self._viewer.add_labels)(data, **state)
+
+    def hide_others(self, layers: Sequence[Any]) -> None:
+        """Only ``layers`` in sight."""
+        for layer in self._viewer.layers:
+            show(layer, layer in layers)
+
+    def hold_brush(self, layer: Any, scheme: LabelScheme) -> None:
+        """Make ``layer`` the active one, with a structure of ``scheme`` on the brush."""
+        if layer.selected_label not in scheme.ids:
+            _arm_brush(layer, scheme)
+        self._viewer.layers.selection.active = layer
+
     def open_files(self, paths: Sequence[Path], scheme: LabelScheme | None = None) -> None:
-        """Open volumes and label maps as layers, by our own reader; `BadInput` where one cannot be read.
+        """Open volumes and label maps as layers, by our own reader, in place of those that were opened here before;
+        `BadInput` where one cannot be read.
 
         Labels take names and colours of ``scheme`` where it knows all their ids.
         """
-        for data, state, kind in read([str(path) for path in paths]):
-            if kind == "image":
-                self._viewer.add_image(data, **state)
-                continue
-            if scheme is not None and set(np.unique(data).tolist()) <= {0, *scheme.ids}:
+        tuples = read([str(path) for path in paths])
+        for layer, shown in self._opened:  # patients do not pile up; what the user painted stays, out of sight
+            if layer in self._viewer.layers and np.array_equal(layer.data, shown):
+                self._viewer.layers.remove(layer)
+        self._opened = []
+        for data, state, kind in tuples:
+            if kind == "labels" and scheme is not None and set(np.unique(data).tolist()) <= {0, *scheme.ids}:
                 state |= label_style(scheme)
                 state["metadata"][KEY]["scheme"] = scheme
-            self._viewer.add_labels(data, **state)
+            layer = self.add(data, state, kind)
+            self._opened.append((layer, data if kind == "image" else data.copy()))
+        self.hide_others([layer for layer, _ in self._opened])
+        self._view.layers_changed()
+        self._view.look_at(self._opened[0][0])
 
     @property
     def is_dark(self) -> bool:
@@ -121,46 +171,38 @@ class Scene:
         """The box in this viewer; ``on_drawn`` is called when the user has drawn one."""
         return Box(self._viewer, on_drawn)
 
-    def connect(self, on_layers: Callable[[Any], None], on_theme: Callable[[Any], None]) -> None:
-        """Call back when layers come, go or are renamed, and when the theme changes. napari holds methods weakly."""
-        events = self._viewer.layers.events
-        for event in (events.inserted, events.removed, events.renamed):
-            event.connect(on_layers)
-        self._viewer.events.theme.connect(on_theme)
-        self._callbacks = [on_layers, on_theme]
+    def connect(
+        self,
+        on_layers: Callable[[Any], None],
+        on_theme: Callable[[Any], None],
+        on_active: Callable[[Any], None],
+    ) -> None:
+        """Call back when layers come, go or are renamed, when the theme changes, and when another layer becomes active.
+
+        napari holds methods weakly.
+        """
+        layers = self._viewer.layers
+        events = (layers.events.inserted, layers.events.removed, layers.events.renamed)
+        self._connected = [(event, on_layers) for event in events]
+        self._connected += [(self._viewer.events.theme, on_theme), (layers.selection.events.active, on_active)]
+        for event, callback in self._connected:
+            event.connect(callback)
 
     def disconnect(self) -> None:
-        events = self._viewer.layers.events
-        for callback in self._callbacks:
-            for event in (events.inserted, events.removed, events.renamed, self._viewer.events.theme):
-                with contextlib.suppress(ValueError):  # each callback was connected to some of them
-                    event.disconnect(callback)
-        self._callbacks = []
+        for event, callback in self._connected:
+            event.disconnect(callback)
+        self._connected = []
         self._turns.clear()
 
     def face_patient(self) -> None:
-        """Turn an untouched viewer to axial slices in the radiological convention (anterior up, right on the left).
-
-        Only where every layer is a volume with our x, y, z axes and nobody has turned the viewer before: napari's own
-        default would show x, y, z volumes as sagittal slices lying on their side.
-        """
-        viewer = self._viewer
-        ours = [tuple(layer.axis_labels) == AXES for layer in viewer.layers]
-        default = ("towards", "down", "right")
-        if not ours or not all(ours) or viewer.dims.order != (0, 1, 2) or viewer.dims.ndisplay != 2:
-            return
-        camera = getattr(viewer, "scene", viewer).camera  # moved in napari 0.9
-        if tuple(str(side) for side in camera.orientation) != default:
-            return
-        viewer.dims.order = (2, 1, 0)
-        camera.orientation = ("away", "up", "left")  # keeps x, y, z right-handed in 3-D
-        viewer.reset_view()
-        self._centre_slices(np.mean(viewer.layers.extent.world, axis=0))
+        """Turn an untouched viewer to axial slices, see `View.layers_changed`."""
+        self._view.layers_changed()
 
     def labels_names(self) -> list[str]:
-        """Names of the labels layers, bottom to top, but for our own map of disagreements."""
+        """Names of the labels layers, bottom to top, but for the live one and our own map of disagreements."""
         layers = [layer for layer in self._viewer.layers if isinstance(layer, Labels)]
-        return [str(layer.name) for layer in layers if not layer.metadata.get(KEY, {}).get("disagreement")]
+        ours = ("live", "disagreement")
+        return [str(la.name) for la in layers if not any(la.metadata.get(KEY, {}).get(key) for key in ours)]
 
     def label_source(self, name: str) -> LabelSource:
         """The labels layer of that name, checked."""
@@ -169,12 +211,12 @@ class Scene:
         return read_label_layer(self._viewer.layers[name])
 
     def show_disagreement(self, where: NDArray[np.uint8], first: str, second: LabelSource) -> None:
-        """A layer on the voxels of ``second``, in place of the one before; see `_agreement` for the numbers."""
+        """A layer on the voxels of ``second``, in place of the one before; see `agreement` for the numbers."""
         for layer in [it for it in self._viewer.layers if it.metadata.get(KEY, {}).get("disagreement")]:
             self._viewer.layers.remove(layer)
         scheme = disagreement_scheme(first, second.name)
         state = label_style(scheme) | second.placement.layer_arguments(second.grid)
-        own = {"metadata": {KEY: {"disagreement": True}}, "opacity": 0.9}
+        own = {"metadata": second.placement.metadata(disagreement=True), "opacity": 0.9}
         self._viewer.add_labels(where, name="disagreement", **(state | own))
 
     def add_pair(self, image: Volume, mask: LabelMap, name: str) -> None:
@@ -184,15 +226,14 @@ class Scene:
         place = {"name": name, "contrast_limits": (-1, 1), "colormap": "gray"}
         layer = self._viewer.add_image(data, **(state | place))
         self._viewer.add_labels(labels, **label_state)
-        self._centre_slices(layer.extent.world.mean(axis=0))
+        self._view.centre(layer.extent.world.mean(axis=0))
 
     # -- a run -------------------------------------------------------------------------------------------------------
     def begin(self, source: Source, model: str) -> None:
-        """Hide the live layers of the run before and its result."""
+        """Hide the live layers of the run before, its result and the images it painted."""
         self._turns.flush()
         self._live.begin()
-        for made in self.results:
-            show(made.layer, False)
+        self._hide_results()
         self._picture, self._chosen = None, None
         self._source, self._model = source, model
 
@@ -201,11 +242,17 @@ class Scene:
         if self._source is None:
             return
         self._picture = picture
-        if self._live.draw(picture, self._source.placement):
+        if self._live.draw(picture, self._source.placement, self._noisy):
             box = self._live.layer(LIVE_IMAGE).extent.world
             point = np.asarray(self._viewer.dims.point)[-3:]
             if np.any((point < box[0]) | (point > box[1])):
-                self._centre_slices(box.mean(axis=0))
+                self._view.centre(box.mean(axis=0))
+
+    def show_noisy(self, noisy: bool) -> None:
+        """Show the noisy state of the walk, or the image that the network makes of it."""
+        self._noisy = noisy
+        if self._picture is not None:
+            self.show(self._picture)
 
     def finish(self, outcome: Outcome) -> None:
         """Take in what a run came to, labels or painted images, and hide the live layers."""
@@ -217,10 +264,13 @@ class Scene:
         self._viewer.add_layer(first)
         self._live.refresh_thumbnails()
         if isinstance(first, Labels):
-            self.results.append(Made(str(first.name), outcome, self._model, self._source, first))
+            made = Made(str(first.name), outcome, self._model, self._source, first, tuple(others))
+            self.results.append(made)
             del self.results[:-MAX_RESULTS]  # the layers of older ones stay, only Undo forgets them
             _arm_brush(first, outcome.result.labels.scheme)
             self.choose(len(self.results) - 1)
+        else:
+            self._painted = list(outcome.layers)
         for layer in others:
             self._turns.add(partial(self._add_beside, layer))
 
@@ -244,11 +294,12 @@ class Scene:
 
     def choose(self, index: int) -> None:
         """Show this result alone; a layer that the user deleted comes back."""
+        chosen = self.results[index]
         self._chosen = index
-        for position, made in enumerate(self.results):
-            if position == index and made.layer not in self._viewer.layers:
-                self._viewer.add_layer(made.layer)
-            show(made.layer, position == index)
+        self._hide_results(but=chosen)
+        if chosen.layer not in self._viewer.layers:
+            self._viewer.add_layer(chosen.layer)
+        show(chosen.layer, True)
         self._live.hide()
         self._viewer.layers.selection.active = self.results[index].layer  # the brush works on the active layer
 
@@ -302,9 +353,19 @@ class Scene:
         self._viewer.add_layer(layer)
         self._viewer.layers.selection.active = active
 
-    def _centre_slices(self, world: Sequence[float] | NDArray[np.float64]) -> None:
-        axes = range(self._viewer.dims.ndim - len(world), self._viewer.dims.ndim)
-        self._viewer.dims.set_point(tuple(axes), tuple(float(w) for w in world))
+    def _hide_results(self, but: Made | None = None) -> None:
+        """Every result out of sight with its confidence, and the painted images: they are not the patient's."""
+        for made in self.results:
+            if made is not but:
+                for layer in (made.layer, *made.beside):
+                    show(layer, False)
+        for layer in self._painted:
+            show(layer, False)
+        self._painted = []
+
+
+def _can_be_run_on(layer: Any) -> bool:
+    return isinstance(layer, Image) and not layer.metadata.get(KEY, {}).get("live")
 
 
 def _arm_brush(layer: Any, scheme: LabelScheme) -> None:
@@ -312,7 +373,7 @@ def _arm_brush(layer: Any, scheme: LabelScheme) -> None:
 
 
 def disagreement_scheme(first: str, second: str) -> LabelScheme:
-    """Names and colours of the kinds of disagreement, numbered as in `_agreement`."""
+    """Names and colours of the kinds of disagreement, numbered as in `agreement`."""
     kinds = (f"only in {first}", f"only in {second}", "another structure")
     colors = zip(kinds, (ONLY_FIRST, ONLY_SECOND, DIFFERENT), DISAGREEMENT_COLORS, strict=True)
     return LabelScheme("disagreement", tuple(Structure(kind, id_, color) for kind, id_, color in colors))

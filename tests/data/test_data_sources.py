@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -20,6 +21,7 @@ from diffatlas.data import (
     scan,
     scheme_of,
 )
+from diffatlas.data.case import Case, LabelFile
 from diffatlas.errors import BadInput
 from diffatlas.geometry.space import ModelSpace, Window
 from diffatlas.geometry.volume import HIPPOCAMPUS, MMWHS, LabelScheme
@@ -334,3 +336,18 @@ def test_a_listed_file_that_is_not_there(tmp_path: Path) -> None:
     found = scan(root)
     assert ids(found.select(["train"])) == ["b"]
     assert "no such file, though dataset.json lists it" in found.refused[0].reason
+
+
+def test_the_padding_of_a_space_survives_the_preparation(tmp_path: Path) -> None:
+    """The published model's card pads with 0: its fine-tuning must not see -1 there."""
+    image = np.full((6, 6, 6), 300, np.int16) + np.eye(6, dtype=np.int16)
+    nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / "i.nii")
+    nib.save(nib.Nifti1Image(np.ones((6, 6, 6), np.uint8), np.eye(4)), tmp_path / "l.nii")
+    for fill, byte in ((0.0, 128), (-1.0, 0)):
+        space = ModelSpace((8, 8, 8), (4.0, 4.0, 4.0), 5.0, {"ct": Window("range", -200, 800)}, fill)
+        names = {1: "anterior hippocampus", 2: "posterior hippocampus"}
+        case = Case("a", tmp_path / "i.nii", (LabelFile(tmp_path / "l.nii", names),), "ct")
+        done = prepare_case(case, Plan(space, HIPPOCAMPUS, margin=2))
+        assert isinstance(done, PreparedCase)
+        # 12 voxels of 4 mm around a volume of 6 mm: the corner lies outside.
+        assert done.image[0, 0, 0, 0] == byte

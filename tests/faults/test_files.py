@@ -210,7 +210,7 @@ def test_11_fewer_than_three_axes(tmp_path: Path, dim: list[int]) -> None:
 
 def test_12_series_asks_which_volume(tmp_path: Path) -> None:
     path = put(tmp_path / "a.nii.gz", nifti_bytes(dim=[4, 8, 9, 2, 5, 1, 1, 1]))
-    with pytest.raises(BadInput, match=r"a\.nii\.gz.*5 volumes.*volume_index \(0 to 4\)"):
+    with pytest.raises(BadInput, match=r"a\.nii\.gz.*5 volumes, 0 to 4"):
         io.read_volume(path)
     with pytest.raises(BadInput, match=r"a\.nii\.gz.*outside"):
         io.read_volume(path, volume_index=5)

@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 
 from diffatlas import session
+from diffatlas.engine.plan import larger_than_view_note
 from diffatlas.engine.request import Request
 from diffatlas.geometry.grid import Grid
-from diffatlas.geometry.space import ModelSpace
+from diffatlas.geometry.space import ModelSpace, larger_than_view
 from diffatlas.geometry.volume import HIPPOCAMPUS, MMWHS, LabelScheme, Volume
-from diffatlas.session import Frame
+from diffatlas.session import Frame, Plan
+from napari_diffatlas.forms.options import Planner
 from napari_diffatlas.widget import DiffAtlasWidget
 from tests.fakes import FakeBackend
+from tests.gui.page import Page
 
 FIELD = ModelSpace((16, 16, 16), (2.0, 2.0, 2.0), 10.0, {})
 
@@ -34,6 +37,7 @@ class FakeCard:
     published: bool = False
     guidance_noise: float = 0.25
     licence: str = "Apache-2.0"
+    expected_volumes_ml: list[float] | None = None
 
 
 CARDS = (
@@ -42,6 +46,16 @@ CARDS = (
         "hippocampus-mri", "Hippocampus (MRI)", HIPPOCAMPUS, ("Cropped T1 MRI at 1 mm.",), ("mr",), guidance_noise=1.0
     ),
 )
+
+
+def fake_plan(volume: Volume | None, request: Request) -> Plan:
+    """The engine's plan for the models above; a volume is never searched."""
+    card: Any = {card.name: card for card in CARDS}.get(request.model, CARDS[0])
+    large = volume is not None and request.roi is None and larger_than_view(FIELD, volume.grid)
+    where = larger_than_view_note(FIELD, volume.grid, "its middle is taken") if volume is not None and large else ""
+    filled = request.resolved(card.guidance_noise)
+    assert filled.steps is not None
+    return Plan(filled, card, session.PRESETS[request.preset], filled.steps, None, False, where, None, ())
 
 
 class LongBackend(FakeBackend):
@@ -83,13 +97,27 @@ def volume() -> Volume:
 
 
 @pytest.fixture
-def open_widget(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, FakeBackend], DiffAtlasWidget]:
+def open_widget(monkeypatch: pytest.MonkeyPatch) -> Callable[..., DiffAtlasWidget]:
     """Dock the widget in a viewer, on the given backend."""
     monkeypatch.setattr(session, "available_models", lambda: CARDS)
 
-    def open_(viewer: Any, backend: FakeBackend) -> DiffAtlasWidget:
-        widget = DiffAtlasWidget(viewer, backend=lambda: backend)
+    def open_(viewer: Any, backend: FakeBackend, plan: Planner = fake_plan) -> DiffAtlasWidget:
+        widget = DiffAtlasWidget(viewer, backend=lambda: backend, plan=plan)
         viewer.window.add_dock_widget(widget, name="DiffAtlas")
         return widget
+
+    return open_
+
+
+@pytest.fixture
+def open_page(
+    make_napari_viewer_proxy: Any, qtbot: Any, open_widget: Callable[..., DiffAtlasWidget]
+) -> Callable[..., Page]:
+    """A new viewer with the widget on the given backend (a plain fake, if none)."""
+
+    def open_(backend: FakeBackend | None = None, plan: Planner = fake_plan) -> Page:
+        viewer = make_napari_viewer_proxy()
+        backend = backend or FakeBackend()
+        return Page(viewer, open_widget(viewer, backend, plan), backend, qtbot)
 
     return open_

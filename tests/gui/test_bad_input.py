@@ -108,7 +108,7 @@ def test_what_does_not_fit_runs_where_one_insists(tiny: Any, qtbot: Any) -> None
     viewer, widget, _ = tiny
     viewer.add_image(REFUSED["CT for an MR model"][0](), name="ct", **MM)
     assert "tick 'run on any modality' under Advanced" in run(qtbot, widget)
-    widget.segment.panel.options.advanced.force_box.setChecked(True)
+    widget.segment.panel.options.advanced.form["force"].value = True
     assert run(qtbot, widget).startswith("Done in ")
 
 

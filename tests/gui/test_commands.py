@@ -17,7 +17,8 @@ from qtpy.QtWidgets import QTextBrowser
 
 from diffatlas.geometry.volume import Volume
 from napari_diffatlas import commands as _commands
-from napari_diffatlas.commands import BOUND, PAPER, PLUGIN, register
+from napari_diffatlas.commands import PAPER
+from napari_diffatlas.keys import BOUND, PLUGIN, register
 from napari_diffatlas.viewer.layers import volume_to_layer
 from napari_diffatlas.widget import DiffAtlasWidget
 from tests.fakes import FakeBackend
@@ -92,7 +93,7 @@ def test_a_run_by_commands_alone(opened: Any, qtbot: Any, said: list[str]) -> No
 def test_commands_that_have_nothing_to_do_say_so(opened: Any, said: list[str]) -> None:
     viewer, widget = opened(FakeBackend())
     viewer.layers.clear()
-    for command in (*(bound.command for bound in BOUND), _commands.save_run):
+    for command in (*(getattr(_commands, bound.function) for bound in BOUND), _commands.save_run):
         command()
     assert len(said) == len(BOUND) + 1
     assert not widget.running

@@ -176,7 +176,7 @@ def test_several_samples_give_a_confidence_layer_and_a_spread(
     viewer.add_image(data, **state)
     backend = FakeBackend()
     widget = open_widget(viewer, backend)
-    widget.segment.panel.options.advanced.samples_box.setValue(3)
+    widget.segment.panel.options.advanced.form["samples"].value = 3
     widget.segment.panel.run_button.click()
     wait_for_end(qtbot, widget)
     assert np.all(viewer.layers[LIVE_CONFIDENCE].data == 0.5)

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 
 from diffatlas.engine.request import PRESETS, Request
+from diffatlas.session import Plan
 from napari_diffatlas.forms.panel import Choice, Panel
 from napari_diffatlas.forms.parts import size_mm
-from tests.gui.conftest import CARDS, FakeCard
+from tests.gui.conftest import CARDS, FakeCard, fake_plan
 
 
 @pytest.fixture
 def panel(qtbot: Any) -> Panel:
-    panel = Panel(CARDS)
+    panel = Panel(CARDS, fake_plan)
     qtbot.addWidget(panel)
     panel.resize(300, 700)
     panel.show()
@@ -32,7 +33,7 @@ def asked(panel: Panel) -> Request:
 
 def test_run_emits_what_was_chosen_and_leaves_the_rest_to_the_preset(panel: Panel, qtbot: Any) -> None:
     panel.image_combo.setCurrentIndex(0)
-    panel.options.advanced.seed_box.setValue(5)
+    panel.options.advanced.form["seed"].value = 5
     with qtbot.waitSignal(panel.run_clicked) as signal:
         panel.run_button.click()
     choice: Choice = signal.args[0]
@@ -45,11 +46,11 @@ def test_every_advanced_choice_reaches_the_request(panel: Panel) -> None:
     panel.options.presets.choose("fast")
     panel.options.device_combo.setCurrentIndex(panel.options.device_combo.findData("cpu"))
     panel.options.precision_combo.setCurrentIndex(panel.options.precision_combo.findData("fp32"))
-    advanced.noise_slider.setValue(70)
-    advanced.sampler_combo.setCurrentIndex(advanced.sampler_combo.findData("ddpm"))
-    advanced.steps_box.setValue(12)
-    advanced.samples_box.setValue(3)
-    advanced.force_box.setChecked(True)
+    advanced.form["guidance_noise"].value = 0.7
+    advanced.form["sampler"].value = "ddpm"
+    advanced.form["steps"].value = 12
+    advanced.form["samples"].value = 3
+    advanced.form["force"].value = True
     wanted = Request(
         model="heart-phantom",
         preset="fast",
@@ -62,9 +63,9 @@ def test_every_advanced_choice_reaches_the_request(panel: Panel) -> None:
         force=True,
     )
     assert asked(panel).to_json() == wanted.to_json()
-    advanced.guidance_combo.setCurrentIndex(advanced.guidance_combo.findData("gradient"))
+    advanced.form["guidance"].value = "gradient"
     assert asked(panel).guidance == "gradient"
-    assert not advanced.noise_slider.isEnabled()  # it would change nothing
+    assert not advanced.form["guidance_noise"].enabled  # it would change nothing
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -72,7 +73,7 @@ def test_every_advanced_choice_reaches_the_request(panel: Panel) -> None:
 def test_a_preset_sets_what_it_decides_and_shows_it(panel: Panel, preset: Any, card: FakeCard) -> None:
     """What the fold shows is what the engine will fill in for the options that are left out."""
     advanced = panel.options.advanced
-    advanced.steps_box.setValue(7)
+    advanced.form["steps"].value = 7
     panel.model_combo.setCurrentIndex(panel.model_combo.findData(card.name))
     panel.options.presets.choose("fast")
     panel.options.presets.choose("watch")
@@ -80,21 +81,25 @@ def test_a_preset_sets_what_it_decides_and_shows_it(panel: Panel, preset: Any, c
     request = asked(panel)
     assert (request.steps, request.sampler, request.guidance_noise) == (None, None, None)
     filled = request.resolved(card.guidance_noise)
-    assert advanced.steps_box.value() == filled.steps
-    assert advanced.sampler_combo.currentData() == filled.sampler
-    assert advanced.noise_slider.value() == pytest.approx(100 * (filled.guidance_noise or 0))
+    assert advanced.form["steps"].value == filled.steps
+    assert advanced.form["sampler"].value == filled.sampler
+    assert advanced.form["guidance_noise"].value == pytest.approx(filled.guidance_noise or 0)
 
 
-def test_the_time_is_announced_once_the_pace_is_known(panel: Panel) -> None:
+def test_the_time_is_the_plans(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
     options = panel.options
     options.presets.choose("published")
     assert "announced once" in options.preset_text.text()
-    options.set_pace(("heart-phantom", "auto", "auto", "image"), 0.5)
+
+    def timed(volume: Any, request: Request) -> Plan:
+        plan = fake_plan(volume, request)
+        return replace(plan, seconds=0.5 * plan.steps * request.samples)
+
+    monkeypatch.setattr(options, "_plan", timed)
+    options.refresh()
     assert "about 2 min here" in options.preset_text.text()  # 300 x 0.5 s
-    options.advanced.samples_box.setValue(4)
+    options.advanced.form["samples"].value = 4
     assert "about 10 min here" in options.preset_text.text()
-    panel.model_combo.setCurrentIndex(1)
-    assert "announced once" in options.preset_text.text()  # another model, another pace
 
 
 def test_what_auto_chose_is_said(panel: Panel) -> None:

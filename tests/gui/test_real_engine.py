@@ -36,7 +36,7 @@ def test_a_phantom_heart_is_segmented_live(make_napari_viewer: Any, qtbot: Any) 
     panel = widget.segment.panel
     panel.model_combo.setCurrentIndex(panel.model_combo.findData(MODEL))
     panel.options.presets.choose("fast")
-    panel.options.advanced.seed_box.setValue(3)
+    panel.options.advanced.form["seed"].value = 3
     panel.run_button.click()
     qtbot.waitUntil(lambda: not widget.running, timeout=500_000)
     assert panel.status.text().startswith("Done in "), panel.status.text()

@@ -57,7 +57,7 @@ def saved(
     backend = FakeBackend()
     widget = open_widget(viewer, backend)
     assert not widget.segment.run_files.save_button.isEnabled()
-    widget.segment.panel.options.advanced.seed_box.setValue(3)
+    widget.segment.panel.options.advanced.form["seed"].value = 3
     widget.segment.panel.run_button.click()
     wait_for_end(qtbot, widget)
     assert widget.segment.run_files.save_button.isEnabled()
@@ -79,7 +79,7 @@ def test_the_report_speaks_of_the_file_and_its_own_voxels(saved: Any, volume: Vo
 def test_a_replay_runs_the_same_request_and_leaves_the_same_labels(saved: Any, qtbot: Any) -> None:
     viewer, widget, backend, report = saved
     first = viewer.layers[-1].data.copy()
-    widget.segment.panel.options.advanced.seed_box.setValue(0)  # what the form says does not matter
+    widget.segment.panel.options.advanced.form["seed"].value = 0  # what the form says does not matter
     widget.segment.replay_run(report)
     wait_for_end(qtbot, widget)
     assert widget.segment.panel.status.text().startswith("Done in ")
@@ -216,7 +216,7 @@ def test_napari_and_the_command_line_replay_each_other_to_the_same_labels(
     panel = widget.segment.panel
     panel.model_combo.setCurrentIndex(panel.model_combo.findData(MODEL))
     panel.options.presets.choose("fast")
-    panel.options.advanced.seed_box.setValue(5)
+    panel.options.advanced.form["seed"].value = 5
     panel.run_button.click()
     wait_for_end(qtbot, widget, 500_000)
     assert panel.status.text().startswith("Done in "), panel.status.text()

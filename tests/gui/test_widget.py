@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,16 +12,18 @@ import pytest
 from napari.layers import Image, Labels
 from napari.utils import progress
 
+from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import reorient
 from diffatlas.geometry.volume import MMWHS, Volume
+from diffatlas.session import Plan
 from napari_diffatlas.forms.parts import ERROR_COLORS
 from napari_diffatlas.tabs.segment import EMPTY_HINT
 from napari_diffatlas.viewer.layers import volume_to_layer
 from napari_diffatlas.viewer.live_layers import LIVE_IMAGE, LIVE_LABELS
 from napari_diffatlas.widget import DiffAtlasWidget
 from tests.fakes import FakeBackend, model_grid
-from tests.gui.conftest import LongBackend
+from tests.gui.conftest import LongBackend, fake_plan
 
 # napari draws slices of oblique volumes as if they were straight, and says so each time.
 pytestmark = pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
@@ -56,7 +60,7 @@ def test_a_run_streams_and_leaves_labels_on_the_voxels_of_the_image(
     before = image.data.copy()
     backend = LongBackend()
     widget = open_widget(viewer, backend)
-    widget.segment.panel.options.advanced.seed_box.setValue(4)
+    widget.segment.panel.options.advanced.form["seed"].value = 4
     widget.segment.panel.run_button.click()
     assert not widget.segment.panel.run_button.isEnabled()
     assert widget.segment.panel.stop_button.isEnabled()
@@ -104,7 +108,7 @@ def test_what_the_engine_is_asked_for(
     assert "posterior" in panel.model_text.text()
     assert "Cropped T1 MRI at 1 mm." in panel.about_text.text()
     panel.options.presets.choose("published")
-    panel.options.advanced.seed_box.setValue(11)
+    panel.options.advanced.form["seed"].value = 11
     panel.run_button.click()
     wait_for_end(qtbot, widget)
     (request,) = backend.requests
@@ -246,7 +250,7 @@ def test_results_pile_up_and_live_layers_do_not(
     add(viewer, volume)
     widget = open_widget(viewer, FakeBackend())
     for seed in (0, 1):
-        widget.segment.panel.options.advanced.seed_box.setValue(seed)
+        widget.segment.panel.options.advanced.form["seed"].value = seed
         widget.segment.panel.run_button.click()
         wait_for_end(qtbot, widget)
     names = sorted(layer.name for layer in viewer.layers)
@@ -267,7 +271,7 @@ def test_the_image_list_follows_the_viewer(make_napari_viewer_proxy: Any, open_w
     assert widget.segment.panel.run_button.isEnabled()
     assert widget.segment.panel.status.text() == ""
     other = viewer.add_image(np.zeros((4, 4, 4)), name="other")
-    assert combo.currentText() == "case 7"  # what was chosen stays chosen
+    assert combo.currentText() == "other"  # what was opened last is the next patient
     layer.name = "case 8"
     assert [combo.itemText(i) for i in range(combo.count())] == ["case 8", "other"]
     viewer.layers.remove(other)
@@ -310,21 +314,6 @@ def test_errors_are_red_on_any_ground(make_napari_viewer_proxy: Any, open_widget
     widget.segment.panel.set_status("broken", error=True)
     viewer.theme = theme
     assert ERROR_COLORS[theme == "dark"] in widget.segment.panel.status.styleSheet()
-
-
-def test_closing_the_dock_stops_the_run(
-    make_napari_viewer_proxy: Any, qtbot: Any, open_widget: Open, volume: Volume
-) -> None:
-    viewer = make_napari_viewer_proxy()
-    add(viewer, volume)
-    backend = LongBackend()
-    widget = open_widget(viewer, backend)
-    widget.segment.panel.run_button.click()
-    wait_for_steps(qtbot, viewer, widget)
-    viewer.window.remove_dock_widget(widget)
-    qtbot.waitUntil(lambda: backend.open_runs == 0, timeout=90_000)
-    add(viewer, volume)  # the orphan no longer listens
-    assert widget.segment.panel.image_combo.count() == 1
 
 
 def test_closing_the_viewer_stops_the_run(
@@ -387,19 +376,37 @@ def test_pause_holds_the_run_and_resume_lets_it_go_on(
     assert not list(progress._all_instances)
 
 
-def test_after_a_run_the_time_of_others_and_what_auto_chose_are_known(
-    make_napari_viewer_proxy: Any, qtbot: Any, open_widget: Open, volume: Volume
-) -> None:
-    viewer = make_napari_viewer_proxy()
-    add(viewer, volume)
-    widget = open_widget(viewer, FakeBackend())
-    options = widget.segment.panel.options
-    options.presets.choose("published")
+def test_after_a_run_the_time_of_others_and_what_auto_chose_are_known(open_page: Any, volume: Volume) -> None:
+    seconds: list[float] = []
+
+    def plan(volume: Volume | None, request: Request) -> Plan:
+        return replace(fake_plan(volume, request), seconds=seconds[-1] if seconds else None)
+
+    page = open_page(FakeBackend(before=lambda: seconds.append(42.0)), plan)
+    page.add(volume)
+    options = page.widget.segment.panel.options
     assert "announced once" in options.preset_text.text()
-    widget.segment.panel.run_button.click()
-    wait_for_end(qtbot, widget)
-    assert "Takes about " in options.preset_text.text()
+    page.run()
+    assert "about 42 s here" in options.preset_text.text()
     assert options.device_text.text() == "auto chose cpu, fp32"
+
+
+def test_a_search_is_said_while_it_goes_on(open_page: Any, volume: Volume) -> None:
+    gate = threading.Event()
+
+    def plan(volume: Volume | None, request: Request) -> Plan:
+        return replace(fake_plan(volume, request), search=volume is not None and request.roi is None)
+
+    page = open_page(FakeBackend(before=gate.wait), plan)
+    page.add(volume)
+    page.press_run()
+    assert page.status.startswith("Searching the image")
+    gate.set()
+    page.wait_for_end()
+    page.place_box_at_cursor()
+    page.press_run()
+    assert page.status == "Loading the model ..."
+    page.wait_for_end()
 
 
 def test_scrubbing_shows_the_steps_again_and_the_result_at_the_end(
@@ -409,7 +416,7 @@ def test_scrubbing_shows_the_steps_again_and_the_result_at_the_end(
     add(viewer, volume)
     backend = FakeBackend()
     widget = open_widget(viewer, backend)
-    widget.segment.panel.options.advanced.steps_box.setValue(6)
+    widget.segment.panel.options.advanced.form["steps"].value = 6
     assert not widget.segment.scrubber.isVisible()
     widget.segment.panel.run_button.click()
     wait_for_end(qtbot, widget)

@@ -10,9 +10,8 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -23,6 +22,9 @@ from diffatlas import session
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.space import ModelSpace
 from diffatlas.geometry.volume import HIPPOCAMPUS, MMWHS, LabelMap, Volume
+from diffatlas.models.store import find_model, read_card
+from diffatlas.session import ModelCard
+from diffatlas_app.visitors.inbox import Inbox
 from tests.fakes import FakeBackend
 
 pytest.importorskip("gradio", reason="the web demo needs gradio: pip install napari-diffatlas[app]")
@@ -99,6 +101,13 @@ class Tab:
 Open = Callable[[Site], Tab]
 
 
+def arrived(inbox: Inbox, path: Path, name: str = "") -> Path:
+    """A copy of a file in the inbox, as if it had been uploaded under its name."""
+    with inbox.receive(name or path.name, "192.0.2.7") as file:
+        file.write(path.read_bytes())
+    return inbox.find(file.reference)
+
+
 def load(path: Any) -> Any:
     """A NIfTI file as nibabel reads it."""
     return nib.load(path)
@@ -135,26 +144,29 @@ def fake_example(name: str, seed: int = 0) -> tuple[Volume, LabelMap]:
     return Volume(data.astype(np.float32), grid, "ct" if name == "heart-ct" else "mr", name), labels
 
 
-def fake_models() -> tuple[Any, ...]:
+def fake_models() -> tuple[ModelCard, ...]:
     return tuple(
-        SimpleNamespace(
-            name=name,
+        replace(
+            read_card(find_model(name)),
             title=title,
             summary="Five structures.",
             scheme=scheme,
             modalities=("ct", "mr"),
-            licence="Apache-2.0",
             intended_use="tests",
             limits=("It is <fake>.",),
             space=ModelSpace((16, 16, 16), (2.0, 2.0, 2.0), 6.0, {}),
             guidance_noise=1.0,
-            published=False,
         )
         for name, title, scheme in (
             ("heart-phantom", "Phantom heart", MMWHS),
             ("hippocampus-mri", "Hippocampus", HIPPOCAMPUS),
         )
     )
+
+
+def fake_card(name: str) -> ModelCard:
+    """Stands in for `session.model_card`."""
+    return next(card for card in fake_models() if card.name == name)
 
 
 def serve_site() -> Site:
@@ -195,8 +207,9 @@ def fake_site() -> Iterator[Site]:
         patch.setattr(session, "available_models", fake_models)
         patch.setattr(session, "example", fake_example)
         patch.setattr(session, "EXAMPLE_REGION", EXAMPLE_REGION)
-        patch.setattr(session, "choose_model", lambda volume: "heart-phantom")
-        patch.setattr(session, "needs_search", lambda volume, model: False)
+        patch.setattr(session, "model_card", fake_card)
+        backend = FakeBackend()
+        patch.setattr(session, "local_backend", lambda: backend)  # the page asks for plans while it is built
         site = serve_site()
         patch.setattr(session, "local_backend", lambda: site.backend)
         patch.setattr(session, "start", lambda volume, request: site.backend.start(volume, request))

@@ -12,7 +12,8 @@ from diffatlas import session
 from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
 from diffatlas_app.runs import recording
-from diffatlas_app.visitors.sessions import RECORDED, Visitors
+from diffatlas_app.visitors.sessions import Visitors
+from diffatlas_app.visitors.source import RECORDED
 from tests.fakes import FakeBackend
 from tests.web.conftest import fake_example
 

@@ -16,7 +16,8 @@ from diffatlas.geometry.volume import Volume
 from diffatlas_app import limits
 from diffatlas_app.runs import pairs
 from diffatlas_app.runs import stream as runs
-from diffatlas_app.visitors.sessions import Source, Visitor, Visitors
+from diffatlas_app.visitors.sessions import Visitor, Visitors
+from diffatlas_app.visitors.source import Source
 from tests import fakes
 from tests.fakes import FakeBackend
 from tests.web.conftest import fake_example, fake_models

@@ -14,8 +14,9 @@ from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import HIPPOCAMPUS, LabelMap, Volume
 from diffatlas_app import limits
-from diffatlas_app.visitors import sessions
-from diffatlas_app.visitors.sessions import Pace, Visitor, Visitors
+from diffatlas_app.visitors import source
+from diffatlas_app.visitors.inbox import Inbox
+from diffatlas_app.visitors.sessions import Visitor, Visitors
 from tests.fakes import FakeBackend
 from tests.web.conftest import fake_example, fake_models
 
@@ -28,7 +29,7 @@ def visitors() -> Iterator[Visitors]:
 
 
 def test_a_press_starts_one_run(tmp_path: Path) -> None:
-    visitor = Visitor(tmp_path)
+    visitor = Visitor(tmp_path, Inbox(tmp_path / "inbox"))
     assert not visitor.take_press()
     visitor.press()
     visitor.press()
@@ -37,7 +38,7 @@ def test_a_press_starts_one_run(tmp_path: Path) -> None:
 
 
 def test_a_press_can_be_called_off_before_the_run_begins(tmp_path: Path) -> None:
-    visitor = Visitor(tmp_path)
+    visitor = Visitor(tmp_path, Inbox(tmp_path / "inbox"))
     visitor.press()
     assert visitor.halt()
     assert not visitor.take_press()
@@ -75,16 +76,46 @@ def test_examples_are_made_once(monkeypatch: pytest.MonkeyPatch, visitors: Visit
     assert first.name == "Phantom heart MR"
     assert first.true_labels is not None
     assert made == ["heart-mr"]
-    assert set(sessions.EXAMPLES) == set(session.EXAMPLES)
+    assert set(source.EXAMPLES) == set(session.EXAMPLES)
 
 
-def test_visitors_are_bounded_in_number(monkeypatch: pytest.MonkeyPatch, visitors: Visitors) -> None:
+def test_visitors_are_bounded_and_the_longest_unseen_goes(monkeypatch: pytest.MonkeyPatch, visitors: Visitors) -> None:
     monkeypatch.setattr(limits, "SESSIONS", 3)
+    monkeypatch.setattr(limits, "YOUNG_S", -1.0)
     made = [visitors.get(f"visitor-{i}") for i in range(5)]
     assert len(visitors) == 3
     assert [v.folder.exists() for v in made] == [False, False, True, True, True]
     assert [v.stop.is_set() for v in made] == [True, True, False, False, False]
     assert visitors.get("visitor-4") is made[4]
+
+
+def test_made_up_sessions_throw_out_nobody_who_runs_is_open_or_young(
+    monkeypatch: pytest.MonkeyPatch, visitors: Visitors
+) -> None:
+    monkeypatch.setattr(limits, "SESSIONS", 4)
+    runs, is_open, young = (visitors.get(name, f"192.0.2.{i}") for i, name in enumerate(("runs", "open", "young")))
+    runs.press()
+    runs.take_press()
+    runs.seen = is_open.seen = time.monotonic() - limits.YOUNG_S - 1
+    with visitors.presence.listening("open"):
+        old = visitors.get("old", "192.0.2.9")
+        old.seen = time.monotonic() - limits.YOUNG_S - 1
+        visitors.get("made-up-0", "198.51.100.1")  # takes the place of the one who may go
+        assert not old.folder.exists()
+        for number in range(1, 102):
+            with pytest.raises(BadInput, match="as many as this page takes"):
+                visitors.get(f"made-up-{number}", "198.51.100.1")
+        assert all(v.folder.exists() for v in (runs, is_open, young))
+        assert not runs.stop.is_set()
+
+
+def test_visitors_of_one_address_make_room_for_each_other(monkeypatch: pytest.MonkeyPatch, visitors: Visitors) -> None:
+    monkeypatch.setattr(limits, "SESSIONS_PER_ADDRESS", 3)
+    other = visitors.get("other", "192.0.2.1")
+    flood = [visitors.get(f"made-up-{i}", "198.51.100.1") for i in range(101)]
+    assert other.folder.exists()
+    assert sum(v.folder.exists() for v in flood) == 3
+    assert len(visitors) == 4
 
 
 def test_the_timer_forgets_who_is_not_seen_and_nobody_who_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,34 +159,17 @@ def test_a_label_map_comes_in_the_scheme_that_knows_its_ids(monkeypatch: pytest.
         data = np.zeros(grid.shape, np.uint16)
         data[0, 0, :2] = ids
         io.write_array(data, grid, path)
-        assert sessions.read_labels("mine.nii.gz", path).scheme.name == scheme
+        assert source.read_labels("mine.nii.gz", path).scheme.name == scheme
     data[0, 0, 0] = 999
     io.write_array(data, grid, path)
     with pytest.raises(BadInput, match=r"mine.nii.gz: holds the ids \[205, 999\]"):
-        sessions.read_labels("mine.nii.gz", path)
+        source.read_labels("mine.nii.gz", path)
     io.write_array(np.zeros(grid.shape, np.uint8), grid, path)
     with pytest.raises(BadInput, match=r"mine\.nii\.gz: is empty"):
-        sessions.read_labels("mine.nii.gz", path)
+        source.read_labels("mine.nii.gz", path)
     io.write_array(np.full(grid.shape, 7, np.uint8), grid, path)
     with pytest.raises(BadInput, match=r"mine\.nii\.gz"):
-        sessions.read_labels("mine.nii.gz", path, HIPPOCAMPUS)
-
-
-def test_the_pace_follows_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    pace = Pace()
-    assert pace.seconds_for(40) is None
-    pace.learn(4.0, 40)
-    assert pace.seconds_for(40) == pytest.approx(4.0)
-    pace.learn(12.0, 40)
-    assert pace.seconds_for(40, samples=2) == pytest.approx(16.0)
-    pace.learn(1.0, 0)
-    assert pace.seconds_for(40) == pytest.approx(8.0)
-    backend = FakeBackend(delay_s=0.01)
-    monkeypatch.setattr(session, "local_backend", lambda: backend)
-    fresh = Pace()
-    fresh.measure(fake_example("heart-ct")[0], ((6, 18), (6, 18), (6, 18)))
-    assert fresh.step_s is not None
-    assert fresh.step_s >= 0.01
+        source.read_labels("mine.nii.gz", path, HIPPOCAMPUS)
 
 
 @pytest.mark.parametrize("fail_at", [None, 0])

@@ -110,7 +110,7 @@ def test_the_script_does_not_write_over_its_own_sources() -> None:
     )
     assert done.returncode == 1
     assert "give a folder of its own" in done.stderr
-    assert (APP / "diffatlas_app" / "page.py").is_file()
+    assert (APP / "diffatlas_app" / "serve.py").is_file()
 
 
 @pytest.mark.weights

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from diffatlas_app.runs.queue import QueueFull, Turns, until_my_turn
+from diffatlas_app.runs.queue import Caller, QueueFull, Turns, until_my_turn
 
 
 def test_first_come_first_served_and_everyone_knows_their_place() -> None:
@@ -33,6 +33,27 @@ def test_a_full_line_refuses_and_says_how_many_wait() -> None:
             pass
         assert len(turns) == 3
     assert len(turns) == 0
+
+
+def test_one_address_cannot_fill_the_line_and_delays_another_by_one() -> None:
+    turns = Turns(at_once=1, waiting=6, per_address=5, per_session=9)
+    many, other = Caller("192.0.2.1", "a"), Caller("192.0.2.2", "b")
+    with ExitStack() as stack:
+        crowd = [stack.enter_context(turns.ticket(many)) for _ in range(5)]
+        with pytest.raises(QueueFull, match="5 runs from your address"), turns.ticket(many):
+            pass
+        late = stack.enter_context(turns.ticket(other))
+        assert [t.ahead for t in crowd] == [0, 2, 3, 4, 5]
+        assert late.ahead == 1
+
+
+def test_one_session_has_a_bound_of_its_own() -> None:
+    turns = Turns(at_once=1, waiting=6, per_address=9, per_session=2)
+    with turns.ticket(Caller("192.0.2.1", "a")), turns.ticket(Caller("192.0.2.1", "a")):
+        with pytest.raises(QueueFull, match="2 runs of yours"), turns.ticket(Caller("192.0.2.1", "a")):
+            pass
+        with turns.ticket(Caller("192.0.2.1", "b")):
+            assert len(turns) == 3
 
 
 def test_several_at_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io as bytes_io
 import stat
 import zipfile
@@ -16,7 +17,10 @@ from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import Volume
 from diffatlas_app import limits
 from diffatlas_app.visitors import uploads
-from diffatlas_app.visitors.sessions import Source, Visitor
+from diffatlas_app.visitors.inbox import Inbox
+from diffatlas_app.visitors.sessions import Visitor
+from diffatlas_app.visitors.source import Source
+from tests.web.conftest import arrived, oblique_scan
 
 
 @pytest.fixture
@@ -24,6 +28,11 @@ def folder(tmp_path: Path) -> Path:
     made = tmp_path / "visitor"
     made.mkdir()
     return made
+
+
+@pytest.fixture
+def visitor(tmp_path: Path, folder: Path) -> Visitor:
+    return Visitor(folder, Inbox(tmp_path / "inbox"))
 
 
 def zipped(path: Path, entries: dict[str, bytes]) -> Path:
@@ -60,19 +69,17 @@ def dicom_series(folder: Path, count: int = 5) -> Path:
     return folder
 
 
-def test_a_zipped_series_reads_as_the_folder_does(tmp_path: Path, folder: Path) -> None:
+def test_a_zipped_series_reads_as_the_folder_does(tmp_path: Path, folder: Path, visitor: Visitor) -> None:
     series = dicom_series(tmp_path / "series")
     entries = {f"study/series/{p.name}": p.read_bytes() for p in series.iterdir()}
     archive = zipped(tmp_path / "chest.zip", {"study/.DS_Store": b"x", "__MACOSX/._a": b"x", **entries})
-    visitor = Visitor(folder)
-    source = visitor.take_upload(archive)
+    source = visitor.take_upload(arrived(visitor.inbox, archive))
     volume, direct = source.read(), io.read_volume(series)
     np.testing.assert_array_equal(volume.data, direct.data)
     np.testing.assert_array_equal(volume.grid.affine, direct.grid.affine)
     assert volume.modality == "ct"
     assert volume.name == "chest"
     assert sorted(p.name for p in (folder / "volume").iterdir()) == [f"{i:05d}.dcm" for i in range(5)]
-    assert not archive.exists()
 
 
 @pytest.mark.parametrize("name", ["../out.dcm", "/etc/out.dcm", "a/../../out.dcm", "..\\out.dcm", "C:\\out.dcm"])
@@ -83,7 +90,7 @@ def test_names_that_lead_out_are_refused_and_nothing_is_written(tmp_path: Path, 
         info = zipfile.ZipInfo("placeholder")
         info.filename = name
         out.writestr(info, b"x")
-    before = sorted(p for p in tmp_path.rglob("*") if p != archive)
+    before = sorted(tmp_path.rglob("*"))
     with pytest.raises(BadInput, match="leads out of the archive") as caught:
         uploads.take(archive, folder, "volume")
     assert str(caught.value).startswith("bad.zip: ")
@@ -134,13 +141,12 @@ def test_a_bomb_that_lies_about_its_size_is_cut_off(
     assert list(folder.iterdir()) == []
 
 
-def test_a_nested_bomb_stays_closed(tmp_path: Path, folder: Path) -> None:
+def test_a_nested_bomb_stays_closed(tmp_path: Path, folder: Path, visitor: Visitor) -> None:
     inner = bytes_io.BytesIO()
     with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as out:
         out.writestr("zeros", b"\0" * 50 * 1024**2)
     archive = zipped(tmp_path / "nested.zip", {"inner.zip": inner.getvalue()})
-    visitor = Visitor(folder)
-    source = visitor.take_upload(archive)
+    source = visitor.take_upload(arrived(visitor.inbox, archive))
     assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) == len(inner.getvalue())
     with pytest.raises(BadInput, match=r"nested\.zip"):
         source.read()
@@ -184,7 +190,7 @@ def test_an_upload_beyond_the_limit_names_both_sizes(
     path.write_bytes(b"\0" * 3 * 1024**2)
     with pytest.raises(BadInput, match=r"large.nii: 3 MB; the limit is 1 MB"):
         uploads.take(path, folder, "volume")
-    assert not path.exists()
+    assert not list(folder.iterdir())
 
 
 def test_voxels_and_bytes_beyond_the_limit_name_the_limit(
@@ -206,31 +212,76 @@ def test_voxels_and_bytes_beyond_the_limit_name_the_limit(
         assert str(folder) not in str(caught.value)
 
 
-def test_uploads_move_out_of_reach_and_replace_each_other(tmp_path: Path, folder: Path) -> None:
-    visitor = Visitor(folder)
+def test_uploads_replace_each_other(tmp_path: Path, folder: Path, visitor: Visitor) -> None:
     for name in ("one.nii.gz", "two.NRRD", "three.zip", "four.nii"):
         upload = tmp_path / name
         if name.endswith("zip"):
             zipped(upload, {"a": b"x"})
         else:
             upload.write_bytes(b"x")
-        source = visitor.take_upload(upload)
-        assert not upload.exists()
-        assert source.name == name
+        assert visitor.take_upload(arrived(visitor.inbox, upload)).name == name
     assert [p.name for p in folder.iterdir()] == ["volume.nii"]
 
 
-def test_a_refused_upload_leaves_the_one_before(tmp_path: Path, folder: Path) -> None:
+def test_a_refused_upload_leaves_the_one_before(tmp_path: Path, folder: Path, visitor: Visitor) -> None:
     good, bad = tmp_path / "good.nii", tmp_path / "bad.zip"
     good.write_bytes(b"x")
     bad.write_bytes(b"x")
-    visitor = Visitor(folder)
-    visitor.take_upload(good)
+    visitor.take_upload(arrived(visitor.inbox, good))
     with pytest.raises(BadInput):
-        visitor.take_upload(bad)
+        visitor.take_upload(arrived(visitor.inbox, bad))
     assert [p.name for p in folder.iterdir()] == ["volume.nii"]
     assert visitor.source is not None
     assert visitor.source.name == "good.nii"
+
+
+@pytest.mark.parametrize("take", ["volume", "labels"])
+def test_nothing_but_a_file_of_the_inbox_is_ever_taken(
+    tmp_path: Path, folder: Path, visitor: Visitor, take: str
+) -> None:
+    """Whatever path reaches the handlers, and though gradio would let it through."""
+    real = arrived(visitor.inbox, oblique_scan(tmp_path / "scan.nii.gz", (6, 6, 6)))
+    outside = tmp_path / "program.nii.gz"
+    outside.write_bytes(b"a file of the program")
+    link = visitor.inbox.folder / real.parent.name / "link.nii.gz"
+    link.symlink_to(outside)
+    folder_link = visitor.inbox.folder / ("0" * 32)
+    folder_link.symlink_to(tmp_path)
+    stray = visitor.inbox.folder / "stray.nii.gz"
+    stray.write_bytes(b"x")
+    climbing = real.parent / ".." / ".." / "program.nii.gz"
+    for path in (outside, link, folder_link / "program.nii.gz", stray, climbing, Path("/etc/passwd"), tmp_path):
+        with pytest.raises(BadInput, match="no file that was sent to this page") as caught:
+            visitor.take_upload(path) if take == "volume" else visitor.take_labels(path, "mask")
+        assert str(tmp_path) not in str(caught.value)
+    assert outside.read_bytes() == b"a file of the program"
+    assert not list(folder.iterdir())
+    assert visitor.take_upload(real).read().grid.shape == (6, 6, 6)
+
+
+def test_one_upload_serves_many(tmp_path: Path, visitor: Visitor) -> None:
+    path = arrived(visitor.inbox, oblique_scan(tmp_path / "scan.nii.gz", (6, 6, 6)))
+    folders = [tmp_path / f"visitor-{i}" for i in range(20)]
+    for made in folders:
+        made.mkdir()
+        assert Visitor(made, visitor.inbox).take_upload(path).read().grid.shape == (6, 6, 6)
+    visitor.inbox.discard(path.parent.name)
+    assert all((made / "volume.nii.gz").is_file() for made in folders)
+
+
+def test_a_full_disk_while_a_file_is_taken_is_one_line(
+    tmp_path: Path, folder: Path, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = arrived(visitor.inbox, oblique_scan(tmp_path / "scan.nii.gz", (6, 6, 6)))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.link", full)
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(BadInput, match=r"scan\.nii\.gz: the disk of this machine is full"):
+        visitor.take_upload(path)
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffatlas.engine.request import Request
+from diffatlas.geometry.volume import LabelMap, LabelScheme, Structure
 from diffatlas.session import Frame
 from diffatlas_app.page import viewer
-from diffatlas_app.page.theme import CSS, HEAD, theme
+from diffatlas_app.page.theme import CSS, head, theme
+from diffatlas_app.server.gate import in_front
+from diffatlas_app.server.hosts import Hosts
+from diffatlas_app.visitors.sessions import Visitors
 from tests.fakes import FakeBackend
 from tests.web.conftest import GRADIO_WARNINGS, WAIT_MS, chromium_path, fake_example
 
 pytestmark = [*GRADIO_WARNINGS, pytest.mark.timeout(600)]
 WEBGL_FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+REGION = LabelScheme("region", (Structure("what the model sees", 1, (86, 180, 233)),))
 SLOW_MS = 2 * WAIT_MS  # the 3-D view without a graphics card, on a busy machine
 # No warning either, but for those of the graphics driver about its own speed.
 QUIET = ("GPU stall due to ReadPixels", "GroupMarkerNotSet", "Automatic fallback to software WebGL")
@@ -120,12 +125,14 @@ def bench() -> Iterator[Bench]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    visitors = Visitors()
     page.launch(
+        app_kwargs={"lifespan": in_front(visitors, Hosts("127.0.0.1"), {})},
         server_port=port,
         prevent_thread_lock=True,
         theme=theme(),
         css=CSS,
-        head=HEAD,
+        head=head(),
         quiet=True,
         ssr_mode=False,
         run_history=False,
@@ -134,6 +141,7 @@ def bench() -> Iterator[Bench]:
     made.url = f"http://127.0.0.1:{port}"
     yield made
     page.close()
+    visitors.close()
 
 
 @pytest.fixture(scope="module")
@@ -148,11 +156,13 @@ def show(bench: Bench) -> Iterator[Callable[..., Shown]]:
     """Opens the page; at the end nothing may have been asked of another host or complained of in the console."""
     all_shown: list[Shown] = []
 
-    def open_in(chromium: Any, width: int = 800, dark: bool = False, **options: Any) -> Shown:
+    def open_in(chromium: Any, width: int = 800, dark: bool = False, insist: bool = True, **options: Any) -> Shown:
         context = chromium.new_context(
             viewport={"width": width, "height": 560}, color_scheme="dark" if dark else "light", **options
         )
         context.set_default_timeout(WAIT_MS)
+        if insist:  # the drawing is the processor's here, which the page avoids unless it is asked for
+            context.add_init_script("sessionStorage.setItem('diffatlas-3d', 'on')")
         shown = Shown(context.new_page(), bench)
         all_shown.append(shown)
         shown.page.on("console", lambda m: shown.complaints.append(m.text) if m.type in ("error", "warning") else None)
@@ -476,3 +486,49 @@ def test_by_keyboard_alone(show: Any, browser: Any) -> None:
     before = shown.value("at0")
     shown.page.keyboard.press("ArrowRight")
     assert shown.value("at0") == before + 1
+
+
+def test_after_a_search_every_structure_has_its_own_colour(show: Any, with_webgl: Any) -> None:
+    """The box of the search lies on the grid of the run's masks: its colours must not stay with that layer."""
+    shown = show(with_webgl)
+    shown.go((opened(), None))
+    shown.wait("state", "open")
+    frames = frames_of(4)
+    box = LabelMap(np.ones(frames[-1].grid.shape, np.uint8), frames[-1].grid, REGION)
+    shown.go((viewer.waiting_message("Searching", box), None))
+    shown.wait("state", "waiting")
+    shown.settle()
+    shown.go((viewer.done_message(frames[-1]), None))
+    shown.wait("shown", 3)
+    shown.settle()
+    shown.slider("opacity").fill("1")
+    shown.settle()
+    picture = shown.picture()
+    hues = [np.abs(picture - np.array(s.color)).max(axis=2) < 60 for s in frames[-1].scheme.structures]
+    assert sum(mask.sum() > 20 for mask in hues) >= 3
+
+
+def test_a_mask_alone_is_seen(show: Any, with_webgl: Any) -> None:
+    shown = show(with_webgl)
+    frame = frames_of(4)[-1]
+    labels = LabelMap(frame.labels, frame.grid, frame.scheme)
+    shown.go((viewer.open_message(None, labels=labels), None))
+    shown.wait("state", "open")
+    shown.settle()
+    assert coloured(shown.picture()) > 500
+    painted = list(FakeBackend().stream(None, Request(task="generate", steps=2)))
+    shown.go((viewer.frame_message(painted[0]), None))
+    shown.wait("shown", 0)
+    shown.settle()
+    picture = shown.picture()
+    assert ((np.ptp(picture, axis=2) < 12) & (picture.max(axis=2) > 90)).sum() > 500  # and then the image below it
+
+
+def test_a_processor_that_draws_is_spared_unless_one_insists(show: Any, with_webgl: Any) -> None:
+    shown = show(with_webgl, insist=False)
+    shown.go((opened(), None))
+    shown.wait("state", "open")
+    assert shown.get("stage") == "slices"
+    shown.page.get_by_role("button", name="Show 3-D all the same").first.click()
+    shown.wait("stage", "canvas")
+    shown.wait("stage", "canvas", "#second")

@@ -12,8 +12,8 @@ from diffatlas.engine.request import Request, Roi
 from diffatlas.geometry.grid import Array, Grid
 from diffatlas.geometry.volume import LabelMap, LabelScheme, Structure, Volume
 from diffatlas.session import ModelCard
-from diffatlas_app.runs import gpu, pairs, settings
-from diffatlas_app.visitors.sessions import Source
+from diffatlas_app.runs import gpu, settings
+from diffatlas_app.visitors.source import Source
 
 SHOWN = LabelScheme("region", (Structure("what the model sees", 1, (86, 180, 233)),))
 
@@ -34,14 +34,14 @@ class Searching:
 
 def card_for(volume: Volume, model: str) -> ModelCard:
     """The card of the model that a run on ``volume`` takes; ``model``: its name, or "auto"."""
-    return pairs.card_named(session.choose_model(volume) if model == "auto" else model)
+    return session.plan(volume, Request(model=model, force=True)).card
 
 
 def chosen(source: Source, volume: Volume, wanted: settings.Settings) -> Roi | None:
     """The region without any search: the visitor's own, else the example's if its model is the one that runs."""
     if wanted.centre is not None:
         return settings.region(volume.grid, wanted.centre, card_for(volume, wanted.model).space.extent_mm)
-    if source.region is not None and wanted.model in ("auto", session.choose_model(volume)):
+    if source.region is not None and wanted.model in ("auto", card_for(volume, "auto").name):
         return source.region
     return None
 
@@ -58,9 +58,14 @@ def in_words(roi: Roi) -> str:
 def search(volume: Volume, request: Request) -> Iterator[Searching]:
     """Look for the model's structures as a run would, and say how it goes; the last one has ``found``.
 
+    Yields nothing where the plan of the run needs no search.
+
     ``close()`` stops it within a look, or the three that weigh a find.
     """
-    card = card_for(volume, request.model)
+    planned = session.plan(volume, request)
+    if not planned.search:
+        return
+    card = planned.card
     yield Searching(f"Larger than what the model sees ({_size(card)}): searching for its structures…")
     proposal = None
     for look in gpu.looks(volume, request):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,9 +13,8 @@ from diffatlas.engine.request import PresetName
 from diffatlas.session import ModelCard
 from diffatlas_app import limits
 from diffatlas_app.page import html as markup
-from diffatlas_app.page.components import uploads_only
 from diffatlas_app.runs import recording, settings
-from diffatlas_app.visitors.sessions import EXAMPLES, RECORDED
+from diffatlas_app.visitors.source import EXAMPLES, RECORDED
 
 Task = Literal["segment", "atlas", "paint"]
 PRESETS = [("Fast", "fast"), ("Watch", "watch"), ("As published", "published")]
@@ -54,7 +53,7 @@ class Controls:
 
     @property
     def options(self) -> list[Any]:
-        """What `settings_of` takes, in its order."""
+        """The fields that `settings_of` reads."""
         return [
             self.model,
             self.preset,
@@ -90,8 +89,8 @@ def build(models: Sequence[ModelCard]) -> Controls:
         with gr.Tab("Mask to image", id="paint", elem_id="tab-paint") as paint:
             gr.HTML(markup.paragraph("Hold a mask fixed and let the atlas paint an image that belongs to it."))
             made["mask_from"] = gr.Radio(OWN_MASK, value="last", label="Mask", elem_id="mask-from")
-            made["mask_upload"] = uploads_only(
-                gr.File(label="Label map (.nii.gz, .nii, .nrrd)", height=132, visible=False, elem_id="mask-upload")
+            made["mask_upload"] = gr.File(
+                label="Label map (.nii.gz, .nii, .nrrd)", height=132, visible=False, elem_id="mask-upload"
             )
     with gr.Group():
         made["preset"] = gr.Radio(PRESETS, value="watch", label="Preset", elem_id="preset")
@@ -106,7 +105,7 @@ def _image(made: dict[str, Any]) -> None:
     models = session.available_models()
     with gr.Group():
         made["example"] = gr.Dropdown(example_choices(), value="heart-ct", label="Example", elem_id="examples")
-        made["upload"] = uploads_only(gr.File(label="Or a scan of your own", height=132, elem_id="upload"))
+        made["upload"] = gr.File(label="Or a scan of your own", height=132, elem_id="upload")
         gr.HTML(markup.paragraph(f"NIfTI, NRRD, or a zipped DICOM series; {limits.in_words()}."), elem_id="limits")
         made["source"] = gr.HTML(elem_id="source")
     with gr.Group():
@@ -154,22 +153,22 @@ def example_choices() -> list[tuple[str, str]]:
     ]
 
 
-def settings_of(example: str | None, values: Sequence[Any]) -> settings.Settings:
-    """`Controls.options`, as they come from the page, as `Settings`. Raises `BadInput`."""
-    model, preset, guidance, noise, sampler, steps, samples, seed, beside, roi, x, y, z = values
-    wanted: PresetName = preset
-    card = next((c for c in session.available_models() if model in ("auto", c.name)), None)
-    usual = None if card is None else settings.default_noise(wanted, card)
+def settings_of(chosen: Controls, given: Mapping[Any, Any], example: str | None) -> settings.Settings:
+    """What the fields hold, as `Settings`. Raises `BadInput`."""
+    preset: PresetName = given[chosen.preset]
+    model, noise = given[chosen.model], given[chosen.noise]
+    usual = settings.usual_noise(preset, model)
+    x, y, z = (given[slider] for slider in chosen.centre)
     return settings.Settings(
         example=example or "",
         model=model,
-        preset=wanted,
-        guidance=guidance,
-        noise=None if usual is not None and abs(noise - usual) < 1e-6 else float(noise),
-        sampler=sampler or None,
-        steps=settings.whole("steps", steps or 0) or None,
-        samples=settings.whole("samples", samples),
-        seed=settings.whole("seed", seed),
-        beside=beside or "",
-        centre=(float(x), float(y), float(z)) if roi else None,
+        preset=preset,
+        guidance=given[chosen.guidance],
+        noise=None if abs(noise - usual) < 1e-6 else float(noise),
+        sampler=given[chosen.sampler] or None,
+        steps=settings.whole("steps", given[chosen.steps] or 0) or None,
+        samples=settings.whole("samples", given[chosen.samples]),
+        seed=settings.whole("seed", given[chosen.seed]),
+        beside=given[chosen.beside] or "",
+        centre=(float(x), float(y), float(z)) if given[chosen.roi] else None,
     )

@@ -6,16 +6,17 @@ import base64
 import html
 import math
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, metadata
 from typing import TYPE_CHECKING
 
-from diffatlas.engine.request import PRESETS
 from diffatlas.geometry.volume import LabelScheme, Volume
-from diffatlas.session import ModelCard
+from diffatlas.session import ModelCard, Plan, available_models
 from diffatlas_app.runs.results import OFFERED, Saved
 
 if TYPE_CHECKING:
-    from diffatlas.session import Comparison
+    from diffatlas.metrics import Comparison
 
+PAPER = "https://arxiv.org/abs/2503.06748"
 MODALITY_NAMES = {"ct": "CT", "mr": "MR", "unknown": "modality unknown"}
 
 
@@ -31,9 +32,22 @@ def header() -> str:
     return (
         '<header class="da-header"><div><h1>DiffAtlas</h1>'
         "<p>Watch a segmentation come out of noise: the model generates the one image–mask pair of its atlas whose "
-        "image agrees with your scan.</p></div>"
+        f"image agrees with your scan.</p>{links()}</div>"
         '<span class="da-badge">Not for clinical use</span></header>'
     )
+
+
+def links() -> str:
+    """Where to read on: what the package's metadata names, and the card of each model that is on this page."""
+    try:
+        urls = dict(entry.split(", ", 1) for entry in metadata("napari-diffatlas").get_all("Project-URL") or ())
+    except PackageNotFoundError:
+        urls = {}
+    urls = {"Paper": PAPER, **urls}
+    anchors = [f'<a href="{text(url)}" target="_blank" rel="noopener">{text(name)}</a>' for name, url in urls.items()]
+    cards = [f'<a href="cards/{text(m.name)}" target="_blank">Card: {text(m.title)}</a>' for m in available_models()]
+    guide = '<a href="guide" target="_blank">Guide</a>'
+    return f'<nav class="da-links" aria-label="Read on">{"".join([*anchors, guide, *cards])}</nav>'
 
 
 def paragraph(words: str) -> str:
@@ -66,27 +80,29 @@ def seconds(value: float) -> str:
 
 
 def table(
-    volumes_ml: Sequence[dict[str, float]], scheme: LabelScheme, scores: Comparison | None = None, against: str = ""
+    volumes_ml: Sequence[dict[str, float]],
+    scheme: LabelScheme,
+    scores: Sequence[Comparison] = (),
+    against: str = "",
 ) -> str:
-    """Volume of each structure beside its colour, ml, for one run or two; with ``scores``, the first's agreement."""
+    """Volume of each structure beside its colour, ml, for one run or two, and with ``scores`` the agreement of each."""
     caption = "Volumes" + (f", and agreement with {against}" if against else "")
-    heads = ["ml", "ml, second"][: len(volumes_ml)]
-    if scores is not None:
-        heads += ["Dice", f"surface Dice, {scores.tolerance_mm:g} mm", "HD95, mm"]
+    runs = ("", ", second")
+    heads = [f"ml{runs[i]}" for i in range(len(volumes_ml))]
+    for i, score in enumerate(scores):
+        heads += [f"Dice{runs[i]}", f"surface Dice, {score.tolerance_mm:g} mm{runs[i]}", f"HD95, mm{runs[i]}"]
     rows = []
     for i, structure in enumerate(scheme.structures):
         cells = [f"{volumes[structure.name]:.1f}" for volumes in volumes_ml]
-        if scores is not None:
-            row = scores.rows[i]
+        for score in scores:
+            row = score.rows[i]
             cells += [_number(row.dice, 3), _number(row.surface_dice, 3), _number(row.hd95_mm, 1)]
         rows.append(_row(f'<i style="background:rgb{structure.color}"></i>{text(structure.name)}', cells))
-    if scores is not None:
-        mean = scores.mean
-        cells = [""] * len(volumes_ml) + [
-            _number(mean["dice"], 3),
-            _number(mean["surface_dice"], 3),
-            _number(mean["hd95_mm"], 1),
-        ]
+    if scores:
+        cells = [""] * len(volumes_ml)
+        for score in scores:
+            mean = score.mean
+            cells += [_number(mean["dice"], 3), _number(mean["surface_dice"], 3), _number(mean["hd95_mm"], 1)]
         rows.append(_row("mean", cells))
     head = "".join(f'<th scope="col">{text(name)}</th>' for name in heads)
     return (
@@ -107,12 +123,20 @@ def result(
     volumes_ml: Sequence[dict[str, float]],
     scheme: LabelScheme,
     notes: Sequence[str] = (),
-    scores: Comparison | None = None,
+    scores: Sequence[Comparison] = (),
     against: str = "",
+    doubt: bool = False,
 ) -> str:
-    """The table below a finished run, and what was found on the way; ``against``: what ``scores`` compare with."""
+    """The table below a finished run, and what was found on the way; ``against``: what ``scores`` compare with.
+
+    ``doubt``: the search was not sure of what it found; the volumes of what may not be there are folded away.
+    """
     said = "".join(f'<p class="da-note">{text(note)}</p>' for note in notes)
-    return f'<div class="da-result">{said}{table(volumes_ml, scheme, scores, against)}</div>'
+    shown = table(volumes_ml, scheme, scores, against)
+    if doubt:
+        shown = f"<details><summary>Show the volumes all the same</summary>{shown}</details>"
+    kind = "da-result da-doubt" if doubt else "da-result"
+    return f'<section class="{kind}"><h2 class="da-h2">Result</h2>{said}{shown}</section>'
 
 
 def downloads(saved: Saved, link: str | None = None) -> str:
@@ -123,8 +147,10 @@ def downloads(saved: Saved, link: str | None = None) -> str:
         for name in saved.offered()
     ]
     if link is not None:
-        anchors.append(f'<a class="da-download da-link" href="{text(link)}">Link to these settings</a>')
-    return f'<div class="da-downloads">{"".join(anchors)}</div>'
+        anchors.append(
+            f'<a class="da-download da-link" data-copy href="{text(link)}">Copy a link to these settings</a>'
+        )
+    return f'<h2 class="da-h2">Files</h2><div class="da-downloads">{"".join(anchors)}</div>'
 
 
 def gallery(pictures: Sequence[tuple[bytes, str]]) -> str:
@@ -158,10 +184,10 @@ def auto_card(models: tuple[ModelCard, ...]) -> str:
     return f'<div class="da-card"><p>Picks the model that fits the image: {text(titles)}.</p></div>'
 
 
-def preset_line(name: str, takes_s: float | None = None, steps: int = 0) -> str:
-    """What a preset does, or so many ``steps`` in place of its own, and how long that takes here, once it is known."""
-    summary = PRESETS[name].summary.split(":")[0] if takes_s is not None else PRESETS[name].summary
-    if steps and steps != PRESETS[name].steps:
-        summary = "one step" if steps == 1 else f"{steps} steps"
+def plan_line(planned: Plan, takes_s: float | None = None) -> str:
+    """What a run will do, as the engine plans it, and how long that takes here, once it is known."""
+    steps = "one step" if planned.steps == 1 else f"{planned.steps} steps"
+    own = planned.steps == planned.preset.steps
+    summary = planned.preset.summary.split(":")[0] if own else steps
     time = "" if takes_s is None else f"; about {seconds(max(takes_s, 0.1))} on this machine"
-    return f'<p class="da-hint">{text(summary[0].upper() + summary[1:] + time)}.</p>'
+    return paragraph(summary[0].upper() + summary[1:] + time + ".")

@@ -8,10 +8,18 @@ import gradio as gr
 
 from diffatlas import session
 from diffatlas_app import api, limits
-from diffatlas_app.events.handlers import Events, Shown
+from diffatlas_app.events.arrival import Arrival
+from diffatlas_app.events.generate import Generate
+from diffatlas_app.events.looking import Looking
+from diffatlas_app.events.options import Options
+from diffatlas_app.events.outcome import Outcome
+from diffatlas_app.events.page import Page, Shown
+from diffatlas_app.events.paint import Paint
+from diffatlas_app.events.replay import Replay
+from diffatlas_app.events.running import Running
+from diffatlas_app.events.segment import Segment
 from diffatlas_app.page import controls
 from diffatlas_app.page import html as markup
-from diffatlas_app.page.components import uploads_only
 from diffatlas_app.page.viewer import viewer
 from diffatlas_app.visitors.sessions import Visitors
 
@@ -34,7 +42,8 @@ def build_page(visitors: Visitors) -> gr.Blocks:
                 chosen = controls.build(models)
             with gr.Column(scale=8, min_width=320, elem_id="viewer"):
                 shown = _right_side()
-        _bind(page, Events(visitors, chosen, shown), chosen, shown, visitors)
+        _bind(page, Page(visitors, chosen, shown))
+        api.add_endpoints(visitors, RUNNING)
     return page
 
 
@@ -42,7 +51,6 @@ def _right_side() -> Shown:
     with gr.Row(elem_id="transport"):
         start = gr.Button("Run", variant="primary", scale=0, min_width=140, elem_id="run")
         stop = gr.Button("Stop", interactive=False, scale=0, min_width=88, elem_id="stop")
-        task = gr.State("segment")
     with gr.Row(elem_id="views", equal_height=False):
         view = viewer("Viewer", elem_id="view", group="run", min_width=300)
         second = viewer("Viewer of the second run", elem_id="second", group="run", min_width=300, visible=False)
@@ -55,55 +63,65 @@ def _right_side() -> Shown:
     with gr.Accordion(
         "Compare with a reference label map", open=False, visible=False, elem_id="reference-panel"
     ) as panel:
-        reference = uploads_only(
-            gr.File(label="Reference labels on the same voxels (.nii.gz, .nii, .nrrd)", height=120, elem_id="reference")
+        reference = gr.File(
+            label="Reference labels on the same voxels (.nii.gz, .nii, .nrrd)", height=120, elem_id="reference"
         )
-    return Shown(start, stop, task, view, second, gallery, result, files, after, surface, film, panel, reference)
+    return Shown(start, stop, view, second, gallery, result, files, after, surface, film, panel, reference)
 
 
-def _bind(page: gr.Blocks, events: Events, chosen: controls.Controls, shown: Shown, visitors: Visitors) -> None:
-    hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    quick: dict[str, Any] = {**hidden, "queue": False}
-    reading: dict[str, Any] = {**hidden, "concurrency_id": "read", "concurrency_limit": limits.READS_AT_ONCE}
-    # As many as come: they stand in line in `Turns`, which knows how many there may be.
-    running: dict[str, Any] = {"concurrency_id": "engine", "concurrency_limit": None}
-    options, everything = chosen.options, events.outputs
-    hint_from: list[Any] = [chosen.preset, chosen.model, chosen.steps, chosen.samples, chosen.beside]
+HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+QUICK: dict[str, Any] = {**HIDDEN, "queue": False}
+READING: dict[str, Any] = {**HIDDEN, "concurrency_id": "read", "concurrency_limit": limits.READS_AT_ONCE}
+# As many as come: they stand in line in `Turns`, which knows how many there may be.
+RUNNING: dict[str, Any] = {"concurrency_id": "engine", "concurrency_limit": None}
 
-    page.load(events.arrive, None, events.arrival, **reading)
-    page.unload(events.leave)
 
-    chosen.example.input(events.open_example, [chosen.example, *options], everything, **reading)
-    chosen.upload.upload(events.open_upload, [chosen.upload, *options], everything, **reading)
-    for act in (chosen.roi.input, *(slider.release for slider in chosen.centre)):
-        act(events.show_region, options, [*chosen.centre, chosen.region, shown.view], **reading)
-
-    chosen.model.input(events.card, chosen.model, chosen.card, **quick)
-    for change in (chosen.model.input, chosen.preset.input):
-        change(events.noise, [chosen.preset, chosen.model], chosen.noise, **quick)
-    for field in hint_from:
-        field.change(events.hint, hint_from, chosen.hint, **quick)
-    chosen.beside.input(events.lay_out, chosen.beside, shown.second, **quick)
-    chosen.new_seed.click(None, None, chosen.seed, js=NEW_SEED, api_visibility="private")
-    chosen.mask_from.input(events.mask_field, chosen.mask_from, chosen.mask_upload, **quick)
-    chosen.mask_upload.upload(events.open_mask, chosen.mask_upload, [*everything], **reading)
-    for name, tab in chosen.tabs.items():
-        tab.select(events.change_task(name), None, [shown.start, shown.task], **quick)
-
-    pressed = shown.start.click(events.press, None, everything, **quick)
-    run = pressed.then(
-        events.run,
-        [shown.task, chosen.example, chosen.atlas_model, chosen.atlas_count, chosen.mask_from, *options],
-        everything,
-        **hidden,
-        **running,
+def _bind(blocks: gr.Blocks, page: Page) -> None:
+    """Bind events to fields. Inputs are sets: a handler is given the values by component, not by position."""
+    chosen, shown, everything = page.chosen, page.shown, page.outputs
+    options = Options(page)
+    looking = Looking(page)
+    outcome = Outcome(page)
+    arrival = Arrival(page, looking, options)
+    running = Running(
+        page,
+        {
+            "segment": Segment(page, page.visitors, outcome),
+            "atlas": Generate(page),
+            "paint": Paint(page, page.visitors, outcome),
+        },
+        Replay(page),
     )
-    run.failure(events.not_begun, None, everything, **quick)
-    shown.stop.click(events.halt, None, everything, **quick)
+    settings = set(chosen.options)
 
-    shown.gallery.select(events.open_pair, chosen.seed, everything, **reading)
-    shown.surface.click(events.surface, None, [shown.files, shown.result], **reading)
-    shown.film.click(events.film, None, [shown.files, shown.result], **reading)
-    shown.reference.upload(events.compare, shown.reference, [shown.result, shown.reference], **reading)
+    opened = blocks.load(arrival.arrive, None, arrival.outputs, **READING)
+    waits: dict[str, Any] = {**HIDDEN, "concurrency_id": "warm-up", "concurrency_limit": limits.SESSIONS}
+    opened.then(arrival.example_ready, None, everything, **waits)
+    blocks.unload(arrival.leave)
 
-    api.add_endpoints(visitors, running)
+    chosen.example.input(looking.open_example, {chosen.example, chosen.beside}, everything, **READING)
+    chosen.upload.upload(looking.open_upload, {chosen.upload, chosen.beside}, everything, **READING)
+    for act in (chosen.roi.input, *(slider.release for slider in chosen.centre)):
+        act(looking.show_region, settings, [*chosen.centre, chosen.region, shown.view], **READING)
+
+    chosen.model.input(options.card, {chosen.model}, chosen.card, **QUICK)
+    for change in (chosen.model.input, chosen.preset.input):
+        change(options.noise, {chosen.preset, chosen.model}, chosen.noise, **QUICK)
+    for field in (chosen.preset, chosen.model, chosen.steps, chosen.samples, chosen.beside):
+        field.change(options.hint, settings, chosen.hint, **QUICK)
+    chosen.beside.input(options.lay_out, {chosen.beside}, shown.second, **QUICK)
+    chosen.new_seed.click(None, None, chosen.seed, js=NEW_SEED, api_visibility="private")
+    chosen.mask_from.input(options.mask_field, {chosen.mask_from}, chosen.mask_upload, **QUICK)
+    chosen.mask_upload.upload(looking.open_mask, {chosen.mask_upload}, everything, **READING)
+    for task, tab in chosen.tabs.items():
+        tab.select(options.change_task(task), None, shown.start, **QUICK)
+
+    pressed = shown.start.click(running.press, None, everything, **QUICK)
+    run = pressed.then(running.run, running.fields(), everything, **HIDDEN, **RUNNING)
+    run.failure(running.not_begun, None, everything, **QUICK)
+    shown.stop.click(running.halt, None, everything, **QUICK)
+
+    shown.gallery.select(looking.open_pair, {chosen.seed}, everything, **READING)
+    shown.surface.click(outcome.surface, None, [shown.files, shown.result], **READING)
+    shown.film.click(outcome.film, None, [shown.files, shown.result], **READING)
+    shown.reference.upload(outcome.compare, {shown.reference}, [shown.result, shown.reference], **READING)

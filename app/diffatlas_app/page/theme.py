@@ -5,6 +5,8 @@ from __future__ import annotations
 import gradio as gr
 from gradio.themes.utils import colors, sizes
 
+from diffatlas_app.server.files import address
+
 
 def theme() -> gr.themes.Base:
     """A gradio theme that loads nothing from elsewhere."""
@@ -48,6 +50,9 @@ CSS = """
 .da-header { display: flex; justify-content: space-between; align-items: flex-start; gap: 16px; }
 .da-header h1 { font-size: 26px; line-height: 1.2; font-weight: 650; margin: 0 0 4px; letter-spacing: -0.01em; }
 .da-header p { margin: 0; color: var(--body-text-color-subdued); }
+.da-links { display: flex; flex-wrap: wrap; gap: 2px 14px; margin-top: 4px; font-size: 13px; }
+.da-links a { color: var(--primary-700) !important; text-decoration: underline; }
+.dark .da-links a { color: var(--primary-300) !important; }
 .da-badge { flex: none; padding: 4px 10px; border-radius: 6px; font-size: 13px; font-weight: 600;
   color: #7c2d12; background: #ffedd5; border: 1px solid #fdba74; }
 .dark .da-badge { color: #fed7aa; background: #431407; border-color: #9a3412; }
@@ -83,6 +88,10 @@ CSS = """
 .da-limits li { margin: 0 0 2px !important; }
 
 .da-result { overflow-x: auto; }
+.gradio-container .da-h2 { margin: 0 0 6px; font-size: 16px; font-weight: 650; }
+.da-doubt { padding: 10px 12px; border: 1px solid #f59e0b; border-radius: 8px; background: #fffbeb; }
+.dark .da-doubt { background: #2a1d05; }
+.da-doubt summary { cursor: pointer; }
 .da-result .da-note { margin: 0 0 12px; max-width: 760px; }
 /* gradio styles tables and links of its own accord, and wins without the "important" */
 .da-volumes { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; margin: 0 !important;
@@ -107,13 +116,23 @@ CSS = """
 .da-gallery span { display: block; padding: 3px; font-size: 13px; color: #e2e8f0; }
 @media (max-width: 720px) {
   .da-header { flex-direction: column; gap: 8px; }
-  #viewer { order: -1; }
+  /* the tabs first, then the viewer, then the fields of the tab */
+  #main { display: flex; flex-direction: column; }
+  #controls, #tasks { display: contents; }
+  #controls > *, #tasks > * { order: 3; width: 100%; }
+  #tasks > .tab-wrapper { order: 1; }
+  #viewer { order: 2; }
   #transport { flex-wrap: wrap; }
 }
 """
 
 # Gradio confines CSS to the page's content; the frame around it is reached from the head.
-HEAD = """<style>@media (max-width: 720px) {
+_FRAME = """<style>@media (max-width: 720px) {
   .main.fillable { padding: 14px !important; }
   footer .divider { display: none; }
 }</style>"""
+
+
+def head() -> str:
+    """What stands in the page's head: its own script, and the style of the frame."""
+    return f'<script type="module" src="{address("page.js")}"></script>{_FRAME}'

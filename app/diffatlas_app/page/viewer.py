@@ -22,14 +22,12 @@ from __future__ import annotations
 
 import base64
 import gzip
-import importlib.util
 import json
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from io import BytesIO
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import gradio as gr
 import numpy as np
@@ -37,14 +35,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffatlas import render
-from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid, reorient
 from diffatlas.geometry.volume import LabelMap, LabelScheme, Volume
 from diffatlas.session import Frame, FrameMetrics
 from diffatlas_app.page.slices import drawn_slices
+from diffatlas_app.server.files import NIIVUE, address
 
-STATIC = Path(__file__).resolve().parents[1] / "static"
-SCRIPTS = ("volumes.js", "stage.js", "plots.js", "panel.js", "viewer.js")
 MAX_SHOWN_VOXELS = 128**3
 """An image with more is shown at a coarser grid (labels and results keep the source's)."""
 
@@ -63,30 +59,21 @@ def viewer(label: str = "Viewer", *, elem_id: str | None = None, group: str | No
 
     ``more`` goes to `gr.HTML` (``visible``, ``scale``, ...). Its value is a message of this module.
     """
-    scripts = "".join(f'<script src="{_served(STATIC / name)}"></script>' for name in SCRIPTS)
-    setup = {"label": label, "group": group, "niivue": _served(niivue_path())}
+    setup = {"label": label, "group": group, "niivue": address(NIIVUE)}
     return gr.HTML(
         empty_message(),
         html_template='<div class="dv" data-state="loading"></div>',
-        js_on_load=f"DiffAtlasViewer.mount(element, {json.dumps(setup)}, props, watch, server)",
-        head=f'<link rel="stylesheet" href="{_served(STATIC / "viewer.css")}">{scripts}',
+        js_on_load=(
+            f"import(new URL({json.dumps(address('viewer.js'))}, document.baseURI).href)"
+            f".then((m) => m.mount(element, {json.dumps(setup)}, props, watch, server))"
+        ),
+        head=f'<link rel="stylesheet" href="{address("viewer.css")}">',
         apply_default_css=False,
         server_functions=[drawn_slices],
         elem_id=elem_id,
         elem_classes="dv-host",
         **more,
     )
-
-
-def niivue_path() -> Path:
-    """NiiVue's script, from the nilearn package (which is not imported: that takes a second)."""
-    found = importlib.util.find_spec("nilearn")
-    path = Path(found.origin).parent / "_assets" / "js" / "niivue.umd.js" if found and found.origin else None
-    if path is None or not path.is_file():
-        raise BadInput(
-            "the web page needs nilearn 0.13 or newer, which brings NiiVue: pip install napari-diffatlas[app]"
-        )
-    return path
 
 
 def open_message(
@@ -96,12 +83,14 @@ def open_message(
     name: str = "",
     labels: LabelMap | None = None,
     hint: str = "",
+    caption: str | None = None,
 ) -> str:
     """Show an image, and forget any run before.
 
     ``volume``: None where there is no patient (a pair drawn from the atlas: the run's own image half is then shown).
     ``scheme``: names and colours of what the run will find, None until known. ``labels``: a mask to show with the image
-    (on a grid of its own; brings its scheme). ``hint``: a line below.
+    (on a grid of its own; brings its scheme). ``hint``: a line below. ``caption``: a heading above the viewer that says
+    which run it shows, "" for none; None leaves the one that is there.
     """
     if labels is not None:
         scheme = labels.scheme
@@ -112,15 +101,19 @@ def open_message(
         scheme=_scheme(scheme),
         labels=None if labels is None else _packed(labels.data, labels.grid),
         hint=hint,
+        **({} if caption is None else {"caption": caption}),
     )
 
 
-def waiting_message(words: str = "Waiting for a free processor…", view: LabelMap | None = None) -> str:
+def waiting_message(
+    words: str = "Waiting for a free processor…", view: LabelMap | None = None, caption: str | None = None
+) -> str:
     """The run was asked for and has not begun; forgets the steps of the one before, keeps the image. ``view``: a box to
-    show with it, where a search looks.
+    show with it, where a search looks. ``caption``: as in `open_message`.
     """
     scheme, packed = (None, None) if view is None else (_scheme(view.scheme), _packed(view.data, view.grid))
-    return _message("waiting", words=words, scheme=scheme, view=packed)
+    named = {} if caption is None else {"caption": caption}
+    return _message("waiting", words=words, scheme=scheme, view=packed, **named)
 
 
 def frame_message(
@@ -137,11 +130,20 @@ def frame_message(
 
 
 def done_message(
-    frame: Frame, metrics: Sequence[FrameMetrics] = (), *, seconds: float | None = None, run: str = "", words: str = ""
+    frame: Frame,
+    metrics: Sequence[FrameMetrics] = (),
+    *,
+    seconds: float | None = None,
+    run: str = "",
+    words: str = "",
+    doubt: bool = False,
 ) -> str:
-    """The last step of a run, in place of its `frame_message`; ``words`` replace "Done: 40 steps in 31 s"."""
+    """The last step of a run, in place of its `frame_message`; ``words`` replace "Done: 40 steps in 31 s".
+
+    ``doubt``: what was found may not be there, which is said in amber.
+    """
     step = _step(frame, metrics or (frame.metrics,), frame.total)
-    return _message("done", **step, run=run, seconds=seconds, words=words)
+    return _message("done", **step, run=run, seconds=seconds, words=words, doubt=doubt)
 
 
 def stopped_message(words: str = "") -> str:
@@ -179,6 +181,9 @@ def _message(kind: str, **fields: Any) -> str:
 
 def _step(frame: Frame, metrics: Sequence[FrameMetrics], tail: int) -> dict[str, Any]:
     confidence = frame.confidence
+    if frame.result is not None and metrics:
+        # The last step's volumes are the result's, on the source's voxels: one structure has one volume on the page.
+        metrics = [*metrics[:-1], replace(metrics[-1], volumes_ml=frame.result.volumes_ml)]
     return {
         "index": frame.index,
         "total": frame.total,
@@ -272,10 +277,3 @@ def _packed(data: NDArray[np.uint8], grid: Grid) -> dict[str, Any]:
 
 def _placed(grid: Grid) -> dict[str, Any]:
     return {"shape": list(grid.shape), "affine": [round(float(v), 6) for v in grid.affine.ravel()]}
-
-
-def _served(path: Path) -> str:
-    """A relative address under which gradio serves a file of the installed packages."""
-    path = path.resolve()
-    gr.set_static_paths([path])
-    return f"gradio_api/file={quote(path.as_posix())}?v={path.stat().st_mtime_ns:x}"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from diffatlas import session
-from diffatlas.engine.request import PRESETS, Request
+from diffatlas.engine.request import Request
 from diffatlas.geometry.volume import Volume
 from diffatlas.session import Frame, Look
 
@@ -24,7 +24,7 @@ MAX_DURATION_S = 120
 
 def duration_s(volume: Volume | None, request: Request) -> int:
     """Seconds of a GPU to ask for: more means a longer wait in the Space's own queue, less ends the run early."""
-    steps = request.steps or PRESETS[request.preset].steps
+    steps = session.plan(volume, request).steps
     return min(MAX_DURATION_S, round(STARTUP_S + STEP_S * steps * request.samples))
 
 

@@ -7,15 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates
 
 from diffatlas import io, session
 from diffatlas.engine.request import MaskEdit, PresetName, Request
 from diffatlas.errors import BadInput
+from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import LabelMap, Volume
-from diffatlas.session import ModelCard
+from diffatlas.session import Frame, ModelCard
 from diffatlas_app import limits
 from diffatlas_app.runs import stream as runs
-from diffatlas_app.visitors.sessions import Source, Visitor, Visitors, read_limits
+from diffatlas_app.visitors.sessions import Visitor, Visitors
+from diffatlas_app.visitors.source import Source, read_limits
 
 
 def draw_request(model: str, count: int, seed: int, preset: PresetName = "watch") -> Request:
@@ -59,10 +63,51 @@ def open_pair(visitor: Visitor, number: int, seed: int) -> Source:
 
 
 def paint(visitors: Visitors, visitor: Visitor, mask: LabelMap, request: Request, name: str) -> Iterator[runs.Update]:
-    """Paint an image onto ``mask``; ``request`` as `paint_request` makes it."""
+    """Paint an image onto ``mask``; ``request`` as `paint_request` makes it.
+
+    The mask was given: what is shown and saved is that mask, not what the network's distances make of it on the
+    model's voxels. The painted image is saved on the mask's voxels too, so that the two files lie on each other.
+    """
     # The engine wants to know where it is, not what is there: the mask's own values stand for an image.
     where = Volume(mask.data.astype(np.float32), mask.grid, "unknown", name)
-    return runs.run(visitors, visitor, where, (request,))
+    shown: LabelMap | None = None
+
+    def as_given(frame: Frame) -> Frame:
+        nonlocal shown
+        if shown is None or shown.grid is not frame.grid:
+            shown = nearest(mask, frame.grid)
+        result = frame.result
+        if result is not None:
+            images = tuple(on_grid(image, mask.grid) for image in result.images)
+            result = replace(result, labels=mask, images=images)
+        volumes = replace(frame.metrics, volumes_ml=mask.volumes_ml())
+        return replace(frame, labels=shown.data, result=result, metrics=volumes)
+
+    return runs.run(visitors, visitor, where, (request,), as_given)
+
+
+def nearest(labels: LabelMap, grid: Grid) -> LabelMap:
+    """A label map on another grid: the label of the nearest voxel, 0 outside."""
+    at = np.rint(_voxels(labels.grid, grid)).astype(np.int64)
+    inside = ((at >= 0) & (at < np.array(labels.grid.shape))).all(axis=-1)
+    data = np.zeros(grid.shape, np.uint8)
+    data[inside] = labels.data[tuple(at[inside].T)]
+    return LabelMap(data, grid, labels.scheme)
+
+
+def on_grid(image: Volume, grid: Grid) -> Volume:
+    """An image on another grid, linearly between its voxels; its lowest value outside."""
+    at = np.moveaxis(_voxels(image.grid, grid), -1, 0)
+    low = float(image.data.min())
+    data = map_coordinates(image.data, at, order=1, mode="constant", cval=low, prefilter=False)
+    return replace(image, data=data.astype(np.float32), grid=grid, header=None)
+
+
+def _voxels(source: Grid, target: Grid) -> NDArray[np.float64]:
+    """Where the voxels of ``target`` lie in ``source``: fractional indices [X, Y, Z, 3]."""
+    onto = np.linalg.inv(source.affine) @ target.affine
+    indices = np.moveaxis(np.indices(target.shape, np.float64), 0, -1)
+    return np.asarray(indices @ onto[:3, :3].T + onto[:3, 3])
 
 
 def paint_request(mask: LabelMap, seed: int, preset: PresetName = "watch") -> Request:

@@ -12,14 +12,19 @@ from typing import Any, get_args, get_type_hints
 from urllib.parse import urlencode
 
 from diffatlas import session
-from diffatlas.engine.request import PRESETS, GuidanceName, PresetName, Request, Roi, SamplerName
+from diffatlas.engine.request import GuidanceName, PresetName, Request, Roi, SamplerName
 from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
-from diffatlas.session import ModelCard
 from diffatlas_app import limits
-from diffatlas_app.visitors.sessions import EXAMPLES
+from diffatlas_app.visitors.source import EXAMPLES
 
-BESIDE = {"": "Nothing", "unguided": "Without guidance", "published": "Published guidance", "seed": "The next seed"}
+BESIDE = {
+    "": "Nothing",
+    "unguided": "Without guidance",
+    "clean": "Guided by the clean image (0)",
+    "published": "Guided by the noisy image, as published (1)",
+    "seed": "The next seed",
+}
 """What a second run beside the first does differently."""
 
 
@@ -71,13 +76,33 @@ class Settings:
         first = self.request(roi)
         if not self.beside:
             return (first,)
-        if self.beside == "unguided":
-            return first, replace(first, guidance="none")
-        if self.beside == "published":
-            return first, replace(first, guidance="image", guidance_noise=1.0)
+        if self.beside not in BESIDE:
+            raise BadInput(f"the second run must be one of {', '.join(BESIDE)}, not {self.beside[:40]!r}")
+        second = {
+            "unguided": replace(first, guidance="none"),
+            "clean": replace(first, guidance="image", guidance_noise=0.0),
+            "published": replace(first, guidance="image", guidance_noise=1.0),
+            "seed": replace(first, seed=first.seed + 1),
+        }[self.beside]
+        if session.plan(None, first).request == session.plan(None, second).request:
+            raise BadInput(
+                f"the second run, “{BESIDE[self.beside]}”, would repeat the first, which is guided like that already: "
+                f"choose another one beside it"
+            )
+        return first, second
+
+    def captions(self) -> tuple[str, ...]:
+        """A name for each run; empty for one that is alone."""
+        if not self.beside:
+            return ("",)
         if self.beside == "seed":
-            return first, replace(first, seed=first.seed + 1)
-        raise BadInput(f"the second run must be one of {', '.join(BESIDE)}, not {self.beside!r}")
+            return f"Seed {self.seed}", f"Seed {self.seed + 1}"
+        words = {"image": "Guided by the image", "gradient": "Guided by its gradient", "none": "Without guidance"}
+        first = words[self.guidance]
+        if self.guidance == "image":
+            noise = usual_noise(self.preset, self.model) if self.noise is None else self.noise
+            first += f", guidance noise {noise:g}"
+        return first, BESIDE[self.beside]
 
     def link(self) -> str:
         """The query of an address that restores these settings: only what differs from the first screen's."""
@@ -134,10 +159,10 @@ def whole(name: str, value: float | None) -> int:
     return int(value)
 
 
-def default_noise(preset: str, card: ModelCard) -> float:
-    """The guidance noise a preset means for a model."""
-    own = PRESETS[preset].guidance_noise
-    return card.guidance_noise if own is None else own
+def usual_noise(preset: str, model: str) -> float:
+    """The guidance noise that a preset means for a model, as the engine plans it."""
+    planned = session.plan(None, Request(preset=preset, model=model, force=True))  # type: ignore[arg-type]
+    return float(planned.request.guidance_noise or 0.0)
 
 
 def region(grid: Grid, centre: tuple[float, float, float], extent_mm: tuple[float, float, float]) -> Roi:

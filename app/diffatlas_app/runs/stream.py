@@ -7,7 +7,7 @@ step. Two runs beside each other take their steps in turn.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -38,15 +38,21 @@ class Update:
     saved: results.Saved | None = None
 
 
-def run(visitors: Visitors, visitor: Visitor, volume: Volume, requests: Sequence[Request]) -> Iterator[Update]:
+def run(
+    visitors: Visitors,
+    visitor: Visitor,
+    volume: Volume,
+    requests: Sequence[Request],
+    shown_as: Callable[[Frame], Frame] = lambda frame: frame,
+) -> Iterator[Update]:
     """Run one request, or two beside each other, on ``volume``; at most `limits.FRAMES_PER_S` steps a second are shown.
 
     Ends early, and silently, when the visitor's stop flag is set. The last update of each side comes in any case; the
-    very last one has the files.
+    very last one has the files. ``shown_as`` may change a frame before it is shown and saved.
     """
     finished: dict[int, Update] = {}
     film = results.Film(volume if requests[0].task == "segment" else None)
-    for update in watch(visitor, volume, requests, film):
+    for update in watch(visitor, volume, requests, film, shown_as):
         if update.frame.result is None:
             yield update
             continue
@@ -74,17 +80,21 @@ def _with_files(update: Update, saved: results.Saved) -> Update:
 
 
 def watch(
-    visitor: Visitor, volume: Volume | None, requests: Sequence[Request], film: results.Film | None = None
+    visitor: Visitor,
+    volume: Volume | None,
+    requests: Sequence[Request],
+    film: results.Film | None = None,
+    shown_as: Callable[[Frame], Frame] = lambda frame: frame,
 ) -> Iterator[Update]:
     """The steps of one or more runs in turn, no more of them than can be looked at, the first and last among them.
 
+    Runs beside each other show the same steps, so that their noise levels are the same whenever one looks.
     ``film`` takes its pictures from the first run's steps, shown or not.
     """
-    stop = visitor.stop
     start = time.monotonic()
     metrics: list[list[FrameMetrics]] = [[] for _ in requests]
     first: float | None = None
-    shown = [-float("inf")] * len(requests)
+    shown = -float("inf")
     made = 0
     with ExitStack() as stack:
         streams = []
@@ -94,23 +104,27 @@ def watch(
             streams.append(stream)
         going = set(range(len(streams)))
         while going:
+            due: bool | None = None
             for side in sorted(going):
                 frame = next(streams[side], None)
                 if frame is None:
                     going.discard(side)
                     continue
                 now = time.monotonic()
-                if stop.is_set():
+                if visitor.should_stop():
                     return
                 if now - start > limits.RUN_TIME_S:
                     raise BadInput(f"stopped after {limits.RUN_TIME_S / 60:.0f} minutes: choose a faster preset")
+                frame = shown_as(frame)
                 metrics[side].append(frame.metrics)
                 if film is not None and side == 0:
                     film.add(frame)
                 made += 1
                 if first is None:
                     first = now
-                if frame.result is None and now - shown[side] < 1 / limits.FRAMES_PER_S:
+                if due is None:  # decided by the first run for all of them
+                    due = now - shown >= 1 / limits.FRAMES_PER_S
+                if frame.result is None and not due:
                     continue
                 # The first step is not counted: loading and looking for the structures come before it.
                 left = frame.total * len(requests) - made
@@ -123,4 +137,4 @@ def watch(
                     seconds=now - start,
                     seconds_left=None if pace is None else pace * left,
                 )
-                shown[side] = time.monotonic()  # after drawing and sending: most of the time is the engine's
+                shown = time.monotonic()  # after drawing and sending: most of the time is the engine's

@@ -10,14 +10,13 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
-
-from diffatlas import io, session
-from diffatlas.engine.request import Request, Roi
+from diffatlas import session
+from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import LabelMap, LabelScheme, Volume
 from diffatlas_app import limits
@@ -25,62 +24,21 @@ from diffatlas_app.runs import recording
 from diffatlas_app.runs.queue import Turns
 from diffatlas_app.runs.results import Saved
 from diffatlas_app.visitors import uploads
-
-RECORDED = "recorded:"
-EXAMPLES = {"heart-ct": "Phantom heart CT", "heart-mr": "Phantom heart MR"}
-
-
-def read_limits() -> io.Limits:
-    """How much of a visitor's file is read, and that another process decodes it."""
-    return io.Limits(limits.MAX_VOXELS, limits.MAX_BYTES, contained=True)
+from diffatlas_app.visitors.folders import ProcessFolder
+from diffatlas_app.visitors.inbox import Inbox
+from diffatlas_app.visitors.presence import Presence
+from diffatlas_app.visitors.source import EXAMPLES, RECORDED, Source
 
 
 @dataclass(frozen=True)
-class Source:
-    """What a visitor looks at: an example's or a generated volume, or a file of theirs; ``name`` is what they call it.
+class Finished:
+    """What the page says of the last finished run: volumes of each structure (of one run or two), notes, the address
+    that restores its settings, and whether the search was in doubt."""
 
-    ``key``: of `EXAMPLES` or of a recorded run, else empty. ``true_labels``: of an example or a drawn pair. ``region``:
-    of interest, which an example brings.
-    """
-
-    name: str
-    volume: Volume | None = None
-    path: Path | None = None
-    key: str = ""
-    true_labels: LabelMap | None = None
-    recorded: recording.Recording | None = None
-    region: Roi | None = None
-
-    def read(self) -> Volume:
-        """The volume; `BadInput` speaks of the visitor's file name, not of ours."""
-        if self.recorded is not None:
-            last = self.recorded.frames[-1]
-            return self.recorded.volume or Volume(last.image, last.grid, "unknown", self.name)
-        if self.volume is not None:
-            return self.volume
-        assert self.path is not None
-        with in_their_words(self.path, self.name):
-            volume = io.read_volume(self.path, limits=read_limits())
-        notes = tuple(_renamed(note, self.path, self.name) for note in volume.notes)
-        return replace(volume, name=uploads.stem_of(self.name), notes=notes)
-
-
-class in_their_words:
-    """`BadInput` raised in the block names the file as its sender does, and no folder of ours."""
-
-    def __init__(self, path: Path, name: str) -> None:
-        self.path, self.name = path, name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, BadInput):
-            raise BadInput(_renamed(str(error), self.path, self.name)) from error
-
-
-def _renamed(message: str, path: Path, name: str) -> str:
-    return message.replace(str(path), name).replace(path.name, name)
+    volumes_ml: Sequence[dict[str, float]] = ()
+    notes: Sequence[str] = ()
+    link: str | None = None
+    doubt: bool = False
 
 
 @dataclass
@@ -90,15 +48,20 @@ class Visitor:
     A press of Run waits (``pressed``) until a run takes it; a run takes one press and no more. ``stop`` ends the run
     that is on or waits, ``idle`` says that none is. ``last`` is the random name of the folder with the last finished
     run's files, ``saved`` what they are. ``pairs``: files of image and mask, drawn from the
-    atlas last, and the scheme of the masks.
+    atlas last, and the scheme of the masks. ``absent`` says whether nobody listens for the run's answer any more.
+    ``address``: where the page was opened from. ``task``: the tab that is open. ``awaits``: the example that the page
+    was opened for while it was not made yet.
     """
 
     folder: Path
+    inbox: Inbox
+    address: str = ""
     source: Source | None = None
     last: str | None = None
     saved: Saved | None = None
-    table: tuple[Sequence[dict[str, float]], Sequence[str]] = ((), ())
-    link: str | None = None
+    finished: Finished = field(default_factory=lambda: Finished())
+    task: Literal["segment", "atlas", "paint"] = "segment"
+    awaits: str = ""
     pairs: tuple[tuple[Path, Path], ...] = ()
     pairs_scheme: LabelScheme | None = None
     mask: tuple[str, Path] | None = None
@@ -107,6 +70,7 @@ class Visitor:
     stop: threading.Event = field(default_factory=threading.Event)
     idle: threading.Event = field(default_factory=threading.Event)
     seen: float = field(default_factory=time.monotonic)
+    absent: Callable[[], bool] = field(default=lambda: False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -117,16 +81,21 @@ class Visitor:
         with self._lock:
             self.pressed = True
 
-    def take_press(self) -> bool:
+    def take_press(self, absent: Callable[[], bool] = lambda: False) -> bool:
         """Whether a run was asked for and not called off; it begins now, and `rest` must follow when it ends."""
         with self._lock:
             taken, self.pressed = self.pressed, False
             if taken:
                 self.stop = threading.Event()
+                self.absent = absent
                 self.idle.clear()
             if self.gone:
                 self.stop.set()
             return taken
+
+    def should_stop(self) -> bool:
+        """Whether the run is to end: it was stopped, or nobody waits for it."""
+        return self.stop.is_set() or self.absent()
 
     def rest(self) -> None:
         """The run has ended."""
@@ -145,82 +114,52 @@ class Visitor:
         self.idle.wait(limits.STEP_TIME_S)
 
     def take_upload(self, path: Path) -> Source:
-        """Move an uploaded volume into the visitor's folder, so that no URL reaches it any more."""
+        """Put an uploaded volume of the inbox into the visitor's folder, and look at it."""
         name = uploads.display_name(path.name)
-        self.source = Source(name, path=uploads.take(path, self.folder, "volume"))
+        self.source = Source(name, path=self._taken(path, "volume", uploads.FORMATS))
         return self.source
 
     def take_labels(self, path: Path, kind: str) -> tuple[str, Path]:
-        """Move an uploaded label map into the folder; its display name and where it is."""
-        return uploads.display_name(path.name), uploads.take(path, self.folder, kind, uploads.VOLUMES)
+        """Put an uploaded label map into the folder; its display name and where it is."""
+        return uploads.display_name(path.name), self._taken(path, kind, uploads.VOLUMES)
 
-
-def read_labels(name: str, path: Path, scheme: LabelScheme | None = None) -> LabelMap:
-    """A visitor's label map, in the first shipped scheme that knows its ids unless told."""
-    with in_their_words(path, name):
-        return _any_labels(path) if scheme is None else io.read_label_map(path, scheme, limits=read_limits())
-
-
-def _any_labels(path: Path) -> LabelMap:
-    ids, grid = io.read_label_ids(path, limits=read_limits())
-    found = {int(i) for i in np.unique(ids) if i != 0}
-    if not found:
-        raise BadInput(f"{path.name}: is empty; give a label map with at least one structure")
-    for card in session.available_models():
-        if found <= set(card.scheme.ids):
-            return LabelMap.from_ids(ids, grid, card.scheme)
-    known = "; ".join(f"{card.title}: {', '.join(map(str, card.scheme.ids))}" for card in session.available_models())
-    raise BadInput(f"{path.name}: holds the ids {sorted(found)[:8]}, which no model here knows ({known})")
-
-
-class Pace:
-    """How long a step of the engine takes on this machine, so that a preset's time can be told; unknown at first."""
-
-    def __init__(self) -> None:
-        self.step_s: float | None = None
-
-    def learn(self, seconds: float, steps: int) -> None:
-        """From a run: ``seconds`` over ``steps`` network calls; later runs weigh more."""
-        if steps > 0:
-            new = seconds / steps
-            self.step_s = new if self.step_s is None else (self.step_s + new) / 2
-
-    def measure(self, volume: Volume, region: Roi) -> None:
-        """From a short run of our own."""
-        request = Request(preset="fast", steps=3, roi=region)
-        marks = [f.metrics.seconds for f in session.stream(volume, request)]
-        self.learn(marks[-1] - marks[0], len(marks) - 1)
-
-    def seconds_for(self, steps: int, samples: int = 1) -> float | None:
-        """What a run of so many steps takes."""
-        return None if self.step_s is None else self.step_s * steps * samples
+    def _taken(self, path: Path, kind: str, formats: tuple[str, ...]) -> Path:
+        # The server has refused all other paths before; a file of anyone's must never be taken in any case.
+        if not self.inbox.holds(path):
+            raise BadInput("this is no file that was sent to this page (or not any more): upload it again")
+        taken = uploads.take(path, self.folder, kind, formats)
+        self.inbox.mark_used(path)
+        return taken
 
 
 class Visitors:
     """All open pages, by the page's own random key; bounded in number and age. Also their line for the engine."""
 
     def __init__(self) -> None:
-        self._root = tempfile.TemporaryDirectory(prefix="diffatlas-visitors-", ignore_cleanup_errors=True)
+        self._folder = ProcessFolder()
+        self._root = self._folder.path / "visitors"
+        self._root.mkdir()
+        self.inbox = Inbox(self._folder.path / "inbox")
+        self.presence = Presence()
         self._visitors: dict[str, Visitor] = {}
         self._examples: dict[str, tuple[Volume, LabelMap]] = {}
         self._lock = threading.Lock()
         self._making = threading.Lock()
         self._closed = threading.Event()
         self.turns = Turns()
-        self.pace = Pace()
         threading.Thread(target=self._sweep, name="visitors", daemon=True).start()
 
     def __len__(self) -> int:
         return len(self._visitors)
 
-    def get(self, key: str) -> Visitor:
-        """The visitor with this key, new if unseen."""
+    def get(self, key: str, address: str = "") -> Visitor:
+        """The visitor with this key, new if unseen. `BadInput` where there is no room for another."""
         with self._lock:
             now = time.monotonic()
             known = self._visitors.get(key)
             if known is None:
-                self._make_room(now)
-                known = Visitor(Path(tempfile.mkdtemp(dir=self._root.name)))
+                self._make_room(now, address)
+                known = Visitor(Path(tempfile.mkdtemp(dir=self._root)), self.inbox, address)
                 self._visitors[key] = known
             known.seen = now
             return known
@@ -275,7 +214,7 @@ class Visitors:
         with self._lock:
             now = time.monotonic()
             for key, visitor in list(self._visitors.items()):
-                if not visitor.idle.is_set():
+                if not visitor.idle.is_set() or self.presence.is_open(key):
                     visitor.seen = now
                 elif now - visitor.seen > limits.SESSION_AGE_S:
                     self._forget(key)
@@ -286,7 +225,7 @@ class Visitors:
         with self._lock:
             for key in list(self._visitors):
                 self._forget(key)
-            self._root.cleanup()
+            self._folder.close()
 
     def warm(self) -> None:
         """Load the models, have the first one answer, and make the examples, so that the first visitor need not wait.
@@ -299,7 +238,9 @@ class Visitors:
                 session.load_model(card.name)
         made = session.example(first)
         try:
-            self.pace.measure(made[0], session.EXAMPLE_REGION)
+            request = Request(preset="fast", steps=3, roi=session.EXAMPLE_REGION)
+            for _ in session.stream(made[0], request):  # the engine learns from it how long a run takes here
+                pass
         finally:  # models of one's own may not know this image; it can be looked at all the same
             with self._making:
                 self._examples[first] = made
@@ -309,13 +250,21 @@ class Visitors:
     def _sweep(self) -> None:
         while not self._closed.wait(limits.SWEEP_S):
             self.expire()
+            self.inbox.expire()
 
-    def _make_room(self, now: float) -> None:
-        by_age = sorted(self._visitors, key=lambda k: self._visitors[k].seen)
-        surplus = len(by_age) - limits.SESSIONS + 1
-        for rank, key in enumerate(by_age):
-            if rank < surplus or now - self._visitors[key].seen > limits.SESSION_AGE_S:
-                self._forget(key)
+    def _make_room(self, now: float, address: str) -> None:
+        """Forget whoever may go, so that one more fits. Nobody who runs or whose page is open has to."""
+        idle = {k: v for k, v in self._visitors.items() if v.idle.is_set() and not self.presence.is_open(k)}
+        neighbours = sum(v.address == address for v in self._visitors.values())
+        if address and neighbours >= limits.SESSIONS_PER_ADDRESS:
+            may_go = [k for k, v in idle.items() if v.address == address]
+        elif len(self._visitors) >= limits.SESSIONS:
+            may_go = [k for k, v in idle.items() if now - v.seen > limits.YOUNG_S]
+        else:
+            return
+        if not may_go:
+            raise BadInput(f"{len(self._visitors)} visitors are here, as many as this page takes: try again later")
+        self._forget(min(may_go, key=lambda k: self._visitors[k].seen))
 
     def _forget(self, key: str) -> None:
         visitor = self._visitors.pop(key, None)

@@ -5,6 +5,8 @@ Nothing of an archive's own names touches the disk: its entries become 00000.dcm
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
 import stat
@@ -44,35 +46,44 @@ def stem_of(name: str) -> str:
 
 
 def take(path: Path, folder: Path, kind: str, formats: tuple[str, ...] = FORMATS) -> Path:
-    """Move the uploaded ``path`` into ``folder`` as ``kind`` with its extension, in the place of the one before.
+    """Put a file of the inbox into ``folder`` as ``kind`` with its extension, in the place of the one before.
 
-    A zip is unpacked into a folder of that name. Returns what to read. Raises `BadInput`; the upload goes either way.
+    The file itself stays in the inbox, which knows when it may go. A zip is unpacked into a folder of that name.
+    Returns what to read. Raises `BadInput`.
     """
     name = display_name(path.name)
+    suffix = suffix_of(path.name, formats)
+    if suffix is None:
+        raise BadInput(f"{name}: not a file this page reads; give one of {', '.join(formats)}")
+    if path.is_symlink() or not path.is_file():
+        raise BadInput(f"{name}: not a file")
+    if path.stat().st_size > limits.MAX_UPLOAD_MB * 1024**2:
+        raise BadInput(f"{name}: {path.stat().st_size / 1024**2:.0f} MB; the limit is {limits.MAX_UPLOAD_MB} MB")
+    target = folder / (kind if suffix == ".zip" else kind + suffix)
+    fresh = folder / f"new-{target.name}"
     try:
-        suffix = suffix_of(path.name, formats)
-        if suffix is None:
-            raise BadInput(f"{name}: not a file this page reads; give one of {', '.join(formats)}")
-        if path.is_symlink() or not path.is_file():
-            raise BadInput(f"{name}: not a file")
-        if path.stat().st_size > limits.MAX_UPLOAD_MB * 1024**2:
-            raise BadInput(f"{name}: {path.stat().st_size / 1024**2:.0f} MB; the limit is {limits.MAX_UPLOAD_MB} MB")
-        target = folder / (kind if suffix == ".zip" else kind + suffix)
-        fresh = folder / f"new-{target.name}"
         if suffix == ".zip":
-            try:
-                unpack(path, fresh, name)
-            except BaseException:
-                shutil.rmtree(fresh, ignore_errors=True)
-                raise
+            unpack(path, fresh, name)
         else:
-            shutil.move(path, fresh)
-        for old in [folder / kind, *folder.glob(f"{kind}.*")]:
-            remove(old)
-        fresh.replace(target)
-        return target
-    finally:
-        path.unlink(missing_ok=True)
+            _same_file(path, fresh)
+    except BaseException as error:
+        remove(fresh)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BadInput(f"{name}: the disk of this machine is full: try again later") from error
+        raise
+    for old in [folder / kind, *folder.glob(f"{kind}.*")]:
+        remove(old)
+    fresh.replace(target)
+    return target
+
+
+def _same_file(path: Path, target: Path) -> None:
+    """A second name for a file (nothing is copied), or a copy where the file system has no such thing."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(path, target, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        shutil.copyfile(path, target, follow_symlinks=False)
 
 
 def remove(path: Path) -> None:

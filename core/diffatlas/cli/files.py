@@ -128,19 +128,20 @@ def models(as_json: opt.Json = False) -> None:
 
 def info(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A volume, a report, or the folder of a model.")],
+    volume: opt.VolumeIndex = None,
     as_json: opt.Json = False,
 ) -> None:
     """Say what a file holds, as this program reads it."""
     from diffatlas.cli import terminal
 
-    what = described(file)
+    what = described(file, volume)
     if as_json:
         terminal.print_json(what)
         return
     terminal.stdout().print(terminal.rows(("", ""), flat(what)))
 
 
-def described(file: Path) -> dict[str, Any]:
+def described(file: Path, volume: int | None = None) -> dict[str, Any]:
     """Plain data about a volume, a report (.json) or a model folder."""
     from diffatlas import io
 
@@ -151,7 +152,7 @@ def described(file: Path) -> dict[str, Any]:
 
         record = read_report(file)
         return {**record, "frames": len(record.get("frames") or [])}
-    return io.describe(file)
+    return io.describe(file, volume_index=volume)
 
 
 def flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

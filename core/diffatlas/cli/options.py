@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,6 +13,7 @@ from diffatlas.engine.request import DeviceName, GuidanceName, PrecisionName, Pr
 from diffatlas.errors import BadInput
 
 if TYPE_CHECKING:
+    from diffatlas.geometry.volume import Modality, Volume
     from diffatlas.models.card import ModelCard
 
 Model = Annotated[str, typer.Option("--model", metavar="NAME|DIR", help="A name from `diffatlas models`, or a folder.")]
@@ -32,6 +35,13 @@ Device = Annotated[DeviceName, typer.Option(help="Where the network runs.")]
 Precision = Annotated[PrecisionName, typer.Option(help="Arithmetic of the network.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout, and nothing else there.")]
 
+VolumeIndex = Annotated[
+    int | None, typer.Option("--volume", metavar="N", help="Of a 4-D series, from 0.", show_default="the only one")
+]
+KnownModality = Annotated[
+    Literal["ct", "mr"] | None, typer.Option("--modality", help="What the volume is.", show_default="as it looks")
+]
+
 _ROI = re.compile(r"(\d+):(\d+),(\d+):(\d+),(\d+):(\d+)")
 
 
@@ -46,6 +56,21 @@ def parse_roi(text: str | None) -> Roi | None:
     if x0 >= x1 or y0 >= y1 or z0 >= z1:
         raise BadInput(f"--roi {text}: every range must end beyond its start")
     return (x0, x1), (y0, y1), (z0, z1)
+
+
+def read_input(path: Path, index: int | None = None, modality: Modality | None = None) -> Volume:
+    """The volume that a command is given; ``modality`` named by the user stands above what the file says."""
+    from diffatlas import io
+
+    try:
+        volume = io.read_volume(path, volume_index=index)
+    except BadInput as error:
+        if index is None and "holds a series of" in str(error):
+            raise BadInput(f"{error} (--volume N)") from error
+        raise
+    if modality is None:
+        return volume
+    return replace(volume, modality=modality, modality_reason="named by --modality")
 
 
 Force = Annotated[bool, typer.Option("--force", help="Run although the model was trained on another modality.")]

@@ -31,10 +31,6 @@ Format = Annotated[
     str | None,
     typer.Option("--format", metavar="NAME", help="nifti, or seg or rtstruct (.dcm).", show_default="by the extension"),
 ]
-VolumeIndex = Annotated[
-    int | None,
-    typer.Option("--volume", metavar="N", help="Which volume of a series, from 0.", show_default="the only one"),
-]
 
 
 def segment(
@@ -52,12 +48,13 @@ def segment(
     device: opt.Device = "auto",
     precision: opt.Precision = "auto",
     force: opt.Force = False,
+    volume: opt.VolumeIndex = None,
+    modality: opt.KnownModality = None,
     confidence: ConfidenceFile = None,
     report: ReportFile = None,
     gif: GifFile = None,
     frames: FramesFolder = None,
     format_: Format = None,
-    volume: VolumeIndex = None,
     as_json: opt.Json = False,
 ) -> None:
     """Segment a volume: labels on its own voxels, with the structure ids of the model."""
@@ -80,9 +77,7 @@ def segment(
     outputs = Outputs(output, confidence, report, gif, frames, label_format(format_))
     outputs.check(input_, samples=samples)
 
-    from diffatlas import io
-
-    run_and_write(io.read_volume(input_, volume_index=volume), request, outputs, source_path=input_, as_json=as_json)
+    run_and_write(opt.read_input(input_, volume, modality), request, outputs, source_path=input_, as_json=as_json)
 
 
 def label_format(name: str | None) -> LabelFormat | None:
@@ -190,12 +185,11 @@ def replay(
         Path | None, typer.Option("--input", metavar="FILE", help="The image, where it has moved.", show_default=False)
     ] = None,
     format_: Format = None,
-    volume_index: VolumeIndex = None,
     force: Annotated[bool, typer.Option("--force", help="Run although the image or the weights differ.")] = False,
+    index: opt.VolumeIndex = None,
     as_json: opt.Json = False,
 ) -> None:
     """Run again what a report records: the same image, the same weights, the same labels."""
-    from diffatlas import io
     from diffatlas.cli.outputs import Outputs
     from diffatlas.engine.run_record import read_run
 
@@ -210,7 +204,7 @@ def replay(
         raise BadInput(f"{path}: is not there any more; give the image with --input FILE")
     if not force and (reason := run.other_weights(card.name, card.sha256)):
         raise BadInput(f"{reason}; add --force to run the ones at hand")
-    volume = run.prepared(io.read_volume(path, volume_index=volume_index))
+    volume = run.prepared(opt.read_input(path, index))
     if not force and (reason := run.other_image(volume, str(path))):
         raise BadInput(f"{reason}; give the image with --input, or add --force")
     run_and_write(volume, run.request, outputs, source_path=path, as_json=as_json)

@@ -36,7 +36,7 @@ def read_labels(files: tuple[LabelFile, ...], scheme: LabelScheme) -> tuple[Labe
     notes: list[str] = []
     wanted = sorted((f for f in files if _rank(f, index)), key=lambda f: _rank(f, index))
     for file in wanted:
-        ids, here = read_label_ids(file.path)
+        ids, here = read_label_ids(file.path, notes=notes)
         if data is None or grid is None:
             data, grid, first = np.zeros(ids.shape, dtype=np.uint8), here, file.path
         else:

@@ -76,7 +76,7 @@ class PreparedCase:
 def with_margin(space: ModelSpace, margin: int) -> ModelSpace:
     """The same space with ``margin`` more voxels on every side."""
     x, y, z = (n + 2 * margin for n in space.shape)
-    return ModelSpace((x, y, z), space.spacing_mm, space.sdf_clip_mm, space.windows)
+    return replace(space, shape=(x, y, z))
 
 
 def prepare_case(case: Case, plan: Plan) -> PreparedCase | Refused:
@@ -84,8 +84,7 @@ def prepare_case(case: Case, plan: Plan) -> PreparedCase | Refused:
     try:
         return _drawn(case, case.image, plan) if isinstance(case.image, Drawn) else _read(case, case.image, plan)
     except BadInput as error:
-        # The reader names its own argument; here it is called channel.
-        return Refused(case.id, str(error).replace("volume_index", "channel"))
+        return Refused(case.id, str(error))
 
 
 def phantom_case(seed: int, space: ModelSpace, modalities: tuple[PhantomModality, ...]) -> Tensors:
@@ -107,7 +106,7 @@ def _draw(
     images, lows, highs, limits = [], [], [], (0.0, 0.0)
     for modality in heart.modalities:
         volume = render(anatomy, grid, modality, heart.seed, fractions)
-        image, limits = image_to_model(volume, grid, space.window_for(volume.modality))
+        image, limits = image_to_model(volume, grid, space.window_for(volume.modality), space.fill)
         images.append(image)
         lows.append(float(volume.data.min()))
         highs.append(float(volume.data.max()))
@@ -141,7 +140,7 @@ def _read(case: Case, path: Path, plan: Plan) -> PreparedCase:
     box = Box.of(labels)
     at_labels = plan.centre == "labels" or (plan.centre == "auto" and _elsewhere(volume.grid, labels, plan.space))
     grid = wide.place(volume.grid, centre_mm=box.centre_mm if at_labels else None)
-    image, limits = image_to_model(volume, grid, wide.window_for(modality))
+    image, limits = image_to_model(volume, grid, wide.window_for(modality), wide.fill)
     intensity = float(volume.data.min()), float(volume.data.max())
     facts = _facts(case, modality, volume.grid, labels, plan, grid, intensity, limits)
     if plan.complete and facts.missing:

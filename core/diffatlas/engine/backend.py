@@ -38,7 +38,7 @@ from diffatlas.engine import pace
 from diffatlas.engine.device import pick_device, pick_precision
 from diffatlas.engine.frame import Frame, FrameMetrics, Result
 from diffatlas.engine.locate import AUTOMATIC_LOOKS, Look, glance, search
-from diffatlas.engine.plan import Plan, card_for, larger_than_view_note, plan
+from diffatlas.engine.plan import Plan, card_for, larger_than_view_note, plan, window_note
 from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
 from diffatlas.geometry.distance import distances_to_labels
@@ -149,7 +149,7 @@ class _Run:
         if grid is None:
             grid, where = self._find(volume, space.place(volume.grid))
         image, limits = image_to_model(volume, grid, space.window_for(volume.modality), space.fill)
-        notes = [*self.notes, *self.plan.notes, *([where] if where else [])]
+        notes = [*self.notes, *self.plan.notes, *([where] if where else []), window_note(volume, *limits)]
         if limits[1] - limits[0] < 1e-6 or float(np.ptp(image)) == 0:
             notes.append("the image is constant within the field of view; there is nothing to see in it")
         return Placement(grid, torch.from_numpy(image)[None, None].to(self.device), volume.grid, tuple(notes))

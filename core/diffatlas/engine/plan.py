@@ -127,6 +127,16 @@ def check_modality(volume: Volume, card: ModelCard, request: Request) -> None:
         )
 
 
+def window_note(volume: Volume, low: float, high: float) -> str:
+    """Which intensities the model saw as its range, and why: the window of the volume's modality."""
+    why = f" ({volume.modality_reason})" if volume.modality_reason else ""
+    if volume.modality == "unknown":
+        return (
+            f"neither CT nor MR for certain{why}: window of {low:g} to {high:g}; name it with modality if you know it"
+        )
+    return f"window of {low:g} to {high:g}, as for {volume.modality.upper()}{why}"
+
+
 def published_notes(card: ModelCard, request: Request) -> list[str]:
     """Notes on a run of a published network with settings that the paper does not use."""
     if not card.published:

@@ -111,7 +111,9 @@ class Volume:
     """A scalar image: float32 [X, Y, Z] in the source's own intensities (HU for CT), its grid and modality.
 
     ``notes`` are one-line findings of the reader worth showing (voxels that were filled, an orientation that was
-    guessed). ``header``: of the NIfTI file it came from, else None. ``series``: likewise of DICOM.
+    guessed). ``header``: of the NIfTI file it came from, else None; ``series``: likewise of DICOM.
+    ``unknown``: bool [X, Y, Z], True where nothing was measured (NaN, padding), or None where everything was; ``data``
+    is filled there. ``modality_reason``: why ``modality`` is what it is, as the end of a sentence.
     """
 
     data: NDArray[np.float32]
@@ -120,11 +122,15 @@ class Volume:
     name: str = "volume"
     notes: tuple[str, ...] = ()
     header: NiftiHeader | None = None
+    unknown: NDArray[np.bool_] | None = None
+    modality_reason: str = ""
     series: DicomSeries | None = None
 
     def __post_init__(self) -> None:
         if self.data.shape != self.grid.shape or self.data.dtype != np.float32:
             raise ValueError(f"data must be float32 {self.grid.shape}, not {self.data.dtype} {self.data.shape}")
+        if self.unknown is not None and (self.unknown.shape != self.grid.shape or self.unknown.dtype != np.bool_):
+            raise ValueError(f"unknown must be bool {self.grid.shape}, not {self.unknown.dtype} {self.unknown.shape}")
 
     def sha256(self) -> str:
         """SHA-256 of the voxels (little-endian float32, C order): whether two runs saw the same image."""
@@ -133,11 +139,12 @@ class Volume:
 
 @dataclass(frozen=True, eq=False)
 class LabelMap:
-    """A segmentation: uint8 [X, Y, Z] indices into ``scheme`` (0 is background) on ``grid``."""
+    """A segmentation: uint8 [X, Y, Z] indices into ``scheme`` (0 is background) on ``grid``; its reader's ``notes``."""
 
     data: NDArray[np.uint8]
     grid: Grid
     scheme: LabelScheme
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.data.shape != self.grid.shape or self.data.dtype != np.uint8:

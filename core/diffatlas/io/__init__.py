@@ -10,7 +10,6 @@ from diffatlas.io.images import (
     LabelFormat,
     check_label_output,
     describe,
-    guess_modality,
     named_as_labels,
     read_label_ids,
     read_label_map,
@@ -20,6 +19,7 @@ from diffatlas.io.images import (
     write_label_map,
     write_volume,
 )
+from diffatlas.io.intensity import guess_modality
 from diffatlas.io.source import Limits
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
-from diffatlas.geometry.volume import LabelMap, LabelScheme, Modality, NiftiHeader, Structure, Volume
+from diffatlas.geometry.volume import LabelMap, LabelScheme, NiftiHeader, Structure, Volume
 from diffatlas.io.atomic import IMAGE_SUFFIXES, atomic_path, check_output, shown, suffix_of
 from diffatlas.io.dicom import is_dicom, read_dicom, write_rtstruct, write_seg
+from diffatlas.io.intensity import intensities, judge_modality
 from diffatlas.io.metaimage import read_metaimage, write_metaimage
 from diffatlas.io.nifti import read_nifti, write_nifti
 from diffatlas.io.nrrd import read_nrrd, write_nrrd
@@ -29,20 +30,19 @@ StrPath = str | os.PathLike[str]
 _LABEL_NAME = re.compile(r"(^|[^a-z])(labels?|seg|segmentation|mask)([^a-z]|$)", re.IGNORECASE)
 
 READABLE = ".nii, .nii.gz, .nrrd, .mha, .mhd, or a DICOM series"
-# Beyond this no intensity is real; a damaged scale factor makes such numbers, and their squares overflow float32.
-MAX_INTENSITY = 1e15
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+# nibabel stores label maps made of floats as scaled int16: 1 comes back as 1.000015, 600 as 600.005.
+NEARLY_WHOLE = 0.01
 # More different values than this is an image, not a label map.
 MAX_LISTED_VALUES = 64
-# Slices that are converted together.
-SLICES = 32
 
 
 def read_volume(path: StrPath, *, volume_index: int | None = None, limits: Limits | None = None) -> Volume:
     """Read a scalar image: NIfTI, NRRD, MetaImage, or a DICOM series (its folder or one of its files).
 
-    ``volume_index`` chooses from a 4-D series. Voxels that are NaN or infinite take the lowest finite value,
-    which a note reports; a file where most are is refused. Raises `BadInput` on anything that cannot be used.
+    ``volume_index`` chooses from a 4-D series. Voxels that are NaN or infinite take the lowest finite value, and
+    padding the lowest that was measured, which notes report (`Volume.unknown` says where); a file where most are NaN is
+    refused. Raises `BadInput` on anything that cannot be used.
     """
     path = Path(path)
     return _volume(_read(path, volume_index, limits), path)
@@ -60,11 +60,12 @@ def read_label_map(
     ``scheme`` does not know raise `BadInput` (with ``ignore_unknown`` those ids become background)."""
     path = Path(path)
     source = _read(path, volume_index, limits)
-    ids = _label_ids(source, shown(path))
+    ids, found = _label_ids(source, shown(path))
     if source.structures:
         ids = _renumbered(ids, source.structures, scheme)
     try:
-        return LabelMap.from_ids(ids, source.grid, scheme, ignore_unknown=ignore_unknown)
+        labels = LabelMap.from_ids(ids, source.grid, scheme, ignore_unknown=ignore_unknown)
+        return replace(labels, notes=(*source.notes, *found))
     except BadInput as error:
         raise BadInput(f"{shown(path)}: {error}; choose the model or scheme that the file was made with") from error
 
@@ -85,12 +86,21 @@ def _renumbered(ids: NDArray[Any], structures: Sequence[Structure], scheme: Labe
 
 
 def read_label_ids(
-    path: StrPath, *, volume_index: int | None = None, limits: Limits | None = None
+    path: StrPath,
+    *,
+    volume_index: int | None = None,
+    limits: Limits | None = None,
+    notes: list[str] | None = None,
 ) -> tuple[NDArray[Any], Grid]:
-    """The ids of a label file as whole numbers [X, Y, Z], whatever scheme they belong to, and their grid."""
+    """The ids of a label file as whole numbers [X, Y, Z], whatever scheme they belong to, and their grid.
+
+    ``notes``: a list that takes the reader's findings."""
     path = Path(path)
     source = _read(path, volume_index, limits)
-    return _label_ids(source, shown(path)), source.grid
+    ids, found = _label_ids(source, shown(path))
+    if notes is not None:
+        notes += [*source.notes, *found]
+    return ids, source.grid
 
 
 def write_label_map(
@@ -148,21 +158,6 @@ def write_array(data: NDArray[Any], grid: Grid, path: StrPath, header: NiftiHead
         write_metaimage(data, grid, path)
 
 
-def guess_modality(data: NDArray[np.float32]) -> Modality:
-    """CT or MR from the intensities alone, for files that do not say.
-
-    CT in HU has air: the lowest value is at most -200, at least -10000, and 1% of the voxels are under -150. MR
-    magnitude has no negative values but for small overshoot of resampling (above -50). All else is unknown. A CT stored
-    with an offset of +1024, or one cropped inside the body, is beyond this rule: name the modality yourself.
-    """
-    low = float(data.min())
-    if low >= -50:
-        return "mr"
-    if -10_000 <= low <= -200 and np.count_nonzero(data < -150) > 0.01 * data.size:
-        return "ct"
-    return "unknown"
-
-
 def named_as_labels(path: StrPath) -> bool:
     """Whether a file's name says that it is a label map (``case_label.nii.gz``, ``seg.nrrd``), whatever it holds."""
     return _LABEL_NAME.search(Path(path).name) is not None
@@ -172,8 +167,8 @@ def describe(path: StrPath, *, volume_index: int | None = None, limits: Limits |
     """What `read_volume` makes of a file, as plain data for JSON; of a series, the first volume unless told.
 
     Keys: file, format, shape, volumes, spacing_mm, extent_mm, axis_codes, affine, dtype, intensity (min, max, mean,
-    percentiles), values (the different ones of an integer file that has few, else None), modality, qform_code and
-    sform_code (None but for NIfTI), notes.
+    percentiles), values (the different ones of an integer file that has few, else None), modality and modality_reason,
+    qform_code and sform_code (None but for NIfTI), notes.
     """
     path = Path(path)
     source = _read(path, volume_index, limits, series_first=True)
@@ -200,6 +195,7 @@ def describe(path: StrPath, *, volume_index: int | None = None, limits: Limits |
         },
         "values": values.tolist() if values is not None and len(values) <= MAX_LISTED_VALUES else None,
         "modality": volume.modality,
+        "modality_reason": volume.modality_reason,
         "qform_code": source.header.qform_code if source.header else None,
         "sform_code": source.header.sform_code if source.header else None,
         "notes": list(volume.notes),
@@ -245,66 +241,39 @@ def read_source(path: Path, volume_index: int | None, limits: Limits, *, series_
 
 
 def _volume(source: Source, path: Path) -> Volume:
-    data, notes = _intensities(source, shown(path))
+    data, unknown, notes = intensities(source, shown(path))
+    if source.modality is None:
+        modality, reason = judge_modality(data, unknown)
+    else:
+        modality, reason = source.modality, "the file says so"
     name = path.name if source.format == "DICOM" else path.name[: -len(suffix_of(path))]
     return Volume(
         data=data,
         grid=source.grid,
-        modality=source.modality or guess_modality(data),
+        modality=modality,
         name=name or "volume",
         notes=source.notes + notes,
         header=source.header,
+        unknown=unknown,
+        modality_reason=reason,
         series=source.series,
     )
 
 
-def _intensities(source: Source, name: str) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-    """Scaled float32 [X, Y, Z], finite everywhere, and what had to be done for that."""
-    slope, inter = source.scale
-    data: NDArray[np.float32] = np.empty(source.grid.shape, dtype=np.float32)
-    # A few slices at a time, which suits the cache; in float64, if there is something to calculate. What float32 cannot
-    # hold becomes infinite and is counted as such below.
-    as_stored = (slope, inter) == (1.0, 0.0)
-
-    def convert(k: int) -> None:
-        part = source.data[:, :, k : k + SLICES]
-        with np.errstate(over="ignore", invalid="ignore"):
-            data[:, :, k : k + SLICES] = part if as_stored else part.astype(np.float64) * slope + inter
-
-    # From a file's order of axes to ours memory is waited for most of the time: two threads take half as long as one.
-    with ThreadPoolExecutor(2) as pool:
-        for _ in pool.map(convert, range(0, source.grid.shape[2], SLICES)):
-            pass
-    notes: list[str] = []
-    low, high = float(data.min()), float(data.max())  # NaN goes through both
-    broken = 0
-    if not (np.isfinite(low) and np.isfinite(high)):
-        finite = np.isfinite(data)
-        broken = int(data.size - np.count_nonzero(finite))
-    if broken:
-        share = f"{100 * broken / data.size:.3g}% of the voxels are NaN or infinite"
-        if 2 * broken > data.size:
-            raise BadInput(f"{name}: {share}; the file or its intensity scale is damaged, convert the original again")
-        low, high = float(data[finite].min()), float(data[finite].max())
-        data[~finite] = low
-        notes.append(f"{share}: filled with the lowest value, {low:g}")
-    if max(-low, high) > MAX_INTENSITY:
-        raise BadInput(f"{name}: intensities reach {max(-low, high):.3g}; the file or its intensity scale is damaged")
-    if low == high:
-        notes.append(f"every voxel has the same value, {low:g}: there is nothing to see in this image")
-    return data, tuple(notes)
-
-
-def _label_ids(source: Source, name: str) -> NDArray[Any]:
-    """Whole, non-negative numbers, exact in an integer type."""
-    data, (slope, inter) = source.data, source.scale
+def _label_ids(source: Source, name: str) -> tuple[NDArray[Any], list[str]]:
+    """Whole, non-negative numbers, exact in an integer type; and notes."""
+    data, (slope, inter), notes = source.data, source.scale, []
     if data.dtype.kind == "f" or (slope, inter) != (1.0, 0.0):
         with np.errstate(over="ignore", invalid="ignore"):
             values = data.astype(np.float64) * slope + inter
+            whole = np.rint(values)
+            off = float(np.abs(values - whole).max()) if np.isfinite(values).all() else np.inf
         # 2**53: beyond it float64 skips whole numbers.
-        if not np.isfinite(values).all() or (np.abs(values) > 2.0**53).any() or (values != np.rint(values)).any():
+        if not off <= NEARLY_WHOLE or (np.abs(values) > 2.0**53).any():
             raise BadInput(f"{name}: holds fractions, NaN or huge numbers; give a label map, not an image")
-        data = values.astype(np.int64)
+        if off:
+            notes.append(f"labels were stored up to {off:.2g} off whole numbers (scale {slope:.6g}): rounded")
+        data = whole.astype(np.int64)
     if data.dtype.kind == "i" and int(data.min()) < 0:
         raise BadInput(f"{name}: holds negative labels ({int(data.min())}); a label map holds ids of 0 and above")
-    return data
+    return data, notes

@@ -114,12 +114,12 @@ def pick_volume(path: Path, volumes: int, index: int | None) -> int:
     if index is None:
         if volumes > 1:
             raise BadInput(
-                f"{name}: holds a series of {volumes} volumes; choose one with volume_index (0 to {volumes - 1}), "
-                "or save that one as its own file"
+                f"{name}: holds a series of {volumes} volumes, 0 to {volumes - 1}; choose one, or save it as a file of "
+                "its own"
             )
         return 0
     if not 0 <= index < volumes:
-        raise BadInput(f"{name}: volume_index {index} is outside its {volumes} volume(s), 0 to {volumes - 1}")
+        raise BadInput(f"{name}: has no volume {index}; its {volumes} volume(s) are 0 to {volumes - 1}")
     return int(index)
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "card.yaml"
+# As `yaml.safe_load`, in C where PyYAML was built with it: forms plan, and so read a card, at every change.
+SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Architecture kind -> module with ``build(card, **arguments)``; imported on first use, because it imports torch.
 NETWORKS = {"atlas-unet": "diffatlas.models.unet", "published-unet": "diffatlas.published.network"}
 
@@ -91,7 +93,7 @@ def read_card(folder: Path) -> ModelCard:
     """Read and check ``card.yaml``; `BadInput` where it is not a card."""
     path = folder / CARD_FILE
     try:
-        return ModelCard.from_json(yaml.safe_load(path.read_text(encoding="utf-8")), folder)
+        return ModelCard.from_json(yaml.load(path.read_text(encoding="utf-8"), Loader=SAFE_LOADER), folder)
     except FileNotFoundError as error:
         raise BadInput(f"{path}: missing") from error
     except KeyError as error:

@@ -1,0 +1,133 @@
+"""Cases of a review, read and where need be segmented ahead of the user; knows no Qt and no viewer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from diffatlas import io, review, session
+from diffatlas.cohort import Case, find_cases
+from diffatlas.engine.request import Request
+from diffatlas.errors import BadInput
+from diffatlas.geometry.volume import LabelMap, Volume
+from diffatlas.session import Backend, Frame
+from napari_diffatlas.viewer.layers import LayerTuple, label_map_to_layer, volume_to_layer
+
+AHEAD = 2  # cases that are kept in memory beyond the one in sight, on either side
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A case as it is shown: layers of the image and of the labels to look at, and the run's own labels."""
+
+    case: Case
+    volume: Volume
+    made: LabelMap
+    report: dict[str, Any]
+    image_layer: LayerTuple
+    labels_layer: LayerTuple
+
+
+class Review:
+    """The cases of a folder, worst first; `open` gives one, and the next ones are read meanwhile.
+
+    ``request`` is run on cases that have no labels yet; ``backend`` is called in a thread.
+    """
+
+    def __init__(
+        self,
+        images: Path,
+        results: Path,
+        request: Request,
+        backend: Callable[[], Backend],
+        scheme_of: Callable[[str], Any] = lambda name: session.model_card(name).scheme,
+    ) -> None:
+        cases, self.notes = find_cases([images], results)
+        results.mkdir(parents=True, exist_ok=True)
+        self.folder, self._request, self._backend, self._scheme_of = results, request, backend, scheme_of
+        self.reports = {case.name: _report(case.report) for case in cases}
+        self.verdicts = review.read(results)
+        doubt = {case.name: review.doubt_of(self.reports[case.name]) for case in cases}
+        self.cases: Sequence[Case] = sorted(cases, key=lambda case: (-doubt[case.name], case.name))
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="diffatlas-review")
+        self._closed = False
+        self._opened: dict[int, Future[Opened]] = {}
+
+    def open(self, index: int) -> Future[Opened]:
+        """Case ``index``, at once where it was read ahead; begins to read those after it, and keeps the one before."""
+        wanted = [i for i in (index, *range(index + 1, index + 1 + AHEAD), index - 1) if 0 <= i < len(self.cases)]
+        for i in [i for i in self._opened if i not in wanted]:
+            self._opened.pop(i).cancel()
+        for i in wanted:
+            if i not in self._opened:
+                self._opened[i] = self._pool.submit(self._open, self.cases[i])
+        return self._opened[index]
+
+    def state(self, case: Case) -> str:
+        said = self.verdicts.get(case.name)
+        return "to do" if said is None else said.state
+
+    def kept(self, case: Case) -> Path:
+        """Where the labels of a reviewed case stand."""
+        return self.folder / review.FOLDER / f"{case.name}_labels.nii.gz"
+
+    def say(self, opened: Opened, state: review.State, labels: LabelMap | None, reason: str = "") -> None:
+        """Keep a verdict, and the ``labels`` that it is about (on the file's own voxels)."""
+        case = opened.case
+        if labels is not None:
+            self.kept(case).parent.mkdir(exist_ok=True)
+            io.write_label_map(labels, self.kept(case), header=opened.volume.header)
+        said = review.verdict(case.name, state, labels, opened.made, opened.report, reason)
+        review.add(self.folder, said)
+        self.verdicts[case.name] = said
+        for index, other in enumerate(self.cases):
+            if other.name == case.name:  # what was read ahead is no longer what stands there
+                self._opened.pop(index, None)
+
+    def write_table(self) -> Path:
+        return review.write_table(self.folder, [case.name for case in self.cases], self.reports)
+
+    def close(self) -> None:
+        self._closed = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    # -- in the thread -----------------------------------------------------------------------------------------------
+    def _open(self, case: Case) -> Opened:
+        volume = io.read_volume(case.path)
+        if not (case.labels.exists() and case.report.exists()):
+            self._segment(case, volume)
+        report = self.reports[case.name] = _report(case.report)
+        if not report:
+            raise BadInput(f"{case.report.name}: is no report; run the folder again")
+        scheme = self._scheme_of(str(report["provenance"]["model"]["name"]))
+        made = io.read_label_map(case.labels, scheme)
+        kept = self.kept(case)
+        said = self.verdicts.get(case.name)
+        shown = io.read_label_map(kept, scheme) if said is not None and said.labels and kept.exists() else made
+        image = volume_to_layer(volume, case.path.absolute())
+        labels = label_map_to_layer(shown, f"{case.name} labels", volume.header, case.path.absolute())
+        return Opened(case, volume, made, report, image, labels)
+
+    def _segment(self, case: Case, volume: Volume) -> None:
+        result = None
+        with closing(cast(Generator[Frame, None, None], self._backend().stream(volume, self._request))) as frames:
+            for frame in frames:
+                result = frame.result
+                if self._closed:
+                    break
+        if result is None:
+            raise BadInput(f"{case.name}: the engine ended without a result")
+        io.write_label_map(result.labels, case.labels, header=volume.header)
+        session.write_report(result, case.report, case.path)
+
+
+def _report(path: Path) -> dict[str, Any]:
+    """The report of a case; empty where there is none, or it is damaged."""
+    try:
+        return session.read_report(path)
+    except BadInput:
+        return {}

@@ -1,0 +1,372 @@
+"""The tab that reviews: one patient at a time, next and previous by key, accept, correct or reject, worst first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from magicgui.types import FileDialogMode
+from magicgui.widgets import Container, FileEdit
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QHBoxLayout,
+    QHeaderView,
+    QLineEdit,
+    QPushButton,
+    QTableWidget,
+    QTableWidgetItem,
+    QWidget,
+)
+
+from diffatlas import review
+from diffatlas.engine.request import MaskEdit, Request
+from diffatlas.errors import BadInput
+from diffatlas.geometry.volume import LabelMap
+from diffatlas.session import Backend
+from napari_diffatlas.forms.edit import DEFAULT_NOISE
+from napari_diffatlas.forms.parts import Status, Text, yielding
+from napari_diffatlas.jobs.review import Opened, Review
+from napari_diffatlas.jobs.runner import Runner
+from napari_diffatlas.jobs.worker import Done, Failed, Run, Step, Stopped
+from napari_diffatlas.tabs.tab import Tab
+from napari_diffatlas.viewer.layers import Outcome
+from napari_diffatlas.viewer.patient import Patient
+from napari_diffatlas.viewer.scene import Scene
+
+HINT = "One patient at a time, the doubtful ones first. Correct with napari's brush, then accept."
+LOOK_MS = 10
+TABLE_ROWS = 8
+
+
+class ReviewTab(Tab):
+    """Folders, cases, what is said of the one in sight. ``options`` says how cases without labels are run."""
+
+    title = "Review"
+
+    def __init__(
+        self, scene: Scene, runner: Runner, backend: Callable[[], Backend], options: Callable[[], Request | None]
+    ) -> None:
+        super().__init__()
+        self._runner, self._backend, self._options = runner, backend, options
+        self._patient = Patient(scene)
+        self._review: Review | None = None
+        self._index = 0
+        self._opened: Opened | None = None
+        self._coming: Future[Opened] | None = None
+        self._running = False
+        self._look = QTimer(self)
+        self._look.setInterval(LOOK_MS)
+        self._look.timeout.connect(self._on_look)
+        self.images_edit = FileEdit(
+            mode=FileDialogMode.EXISTING_DIRECTORY, label="Images", tooltip="The folder of the volumes"
+        )
+        self.results_edit = FileEdit(
+            mode=FileDialogMode.EXISTING_DIRECTORY,
+            label="Results",
+            tooltip="The folder of their labels: a batch's output",
+        )
+        self.folders = Container(widgets=[self.images_edit, self.results_edit], labels=True)
+        self.folders.margins = (0, 0, 0, 0)
+        self.start_button = QPushButton("Start")
+        self.start_button.setToolTip("Cases without labels are segmented with the options of the Segment tab")
+        self.case_text = Text()
+        self.previous_button, self.next_button = QPushButton("Previous"), QPushButton("Next")
+        self.accept_button = QPushButton("Accept")
+        self.accept_button.setToolTip("Keep the labels as they are now, and go to the next case")
+        self.restore_button = QPushButton("Restore")
+        self.restore_button.setToolTip("The run's own labels again, also after they were corrected and saved")
+        self.continue_button = QPushButton("Continue from here")
+        self.continue_button.setToolTip("Run on from the labels in sight; the voxels you changed are held")
+        self.reason_edit = QLineEdit()
+        self.reason_edit.setPlaceholderText("reason, to reject")
+        self.reject_button = QPushButton("Reject")
+        self.table_button = QPushButton("Write table")
+        self.table_button.setToolTip("review.csv in the folder of the results: status and volumes of every case")
+        self.status = Status()
+        self.list = QTableWidget(0, 2)
+        self._lay_out()
+        self.start_button.clicked.connect(lambda: self.start())
+        self.previous_button.clicked.connect(lambda: self.go(-1))
+        self.next_button.clicked.connect(lambda: self.go(1))
+        self.accept_button.clicked.connect(lambda: self.accept())
+        self.reject_button.clicked.connect(lambda: self.reject())
+        self.restore_button.clicked.connect(lambda: self.restore())
+        self.continue_button.clicked.connect(lambda: self.continue_run())
+        self.table_button.clicked.connect(lambda: self.write_table())
+        self.list.cellDoubleClicked.connect(lambda row, _: self.go_to(row))
+        self.status.say(HINT)
+        self._enable()
+
+    def _lay_out(self) -> None:
+        native = self.folders.native
+        assert isinstance(native, QWidget)
+        for row in self.folders:
+            yielding(row.native)
+        rows = (
+            (self.previous_button, self.next_button),
+            (self.accept_button, self.restore_button),
+            (self.reason_edit, self.reject_button),
+            (self.continue_button, self.table_button),
+        )
+        head = self.list.horizontalHeader()
+        sides = self.list.verticalHeader()
+        assert head is not None  # both always exist; Qt's types do not say so
+        assert sides is not None
+        sides.hide()
+        self.list.setHorizontalHeaderLabels(["Case", "Status"])
+        self.list.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.list.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.list.setToolTip("Double-click a case to go to it")
+        head.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        self.list.setMinimumHeight(TABLE_ROWS * (self.list.fontMetrics().height() + 6))
+        self.column.addWidget(native)
+        self.column.addWidget(self.start_button)
+        self.column.addWidget(self.case_text)
+        for parts in rows:
+            row_layout = QHBoxLayout()
+            for part in parts:
+                row_layout.addWidget(yielding(part), 1)
+            self.column.addLayout(row_layout)
+        self.column.addWidget(self.status)
+        self.column.addWidget(self.list, 1)
+
+    # -- what the user does ------------------------------------------------------------------------------------------
+    def start(self) -> None:
+        """Open the folders and show the worst case that is to do."""
+        request = self._options()
+        images, results = (str(edit.value) for edit in (self.images_edit, self.results_edit))
+        if request is None or "" in (images.strip("."), results.strip(".")):
+            self.status.say("choose the folder of the images and the folder of the results", error=True)
+            return
+        self._close()
+        try:
+            self._review = Review(Path(images), Path(results), replace(request, roi=None, edit=None), self._backend)
+        except (BadInput, OSError) as error:
+            self.status.say(str(error), error=True)
+            return
+        cases = self._review.cases
+        self.list.setRowCount(len(cases))
+        for row in range(len(cases)):
+            self._show_row(row)
+        to_do = [row for row, case in enumerate(cases) if self._review.state(case) == "to do"]
+        self.status.say("\n".join(self._review.notes))
+        self.go_to(to_do[0] if to_do else 0)
+
+    def go(self, by: int) -> None:
+        """The next case, or the one before."""
+        self.go_to(self._index + by)
+
+    def go_to(self, index: int) -> None:
+        """Show case ``index``; what was painted on the one in sight is saved first."""
+        if self._review is None or not 0 <= index < len(self._review.cases) or self._running:
+            return
+        if not self._autosave():
+            return
+        self._index, self._opened = index, None
+        self._coming = self._review.open(index)
+        self.list.selectRow(index)
+        self._on_look()
+        if self._coming is not None:
+            self.case_text.setText(f"Opening {self._review.cases[index].name} ...")
+            self._look.start()
+        self._enable()
+
+    def accept(self) -> None:
+        """Keep the labels in sight and go on."""
+        if self._say("corrected" if self._changed() else "accepted", keep=True):
+            self._go_on()
+
+    def reject(self) -> None:
+        """Keep no labels, but the reason, and go on."""
+        reason = self.reason_edit.text().strip()
+        if self._opened is not None and not reason:
+            self.status.say("say why it is rejected", error=True)
+            self.reason_edit.setFocus()
+            return
+        if self._say("rejected", keep=False, reason=reason):
+            self._go_on()
+
+    def restore(self) -> None:
+        """The run's own labels again."""
+        if self._opened is not None:
+            self._patient.set_labels(self._opened.made)
+            self.status.say("The labels are as the run made them.")
+
+    def continue_run(self) -> None:
+        """Run on from the labels in sight."""
+        opened, review_ = self._opened, self._review
+        if opened is None or review_ is None or self._runner.busy:
+            return
+        try:
+            labels, source = self._labels(opened), self._patient.source()
+        except BadInput as error:
+            self.status.say(str(error), error=True)
+            return
+        model = str(opened.report["provenance"]["model"]["name"])
+        changed = labels.data != opened.made.data
+        edit = MaskEdit(labels.data, changed if changed.any() else None, DEFAULT_NOISE)
+        options = self._options() or Request()
+        request = replace(options, task="segment", model=model, edit=edit, roi=None)
+        self._running = True
+        self.status.say("Running ...")
+        present = partial(Outcome.of, source=source, title="")
+        self._runner.start(Run(self._backend, lambda: opened.volume, request, present=present), self._on_update)
+
+    def write_table(self) -> None:
+        """All cases in one CSV file."""
+        if self._review is not None:
+            self._autosave()
+            try:
+                self.status.say(f"Wrote {self._review.write_table()}.")
+            except BadInput as error:
+                self.status.say(str(error), error=True)
+
+    # -- one case ----------------------------------------------------------------------------------------------------
+    def _on_look(self) -> None:
+        """Show the case that is coming, once it is there."""
+        coming, review_ = self._coming, self._review
+        if coming is None or review_ is None or not coming.done():
+            return
+        self._look.stop()
+        self._coming = None
+        try:
+            self._opened = coming.result()
+        except Exception as error:  # one bad file must not end a review
+            self.case_text.setText(f"{self._index + 1} of {len(review_.cases)} · {review_.cases[self._index].name}")
+            self.status.say(" ".join(str(error).split())[:300], error=True)
+            self._enable()
+            return
+        self._patient.show(self._opened.image_layer, self._opened.labels_layer)
+        self._show_case()
+        self._enable()
+
+    def _show_case(self) -> None:
+        review_, opened = self._review, self._opened
+        if review_ is None or opened is None:
+            return
+        said = review_.verdicts.get(opened.case.name)
+        doubt = review.doubt_of(opened.report)
+        words = f"{self._index + 1} of {len(review_.cases)} · {opened.case.name} · doubt {doubt:.2f}"
+        if said is not None:
+            words += f" · {said.state} by {said.who}" + (f": {said.reason}" if said.reason else "")
+        self.case_text.setText(words)
+        self.reason_edit.setText("" if said is None else said.reason)
+        self._show_row(self._index)
+
+    def _labels(self, opened: Opened) -> LabelMap:
+        """The labels in sight, on the file's own voxels."""
+        ids = self._patient.ids()
+        scheme = opened.made.scheme
+        shown = LabelMap.from_ids(ids, self._patient.source().grid, scheme)
+        return LabelMap(self._patient.source().origin.restore(shown.data), opened.made.grid, scheme)
+
+    def _changed(self) -> bool:
+        """Whether the labels in sight are others than the run's."""
+        opened = self._opened
+        if opened is None:
+            return False
+        return not np.array_equal(self._patient.ids(), self._patient.source().origin.display(opened.made.to_ids()))
+
+    def _autosave(self) -> bool:
+        """Save what was painted since the case was shown; False where that cannot be, which the tab then says.
+
+        A rejected case stays rejected until it is accepted.
+        """
+        opened, review_ = self._opened, self._review
+        if opened is None or review_ is None or not self._patient.touched() or review_.state(opened.case) == "rejected":
+            return True
+        return self._say("corrected" if self._changed() else "accepted", keep=True)
+
+    def _say(self, state: review.State, *, keep: bool, reason: str = "") -> bool:
+        opened, review_ = self._opened, self._review
+        if opened is None or review_ is None or self._running:
+            return False
+        try:
+            review_.say(opened, state, self._labels(opened) if keep else None, reason)
+        except BadInput as error:
+            self.status.say(str(error), error=True)
+            return False
+        self._patient.saved()
+        self.status.say("")
+        self._show_row(self._index)
+        return True
+
+    def _go_on(self) -> None:
+        review_ = self._review
+        if review_ is None:
+            return
+        done = sum(review_.state(case) != "to do" for case in review_.cases)
+        if self._index + 1 < len(review_.cases):
+            self.go(1)
+        else:
+            self._show_case()
+        if done == len(review_.cases):
+            self.status.say(f"All {done} cases are reviewed. Write table makes one file of them.")
+
+    # -- a run that goes on from a correction (slots: they run in the GUI thread) ------------------------------------
+    def _on_update(self, update: Any) -> None:
+        match update:
+            case Step(frame):
+                self.status.say(f"Running: step {frame.index + 1} of {frame.total} ...")
+            case Done(outcome):
+                self._patient.set_displayed(outcome.result.labels)
+                self.status.say("Continued from your labels; accept them or correct on.")
+            case Stopped():
+                self.status.say("Stopped.")
+            case Failed(message):
+                self.status.say(message, error=True)
+
+    def busy_changed(self, busy: bool) -> None:
+        if not busy:
+            self._running = False
+        self._enable()
+
+    # -- what is shown -----------------------------------------------------------------------------------------------
+    def _show_row(self, row: int) -> None:
+        review_ = self._review
+        if review_ is None:
+            return
+        case = review_.cases[row]
+        for column, text in enumerate((case.name, review_.state(case))):
+            item = self.list.item(row, column)
+            if item is None:
+                item = QTableWidgetItem()
+                self.list.setItem(row, column, item)
+            item.setText(text)
+            item.setToolTip(text)
+
+    def _enable(self) -> None:
+        ready = self._opened is not None and not self._running
+        for part in (self.accept_button, self.reject_button, self.restore_button, self.reason_edit):
+            part.setEnabled(ready)
+        self.continue_button.setEnabled(ready and not self._runner.busy)
+        count = 0 if self._review is None else len(self._review.cases)
+        self.previous_button.setEnabled(not self._running and self._index > 0)
+        self.next_button.setEnabled(not self._running and self._index + 1 < count)
+        self.table_button.setEnabled(self._review is not None)
+        self.start_button.setEnabled(not self._running)
+
+    def set_dark(self, dark: bool) -> None:
+        self.status.set_dark(dark)
+
+    def propose(self, images: str, results: str) -> None:
+        """Folders of the Folder tab, where none are chosen here."""
+        for edit, folder in ((self.images_edit, images), (self.results_edit, results)):
+            if folder and str(edit.value) in ("", "."):
+                edit.value = Path(folder)
+
+    def _close(self) -> None:
+        self._look.stop()
+        self._autosave()
+        if self._review is not None:
+            self._review.close()
+        self._review, self._opened, self._coming, self._index = None, None, None, 0
+
+    def shut_down(self) -> None:
+        self._close()

@@ -1,0 +1,188 @@
+"""The run of the Segment tab in sight: its steps drawn and recorded, its progress told, its slider, its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined, unused-ignore]
+
+from diffatlas.engine.request import Request
+from diffatlas.errors import BadInput
+from diffatlas.geometry.volume import Volume
+from diffatlas.session import Backend
+from napari_diffatlas.forms.edit import DEFAULT_NOISE, EditPanel
+from napari_diffatlas.forms.options import Planner
+from napari_diffatlas.forms.panel import Panel
+from napari_diffatlas.forms.parts import in_our_words
+from napari_diffatlas.forms.scrubber import Scrubber
+from napari_diffatlas.jobs.recording import Recording
+from napari_diffatlas.jobs.runner import Runner
+from napari_diffatlas.jobs.worker import Done, Failed, Paused, Resumed, Run, Step, Stopped, Update
+from napari_diffatlas.preferences import preferences
+from napari_diffatlas.viewer.layers import Outcome, Source
+from napari_diffatlas.viewer.scene import Scene
+
+
+class RunView(QObject):
+    """Starts runs and shows them in the form and the viewer.
+
+    What is in the viewer stays until a run gives its first step: one that the engine refuses changes nothing there.
+    Signal: ``results_changed()``, what can be continued from, saved or listed may be another.
+    """
+
+    results_changed = Signal()
+
+    def __init__(
+        self,
+        scene: Scene,
+        runner: Runner,
+        backend: Callable[[], Backend],
+        plan: Planner,
+        panel: Panel,
+        scrubber: Scrubber,
+        edit: EditPanel,
+    ) -> None:
+        super().__init__()
+        self._scene, self._runner, self._backend, self._plan = scene, runner, backend, plan
+        self._panel, self._scrubber, self._edit = panel, scrubber, edit
+        self._source: Source | None = None
+        self._coming: tuple[Source, Request, Recording] | None = None
+        self._recorded: int | None = None
+        self.recording = Recording()
+        self.request = Request()
+        self.running = False
+
+    def start(self, source: Source, request: Request, title: str, volume: Callable[[], Volume] | None = None) -> None:
+        """Run ``request`` on ``source``; ``title`` names the layer it will leave.
+
+        The engine sees the file's own voxels, everything here the displayed ones: this is where they meet.
+        ``volume`` gives the file's voxels, called in the worker; None takes them from ``source``.
+        """
+        recording = Recording(preferences().recording_mb * 2**20)
+        self._coming, self._source = (source, request, recording), source
+        self.running = True
+        self._panel.set_running(True)
+        self._panel.reset_progress(busy=True)
+        self._panel.set_status(self._opening_words(source, request))
+        run = Run(
+            self._backend,
+            volume or source.file_volume,
+            source.origin.restore_request(request),
+            recording=recording,
+            present=partial(Outcome.of, source=source, title=title, card=self._panel.card_of(request.model)),
+        )
+        self._runner.start(run, self.on_update)
+
+    def scrub(self, index: int | None) -> None:
+        """Draw a recorded step (None: the newest), and once the run is over the result at its end."""
+        trace = self.recording.trace()
+        moment = self.recording.at(trace.kept[-1] if index is None else index) if trace.kept else None
+        if moment is not None:
+            self._scene.show_result(index is None)
+            self._scene.show(moment)
+
+    @property
+    def shows_step(self) -> bool:
+        """Whether what is in the viewer is a step of the run, not a result."""
+        return self._scrubber.index is not None or self._scene.chosen is None
+
+    def show_slider(self) -> None:
+        """The slider belongs to the last run and is there while its result is in sight."""
+        if not self._runner.busy and self._scene.chosen != self._recorded:
+            self._scrubber.clear()
+        else:
+            self._scrubber.show_trace(self.recording.trace())
+
+    def ended(self) -> None:
+        """The engine is free again."""
+        if self.running:
+            self.running, self._source, self._coming = False, None, None
+            self._panel.set_running(False)
+            self._panel.options.refresh()  # the run has shown what others will take
+
+    # -- what a job says (slots: they run in the GUI thread) ---------------------------------------------------------
+    def on_searching(self, done: int, total: int) -> None:
+        """A search for the region has made ``done`` of at most ``total`` looks; 0, 0 at its end."""
+        self.running = total > 0
+        self._panel.set_running(self.running, pauses=False)
+        self._panel.reset_progress(busy=total == 1)
+        if total:
+            self._panel.set_status("Searching the image ...")
+        if total > 1:
+            self._panel.set_looks(done, total)
+
+    def on_update(self, update: Update) -> None:
+        match update:
+            case Step():
+                self._on_step(update)
+            case Paused(steps):
+                self._panel.set_paused(True)
+                self._panel.set_status(f"Paused after {_steps(steps)}.")
+                self._scene.arm_live_brush()
+                self._edit.set_noise(self.recording.trace().levels[steps - 1])
+                self.results_changed.emit()
+            case Resumed():
+                self._panel.set_paused(False)
+                self._panel.set_status("Running ...")
+                self.results_changed.emit()
+            case Done(outcome):
+                self._finish(outcome)
+                self._panel.set_status(self._summary(update), error=bool(outcome.doubts))
+            case Stopped(steps):
+                self._catch_up()
+                self._panel.set_status(f"Stopped after {_steps(steps)}.")
+            case Failed(message):
+                self._catch_up()
+                self._panel.set_status(in_our_words(message), error=True)
+
+    def _opening_words(self, source: Source, request: Request) -> str:
+        """What the run does before its first step, by the engine's plan."""
+        try:
+            searches = self._plan(source.placeholder(), request).search
+        except BadInput:  # the run says it
+            searches = False
+        return "Searching the image for the place, which takes seconds ..." if searches else "Loading the model ..."
+
+    def _on_step(self, step: Step) -> None:
+        if self._coming is not None:  # the first: from here on the viewer shows this run
+            source, self.request, self.recording = self._coming
+            self._coming = self._recorded = None
+            self._scrubber.clear()
+            self._scene.begin(source, self.request.model)
+        frame = step.frame
+        self._scrubber.show_trace(self.recording.trace())
+        if self._scrubber.index is None:  # else the user looks at an earlier step
+            self._scene.show(frame)
+        if self._panel.progress.maximum() == 0:
+            self._panel.reset_progress()
+            self._panel.set_status("Running ...")
+        self._panel.set_progress(frame.index + 1, frame.total, frame.t, step.seconds_left)
+
+    def _finish(self, outcome: Outcome) -> None:
+        self._scrubber.follow()
+        self._scene.finish(outcome)
+        self._recorded = self._scene.chosen
+        self._edit.set_noise(DEFAULT_NOISE)
+        self._note_device(outcome.result.provenance)
+
+    def _catch_up(self) -> None:
+        """Draw the steps that were made but not drawn, unless the user looks at an earlier one."""
+        self._panel.reset_progress()
+        if self._coming is None:
+            self._scrubber.show_trace(self.recording.trace())
+            if self._scrubber.index is None:
+                self.scrub(None)
+
+    def _summary(self, done: Done) -> str:
+        notes = dict.fromkeys((*(self._source.notes if self._source else ()), *done.result.result.notes))
+        return "\n".join([*done.result.doubts, f"Done in {done.seconds:.1f} s.", *notes])
+
+    def _note_device(self, provenance: dict[str, Any]) -> None:
+        chosen = ", ".join(str(provenance[key]) for key in ("device", "precision") if key in provenance)
+        self._panel.options.set_chosen(self.request.device, self.request.precision, chosen)
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"

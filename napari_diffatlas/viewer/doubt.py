@@ -1,0 +1,62 @@
+"""When a result should not be believed: sizes that do not fit the image, volumes that do not fit the training cases.
+
+These rules know nothing of the image's content; they catch a model that runs far from what it was trained on.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.space import ModelSpace, world_box
+from diffatlas.session import Frame, Result
+
+SMALLER = 0.5  # of the model's field of view, along any axis
+OUTSIDE = 0.3  # of what the model drew
+TIMES = 3.0  # as large or as small as in the training cases
+
+
+class Known(Protocol):
+    """What a card must say to be asked here."""
+
+    @property
+    def space(self) -> ModelSpace: ...
+    @property
+    def expected_volumes_ml(self) -> list[float] | None: ...
+
+
+def much_smaller(space: ModelSpace, grid: Grid) -> bool:
+    """Whether an image on ``grid`` fills less than half of the model's field of view along some axis."""
+    low, high = world_box(grid)
+    return any(size < SMALLER * seen for size, seen in zip((high - low).tolist(), space.extent_mm, strict=True))
+
+
+def doubts_of(last: Frame, result: Result, card: Known | None) -> tuple[str, ...]:
+    """Lines that say why ``result`` is doubtful, none where nothing speaks against it.
+
+    ``last``: the frame that carried the result, with the mask as the model drew it, beyond the image as well.
+    """
+    drawn_ml = float(np.count_nonzero(last.labels)) * last.grid.voxel_volume_ml
+    found = result.volumes_ml
+    found_ml = sum(found.values())
+    if found_ml == 0:
+        return ("Doubtful: the model found none of its structures.",)
+    doubts = []
+    roi = result.provenance.get("request", {}).get("roi")
+    if roi is None and found_ml < (1 - OUTSIDE) * drawn_ml:
+        share = 1 - found_ml / drawn_ml
+        doubts.append(f"Doubtful: of the {_ml(drawn_ml)} that the model drew, {share:.0%} lie outside the image.")
+    expected = card.expected_volumes_ml if card is not None else None
+    if expected is not None and sum(expected) > 0:
+        usual_ml = sum(expected)
+        if not usual_ml / TIMES <= found_ml <= usual_ml * TIMES:
+            doubts.append(
+                f"Doubtful: {_ml(found_ml)} in all, where the model was trained on {_ml(usual_ml)} on average."
+            )
+    return tuple(doubts)
+
+
+def _ml(volume: float) -> str:
+    return f"{volume:.0f} ml" if volume >= 100 else f"{volume:.3g} ml"

@@ -1,0 +1,74 @@
+"""What the viewer looks at: axial slices, the slices through a layer's middle, the camera on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_diffatlas.viewer.layers import AXES
+
+DEFAULT_CAMERA = ("towards", "down", "right")
+RADIOLOGICAL = ("away", "up", "left")  # anterior up, right on the left; keeps x, y, z right-handed in 3-D
+
+
+class View:
+    """Slices and camera of one viewer."""
+
+    def __init__(self, viewer: Any) -> None:
+        self._viewer = viewer
+        self._turned = False
+
+    def layers_changed(self) -> None:
+        """Turn an untouched viewer to axial slices in the radiological convention, and back once it is empty.
+
+        Only where every layer is a volume with our x, y, z axes and nobody has turned the viewer before: napari's own
+        default would show x, y, z volumes as sagittal slices lying on their side.
+        """
+        viewer = self._viewer
+        if not len(viewer.layers) and self._turned:
+            # napari forgets the order of the axes, not the way the camera stands.
+            self._turned, self._camera.orientation = False, DEFAULT_CAMERA
+            return
+        ours = [tuple(layer.axis_labels) == AXES for layer in viewer.layers]
+        if not ours or not all(ours) or viewer.dims.order != (0, 1, 2) or viewer.dims.ndisplay != 2:
+            return
+        if tuple(str(side) for side in self._camera.orientation) != DEFAULT_CAMERA:
+            return
+        viewer.dims.order = (2, 1, 0)
+        self._camera.orientation = RADIOLOGICAL
+        self._turned = True
+        viewer.reset_view()
+        self.centre(np.mean(viewer.layers.extent.world, axis=0))
+
+    @property
+    def point(self) -> NDArray[np.float64]:
+        """Where the slices in sight lie, world."""
+        return np.asarray(self._viewer.dims.point, dtype=np.float64)
+
+    def look_at(self, layer: Any, before: NDArray[np.float64] | None = None) -> None:
+        """Go to ``layer`` where the slices in sight miss it: its middle, and the camera on it alone.
+
+        ``before``: the slices in sight before ``layer`` took its place; napari holds them within what is left.
+        """
+        box = layer.extent.world
+        point = (self.point if before is None else before)[-box.shape[1] :]
+        if len(point) == box.shape[1] and not np.any((point < box[0]) | (point > box[1])):
+            return
+        self.centre(box.mean(axis=0))
+        fit = getattr(self._viewer, "fit_to_view", None)  # from napari 0.8 on
+        if fit is None:
+            self._viewer.reset_view()
+        else:
+            fit(layers=[layer])
+
+    def centre(self, world: Sequence[float] | NDArray[np.float64]) -> None:
+        """The slices through a point of the world."""
+        axes = range(self._viewer.dims.ndim - len(world), self._viewer.dims.ndim)
+        self._viewer.dims.set_point(tuple(axes), tuple(float(w) for w in world))
+
+    @property
+    def _camera(self) -> Any:
+        return getattr(self._viewer, "scene", self._viewer).camera  # moved in napari 0.9

@@ -1,0 +1,171 @@
+"""Reviewing a folder of patients through the real viewer: by key, saved as one goes, worst first."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diffatlas import io, review
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import MMWHS, Volume
+from napari_diffatlas import commands
+from tests.fakes import FakeBackend
+from tests.gui.page import Page
+
+OpenPage = Callable[..., Page]
+COUNT = 5
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Five patients of different size and place, and a folder for what comes of them."""
+    (tmp_path / "images").mkdir()
+    for index in range(COUNT):
+        affine = np.diag([-2.0, -2.0, 2.0, 1.0])
+        affine[:3, 3] = 40 * index
+        shape = (20 + index, 22, 18)
+        data = np.random.default_rng(index).normal(100, 30, shape).astype(np.float32)
+        io.write_volume(Volume(data, Grid(shape, affine), "mr"), tmp_path / "images" / f"p{index}.nii.gz")
+    return tmp_path / "images", tmp_path / "labels"
+
+
+class Reviewer:
+    """What a person at the Review tab does and sees."""
+
+    def __init__(self, page: Page, images: Path, results: Path) -> None:
+        self.page, self.tab = page, page.widget.review
+        self.results = results
+        self.tab.images_edit.value, self.tab.results_edit.value = images, results
+        self.press(self.tab.start)
+
+    def press(self, what: Callable[[], Any]) -> float:
+        """Do it and wait for the case that comes; seconds of the GUI's own thread, whatever else the machine does."""
+        begin = time.thread_time()
+        what()
+        self.page.wait_until(lambda: self.tab._opened is not None)
+        return time.thread_time() - begin
+
+    @property
+    def case(self) -> str:
+        return str(self.tab._opened.case.name) if self.tab._opened else ""
+
+    @property
+    def layers(self) -> tuple[Any, Any]:
+        image, labels = (layer for layer in self.page.viewer.layers if layer.visible)
+        return image, labels
+
+    def paint(self, id_: int) -> None:
+        _, labels = self.layers
+        labels.data_setitem((np.array([3, 3, 4]), np.array([5, 6, 5]), np.array([7, 7, 7])), id_)
+
+    @property
+    def said(self) -> dict[str, str]:
+        return {case: verdict.state for case, verdict in review.read(self.results).items()}
+
+
+def test_five_patients_by_key_alone(open_page: OpenPage, folders: tuple[Path, Path]) -> None:
+    page = open_page()
+    person = Reviewer(page, *folders)
+    assert person.case == "p0"
+    image, labels = person.layers
+    volume = io.read_volume(folders[0] / "p0.nii.gz")
+    origin = image.metadata["diffatlas"]["origin"]
+    assert np.array_equal(origin.restore(image.data), volume.data)
+    assert labels.selected_label in MMWHS.ids
+    person.press(commands.review_accept)
+    assert person.case == "p1"
+    image, labels = person.layers
+    assert (image.name, labels.name) == ("p1", "p1 labels")
+    assert page.point == pytest.approx(io.read_volume(folders[0] / "p1.nii.gz").grid.centre_mm, abs=2.0)
+    person.paint(500)
+    person.press(commands.review_accept)
+    person.tab.reason_edit.setText("moved")
+    person.press(commands.review_reject)
+    person.paint(600)
+    person.press(commands.review_next)  # painted, and saved on the way
+    assert person.said == {"p0": "accepted", "p1": "corrected", "p2": "rejected", "p3": "corrected"}
+    kept = review.read(person.results)["p1"]
+    assert kept.run["model"] == "heart-phantom"
+    assert min(kept.changed_dice.values()) < 1
+    assert review.read(person.results)["p2"].reason == "moved"
+    ids, grid = io.read_label_ids(person.results / kept.labels)
+    assert grid.same_as(io.read_volume(folders[0] / "p1.nii.gz").grid)
+    made, _ = io.read_label_ids(person.results / "p1_labels.nii.gz")
+    assert 0 < np.count_nonzero(ids != made) <= 3  # the run's own labels stay
+    person.press(commands.review_previous)
+    _, labels = person.layers
+    assert (labels.data[[3, 3, 4], [5, 6, 5], 7] == 600).all()  # as they were left
+    person.tab.restore_button.click()
+    person.press(commands.review_next)
+    assert person.said["p3"] == "accepted"
+    person.tab.table_button.click()
+    assert (person.results / review.TABLE).read_text(encoding="utf-8").count("\n") == COUNT + 1
+    assert len([layer for layer in page.viewer.layers if layer.visible]) == 2
+
+
+def test_the_next_patient_is_there_before_the_key(open_page: OpenPage, folders: tuple[Path, Path]) -> None:
+    page = open_page()
+    person = Reviewer(page, *folders)
+    review_ = person.tab._review
+    assert review_ is not None
+    seconds = []
+    for index in range(1, COUNT):
+        page.wait_until(review_.open(index - 1).done)
+        page.wait_until(review_._opened[index].done)
+        seconds.append(person.press(commands.review_next))
+    assert sorted(seconds)[COUNT // 2 - 1] < 0.5, seconds
+
+
+def test_a_review_goes_on_where_it_was_worst_first(open_page: OpenPage, folders: tuple[Path, Path]) -> None:
+    images, results = folders
+    page = open_page()
+    person = Reviewer(page, images, results)
+    for _ in range(COUNT - 1):
+        person.press(commands.review_next)
+    for name, residual in (("p3", 0.9), ("p1", 0.7)):
+        report = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
+        report["frames"][-1]["guidance_residual"] = residual
+        (results / f"{name}.json").write_text(json.dumps(report), encoding="utf-8")
+    review.add(results, review.Verdict("p3", "rejected", "moved"))
+    person.press(person.tab.start)
+    cells: Any = person.tab.list  # Qt's types say that a cell may be missing
+    names = [cells.item(row, 0).text() for row in range(COUNT)]
+    assert names == ["p3", "p1", "p0", "p2", "p4"]
+    assert person.case == "p1"  # the worst that is to do
+    assert cells.item(0, 1).text() == "rejected"
+
+
+def test_a_file_that_cannot_be_read_is_said_and_the_others_are_shown(
+    open_page: OpenPage, folders: tuple[Path, Path]
+) -> None:
+    (folders[0] / "p0.nii.gz").write_bytes(b"no volume")
+    page = open_page()
+    tab = page.widget.review
+    tab.images_edit.value, tab.results_edit.value = folders
+    tab.start_button.click()
+    page.wait_until(lambda: "p0.nii.gz" in tab.status.text())
+    tab.next_button.click()
+    page.wait_until(lambda: tab._opened is not None)
+    assert tab._opened is not None
+    assert tab._opened.case.name == "p1"
+
+
+def test_a_correction_is_continued_and_its_voxels_are_held(open_page: OpenPage, folders: tuple[Path, Path]) -> None:
+    backend = FakeBackend()
+    page = open_page(backend)
+    person = Reviewer(page, *folders)
+    person.paint(500)
+    person.tab.continue_button.click()
+    page.wait_for_end()
+    edit = backend.requests[-1].edit
+    assert edit is not None
+    assert edit.pinned is not None
+    assert 0 < np.count_nonzero(edit.pinned) <= 3
+    assert edit.labels.shape == io.read_volume(folders[0] / "p0.nii.gz").data.shape
+    assert "Continued" in person.tab.status.text()
