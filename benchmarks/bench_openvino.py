@@ -25,7 +25,9 @@ from tables import openvino_table
 from torch import Tensor
 
 from diffatlas.engine import backend as local
+from diffatlas.engine.plan import plan
 from diffatlas.engine.request import Request
+from diffatlas.geometry.resample import image_to_model
 from diffatlas.metrics import compare
 from diffatlas.models.store import load_model
 from diffatlas.session import segment
@@ -82,9 +84,9 @@ def main() -> None:
         images = []
         for modality in ("ct", "mr"):
             volume = next(hearts(modality, 1, 800_000))[1]
-            run = local._Run(model, volume, Request(model=HEART, roi=ROI))
-            assert run.placement.image is not None
-            images.append(run.placement.image)
+            planned = plan(volume, Request(model=HEART, roi=ROI))
+            image = image_to_model(volume, planned.grid, model.card.space.window_for(modality)).image
+            images.append(torch.from_numpy(image)[None, None])
         seen = [[torch.cat([i, x[:, 1:]], dim=1).numpy(), zero.numpy(), one.numpy()] for i in images]
         small = timed("quantize (NNCF)", lambda: nncf.quantize(graph, nncf.Dataset(seen), subset_size=len(seen)))
         engines["OpenVINO int8"] = timed("compile int8", lambda: build(small))

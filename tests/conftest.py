@@ -23,7 +23,7 @@ def shared() -> Path:
     return SHARED
 
 
-def make_model(folder: Path, scheme: LabelScheme = HIPPOCAMPUS, seed: int = 0) -> Path:
+def make_model(folder: Path, scheme: LabelScheme = HIPPOCAMPUS, seed: int = 0, evidence: bool = False) -> Path:
     """A folder with a tiny random network that every part of the program takes for a model."""
     import torch
     from safetensors.torch import save_file
@@ -38,7 +38,8 @@ def make_model(folder: Path, scheme: LabelScheme = HIPPOCAMPUS, seed: int = 0) -
         space=ModelSpace((16, 16, 16), (2.0, 2.0, 2.0), 6.0, {"mr": Window("percentile", 0.5, 99.5)}),
         schedule="cosine",
         prediction={"image": "v", "mask": "x0"},
-        architecture={"kind": "atlas-unet", "widths": [8, 16], "blocks": 1, "embedding": 16, "attention": True},
+        architecture={"kind": "atlas-unet", "widths": [8, 16], "blocks": 1, "embedding": 16, "attention": True}
+        | ({"evidence": True} if evidence else {}),
         guidance_noise=0.5,
         atlas_walk="together",
         data="none",

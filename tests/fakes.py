@@ -56,7 +56,7 @@ class FakeBackend:
     def plan(self, volume: Volume | None, request: Request) -> Plan:
         """The engine's plan for the same request, with the fake's steps and grid; never a search."""
         card = session.model_card("heart-phantom" if request.model == "auto" else request.model)
-        filled = request.resolved(card.guidance_noise)
+        filled = request.resolved(session.PRESETS[request.preset], card.guidance_noise)
         steps = request.steps or DEFAULT_STEPS
         return Plan(
             request=replace(filled, model=card.name, steps=steps),

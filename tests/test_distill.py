@@ -75,7 +75,7 @@ def test_what_is_learnt_is_what_the_teacher_answers(
     found, _ = distilling.images_in([images], tmp_path / "s")
     config = distilling.settings(teacher, len(found), tmp_path / "s", request, quick, [])
     distilling.distill(str(tiny_model), found, config, request)
-    data = load_or_prepare(config.data, config.space.build())
+    data = load_or_prepare(config.data, config.space)
     assert data.names == tuple(f"case{i}" for i in range(5))
     from diffatlas.session import stream
 

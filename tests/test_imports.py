@@ -16,16 +16,19 @@ ENGINE = ROOT / "core" / "diffatlas"
 # Top to bottom, as in docs/decisions/0001: a later package may import the earlier ones, never the other way.
 LAYERS = (
     "errors",
+    "values",
     "geometry",
     "io",
     "metrics",
     "phantom",
+    "anatomies",
     "data",
     "diffusion",
     "models",
     "published",
     "engine",
     "session",
+    "remote",
     "render",
     "cohort",
     "review",
@@ -35,8 +38,10 @@ LAYERS = (
     "cli",
 )
 FRONT_ENDS = {"diffatlas_app": ROOT / "app", "napari_diffatlas": ROOT / "napari_diffatlas"}
-FOR_FRONT_ENDS = {"errors", "geometry", "io", "metrics", "session", "engine.request", "render", "cohort", "review"}
-USES_TORCH = {"diffusion", "models.unet", "published", "engine.backend", "engine.device", "engine.first_noise"}
+FOR_FRONT_ENDS = {"errors", "geometry", "io", "metrics", "session", "engine.request", "render"}
+FOR_FRONT_ENDS |= {"cohort", "remote", "review"}
+USES_TORCH = {"diffusion", "models.unet", "models.conv", "published"}
+USES_TORCH |= {f"engine.{name}" for name in ("backend", "device", "walk", "first_noise")}
 USES_TORCH |= {"train", "evaluate", "distill"}
 
 

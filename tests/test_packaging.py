@@ -69,12 +69,20 @@ def test_the_weights_travel(wheel: zipfile.ZipFile) -> None:
             assert inside == (model / name).read_bytes()
 
 
-def test_the_viewer_s_scripts_travel(wheel: zipfile.ZipFile) -> None:
+def test_the_scripts_and_the_teaching_site_travel(wheel: zipfile.ZipFile) -> None:
     folder = ROOT / "app" / "diffatlas_app" / "static"
-    names = [path.name for path in folder.iterdir()]
-    assert "viewer.js" in names
-    for name in names:
-        assert wheel.read(f"diffatlas_app/static/{name}") == (folder / name).read_bytes()
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    assert {"viewer.js", "index.html", "destroy.js", "de.json", "scenes.json"} <= {path.name for path in paths}
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        assert wheel.read(f"diffatlas_app/static/{name}") == path.read_bytes()
+
+
+def test_the_recordings_stay_a_small_part_of_the_wheel(wheel: zipfile.ZipFile) -> None:
+    """The weights are what it weighs; the teaching site and the recorded runs are not to double it unseen."""
+    sizes = {entry.filename: entry.compress_size for entry in wheel.infolist()}
+    assert sum(size for name, size in sizes.items() if "/static/learn/" in name) < 2.5e6
+    assert sum(size for name, size in sizes.items() if "/weights/" not in name) < 6e6
 
 
 def test_the_recorded_runs_travel(wheel: zipfile.ZipFile) -> None:

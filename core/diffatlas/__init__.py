@@ -1,7 +1,8 @@
 """DiffAtlas: segmentation as the generation of the one image-mask pair that agrees with the patient's image.
 
-    volume = diffatlas.read_volume("mri.nii.gz")
-    for frame in diffatlas.stream(volume, diffatlas.Request(model="hippocampus-mri", preset="watch")):
+    result = diffatlas.segment("mri.nii.gz")
+    diffatlas.write_label_map(result.labels, "labels.nii.gz")
+    for frame in diffatlas.stream("mri.nii.gz", model="hippocampus-mri", preset="watch"):
         print(frame.index, frame.t, frame.metrics.volumes_ml)
 
 The names below are imported on first use: ``import diffatlas`` takes milliseconds and never imports torch.
@@ -23,9 +24,18 @@ if TYPE_CHECKING:
     from diffatlas.geometry.grid import Grid
     from diffatlas.geometry.volume import HIPPOCAMPUS, MMWHS, LabelMap, LabelScheme, Structure, Volume
     from diffatlas.io import read_label_map, read_volume, write_label_map, write_volume
-    from diffatlas.metrics import compare
     from diffatlas.models.store import load_model
-    from diffatlas.session import Frame, FrameMetrics, Result, available_models, example, local_backend, segment, stream
+    from diffatlas.session import (
+        Frame,
+        FrameMetrics,
+        Result,
+        available_models,
+        compare,
+        example,
+        local_backend,
+        segment,
+        stream,
+    )
 
 __all__ = [
     "HIPPOCAMPUS",
@@ -60,13 +70,13 @@ _HOME = {
     "errors": ("BadInput", "DiffAtlasError"),
     "geometry.grid": ("Grid",),
     "io": ("read_label_map", "read_volume", "write_label_map", "write_volume"),
-    "metrics": ("compare",),
     "engine.request": ("MaskEdit", "Request"),
     "session": (
         "Frame",
         "FrameMetrics",
         "Result",
         "available_models",
+        "compare",
         "example",
         "local_backend",
         "segment",

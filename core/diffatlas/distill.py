@@ -27,12 +27,11 @@ from diffatlas.cohort import find_cases
 from diffatlas.data import REACH, Facts, Plan, PreparedCase, write_cache
 from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
-from diffatlas.evaluate.tables import interval
 from diffatlas.geometry.distance import distances_to_labels
 from diffatlas.geometry.resample import image_to_model
 from diffatlas.geometry.volume import Volume
 from diffatlas.io import atomic_path, read_volume
-from diffatlas.metrics import dice
+from diffatlas.metrics import dice, interval
 from diffatlas.models.card import ModelCard
 from diffatlas.models.store import find_model, load_model, read_card, write_card
 from diffatlas.phantom import PhantomModality, phantom
@@ -144,7 +143,7 @@ def settings(
 
 def _narrower(teacher: ModelCard) -> list[int]:
     """Half the teacher's widths, in whole groups; of the shipped hearts' size where it is another network."""
-    if teacher.published:
+    if "widths" not in teacher.architecture:
         return [32, 96, 160]
     return [max(16, 8 * round(int(w) / 16)) for w in teacher.architecture["widths"]]
 
@@ -197,7 +196,7 @@ def _asked(card: ModelCard, image: Image, request: Request) -> PreparedCase:
         *_, frame = frames
     if not (frame.labels > 0).any():
         raise BadInput("the teacher finds none of its structures there")
-    seen, window = image_to_model(volume, frame.grid, card.space.window_for(volume.modality), card.space.fill)
+    seen, _, window = image_to_model(volume, frame.grid, card.space.window_for(volume.modality), card.space.fill)
     found = np.round(frame.sdf / (REACH * card.space.sdf_clip_mm) * 127).astype(np.int8)
     values = (float(volume.data.min()), float(volume.data.max()))
     x, y, z = (float(s) for s in volume.grid.spacing_mm)
@@ -221,7 +220,7 @@ def agreement(config: TrainConfig) -> dict[str, Any]:
 
     On the model grid, by the same two steps as validation; over structures that either of the two finds.
     """
-    held = held_out(load_or_prepare(config.data, config.space.build()), config)
+    held = held_out(load_or_prepare(config.data, config.space), config)
     network, task = load_model(config.export).network, task_of(config)
     rows = []
     for place in range(len(held)):

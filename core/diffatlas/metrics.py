@@ -20,6 +20,7 @@ absent from a single map has Dice and surface Dice 0 and no HD95. Means skip NaN
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,17 @@ Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 SCORES = ("dice", "surface_dice", "hd95_mm")
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A mean over ``n`` cases with its 95 % interval; NaN where no case defines it."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
 
 
 @dataclass(frozen=True)
@@ -107,6 +119,16 @@ def compare(prediction: LabelMap, reference: LabelMap, tolerance_mm: float = 2.0
     return Comparison(tuple(rows), float(tolerance_mm))
 
 
+def interval(values: Iterable[float], seed: int = 0) -> Figure:
+    """The mean of the finite values and its bootstrap interval."""
+    data = np.array([v for v in values if math.isfinite(v)])
+    if not len(data):
+        return Figure(math.nan, math.nan, math.nan, 0)
+    picks = np.random.default_rng(seed).integers(0, len(data), size=(RESAMPLES, len(data)))
+    low, high = np.percentile(data[picks].mean(axis=1), [2.5, 97.5])
+    return Figure(float(data.mean()), float(low), float(high), len(data))
+
+
 def dice(a: Mask, b: Mask) -> float:
     """Dice of two boolean arrays of one shape, 0 to 1; NaN where both are empty."""
     a, b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
@@ -170,10 +192,10 @@ def _check_comparable(prediction: LabelMap, reference: LabelMap) -> None:
             f"prediction has {_times(a.shape)} voxels and reference {_times(b.shape)}; "
             "resample one onto the other's grid"
         )
-    if not a.same_as(b):
+    if not a.matches(b):
         if a.axis_codes != b.axis_codes:
             what = f"axes ({a.axis_codes} and {b.axis_codes})"
-        elif not np.allclose(a.spacing_mm, b.spacing_mm, atol=1e-4):
+        elif not np.allclose(a.spacing_mm, b.spacing_mm, rtol=1e-3):
             what = f"voxel size ({_times(a.spacing_mm)} and {_times(b.spacing_mm)} mm)"
         else:
             corners = np.array([[0.0, 0.0, 0.0], [n - 1.0 for n in a.shape]])

@@ -6,10 +6,10 @@ Everything a front end needs comes from here and from the value types; importing
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffatlas.engine.frame import Frame, FrameMetrics, Result
 from diffatlas.engine.locate import AUTOMATIC_LOOKS, Look, Proposal
@@ -23,6 +23,7 @@ from diffatlas.models.card import ModelCard
 from diffatlas.models.store import Model, available_models, find_model, load_model, read_card, use_models_folder
 
 if TYPE_CHECKING:
+    from diffatlas.io.anything import ImageLike, LabelsLike
     from diffatlas.metrics import Comparison as Comparison
 
 __all__ = [
@@ -84,20 +85,52 @@ def model_card(name: str) -> ModelCard:
     return read_card(find_model(name))
 
 
-def plan(volume: Volume | None, request: Request) -> Plan:
-    """What a run of ``request`` on ``volume`` will do: model, steps, time, place, notes. Loads no network.
+def plan(image: ImageLike | None, request: Request | None = None, **options: Any) -> Plan:
+    """What `stream` will do with the same arguments: model, steps, time, place, notes. Loads no network, no torch.
 
-    Front ends show this and predict nothing themselves. Raises the `BadInput` that the run would raise; ``volume`` may
-    be None for a form that has no image yet.
+    Front ends show this and predict nothing themselves. Raises the `BadInput` that the run would raise; ``image`` may
+    be None for a form that has none yet.
     """
-    from diffatlas.engine import plan as planning  # the backend would import torch
+    from diffatlas.engine import plan as planning
 
-    return planning.plan(volume, request)
+    return planning.plan(*_asked(image, request, options))
 
 
-def stream(volume: Volume | None, request: Request) -> Iterator[Frame]:
-    """Run ``request`` on ``volume`` and yield a `Frame` a step; the last carries the `Result`. ``close()`` cancels."""
-    return local_backend().stream(volume, request)
+def stream(image: ImageLike | None, request: Request | None = None, **options: Any) -> Iterator[Frame]:
+    """Run and yield a `Frame` a step; the last carries the `Result`. ``close()`` cancels. Arguments as `segment`."""
+    return local_backend().stream(*_asked(image, request, options))
+
+
+def segment(image: ImageLike | None, request: Request | None = None, **options: Any) -> Result:
+    """Segment an image and return the `Result`, whose ``labels`` lie on the image's own voxels.
+
+    ``image``: a path, a nibabel image, a `Volume`, or an array [X, Y, Z] with ``affine=`` [4, 4]; None for requests
+    without an image. ``options``: fields of `Request` (``model="heart-phantom"``, ``preset="watch"``, ``seed=3``),
+    which override those of ``request``; ``affine``; and ``modality``, "ct" or "mr", where it should not be guessed.
+    """
+    result = None
+    for frame in stream(image, request, **options):
+        result = frame.result
+    if result is None:
+        raise RuntimeError("the run ended without a result")
+    return result
+
+
+def _asked(image: ImageLike | None, request: Request | None, options: dict[str, Any]) -> tuple[Volume | None, Request]:
+    """Volume and request of a call."""
+    how = {name: options[name] for name in ("affine", "modality") if name in options}
+    wanted = {name: value for name, value in options.items() if name not in how}
+    known = [f.name for f in fields(Request)]
+    if unknown := sorted(wanted.keys() - set(known)):
+        raise TypeError(f"there is no option {unknown[0]!r}; there are: {', '.join(known)}, affine, modality")
+    if request is not None and not isinstance(request, Request):
+        raise TypeError(f"request must be a diffatlas.Request, not {type(request).__name__}; options have names")
+    full = replace(request or Request(), **wanted)
+    if image is None or (isinstance(image, Volume) and not how):
+        return image, full
+    from diffatlas.io.anything import as_volume
+
+    return as_volume(image, **how), full
 
 
 def start(volume: Volume | None, request: Request) -> Frame:
@@ -126,19 +159,9 @@ def locate(volume: Volume, request: Request, limit: int | None = None) -> Iterat
     return local_backend().locate(volume, request, limit)
 
 
-def segment(volume: Volume | None, request: Request) -> Result:
-    """Run to the end and return the `Result`."""
-    result = None
-    for frame in stream(volume, request):
-        result = frame.result
-    if result is None:
-        raise RuntimeError("the run ended without a result")
-    return result
-
-
 def pair_request(request: Request) -> Request:
     """``request`` as one that draws image-mask pairs from the atlas alone, whatever else it asked for."""
-    return replace(request, task="generate", guidance="none", roi=None, edit=None, force=False)
+    return replace(request, task="generate", guidance="none", roi=None, edit=None, ignore=None, force=False)
 
 
 def pairs(request: Request, count: int, backend: Backend | None = None) -> Iterator[Frame]:
@@ -170,11 +193,17 @@ def example(name: str, seed: int = 7) -> tuple[Volume, LabelMap]:
     return phantom(seed, "ct" if name == "heart-ct" else "mr")
 
 
-def compare(prediction: LabelMap, reference: LabelMap, tolerance_mm: float = 2.0) -> Comparison:
-    """Dice, surface Dice and HD95 of two label maps on one grid, see `diffatlas.metrics`."""
-    from diffatlas import metrics
+def compare(prediction: LabelsLike, reference: LabelsLike, tolerance_mm: float = 2.0) -> Comparison:
+    """Dice, surface Dice and HD95 of two label maps on one grid, see `diffatlas.metrics`.
 
-    return metrics.compare(prediction, reference, tolerance_mm)
+    Each is a `LabelMap`, a path or a nibabel image. Structures have the names of a label map's scheme; those of files
+    alone are named by their ids.
+    """
+    from diffatlas import metrics
+    from diffatlas.io.anything import as_label_maps
+
+    predicted, true = as_label_maps(prediction, reference)
+    return metrics.compare(predicted, true, tolerance_mm)
 
 
 def choose_model(volume: Volume | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from types import NoneType
 from typing import Any, get_args, get_type_hints
@@ -158,7 +159,9 @@ class Advanced(QWidget):
 
 def request_widget(name: str) -> Any:
     """The row of a field of `Request`, made from its type, with title and range."""
-    hint = get_type_hints(Request)[name]
+    # This field's type alone: those of others are known to type checkers only.
+    field = type("Field", (), {"__annotations__": {name: Request.__annotations__[name]}})
+    hint = get_type_hints(field, vars(sys.modules[Request.__module__]))[name]
     options = dict(ROWS[name])
     titles = options.pop("titles", None)
     annotation = next((part for part in get_args(hint) if part is not NoneType), hint) if _optional(hint) else hint

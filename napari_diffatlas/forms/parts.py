@@ -166,4 +166,4 @@ def about(seconds: float) -> str:
 
 def in_our_words(message: str) -> str:
     """The engine's one line, where it names an option of the command line, with the name it has here."""
-    return message.replace("insist with --force", "tick 'run on any modality' under Advanced")
+    return message.replace("insist with force=True", "tick 'run on any modality' under Advanced")

@@ -79,7 +79,7 @@ class Review:
         """Keep a verdict, and the ``labels`` that it is about (on the file's own voxels)."""
         case = opened.case
         if labels is not None:
-            self.kept(case).parent.mkdir(exist_ok=True)
+            self.kept(case).parent.mkdir(parents=True, exist_ok=True)
             io.write_label_map(labels, self.kept(case), header=opened.volume.header)
         said = review.verdict(case.name, state, labels, opened.made, opened.report, reason)
         review.add(self.folder, said)

@@ -28,7 +28,7 @@ def test_a_folder_is_segmented_and_the_second_time_left_alone(
     first = cli(*arguments)
     assert first.code == 0, first.err
     assert "2 of 2 done" in first.out
-    assert files(tmp_path / "out") == {"cohort.json", "one.json", "one_labels.nii.gz", "two.json", "two_labels.nii.gz"}
+    assert files(tmp_path / "out") == {".cohort", "one.json", "one_labels.nii.gz", "two.json", "two_labels.nii.gz"}
     assert [request.seed for request in backend.requests] == [3, 3]
     again = cli(*arguments)
     assert again.code == 0
@@ -84,3 +84,81 @@ def test_ctrl_c_gives_130_and_says_how_to_go_on(
     assert outcome.code == 130
     assert "1 of 2 done, run it again" in outcome.err
     assert cli("batch", folder, "-o", tmp_path / "out").code == 0
+
+
+def test_a_case_called_cohort_keeps_its_report_and_odd_names_stop_nothing(
+    cli: Cli, folder: Path, tmp_path: Path
+) -> None:
+    for name in ("cohort", "[red]", "a:x:b"):
+        (folder / f"{name}.nii.gz").write_bytes((folder / "one.nii.gz").read_bytes())
+    (folder / "gone.nii.gz").symlink_to("nowhere")
+    outcome = cli("batch", folder, "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert "5 of 6 done" in outcome.out
+    assert "leads nowhere" in outcome.err
+    assert cli("replay", tmp_path / "out" / "cohort.json", "-o", tmp_path / "again.nii.gz").code == 0
+
+
+def test_parts_of_a_cohort_are_all_of_it(cli: Cli, backend: FakeBackend, folder: Path, tmp_path: Path) -> None:
+    for part, done in (("1/2", {"one"}), ("2/2", {"two"})):
+        outcome = cli("batch", folder, "-o", tmp_path / "out", "--part", part, "--json")
+        assert outcome.code == 0, outcome.err
+        assert {case["name"] for case in json.loads(outcome.out)["cases"]} == done
+    assert len(backend.requests) == 2
+    assert cli("batch", folder, "-o", tmp_path / "out").out.count("was done already") == 2
+    assert cli("batch", folder, "-o", tmp_path / "out", "--part", "3/2").code == 2
+
+
+def test_a_slurm_script_starts_what_is_not_done(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("batch", folder, "-o", out, "--seed", 3, "--slurm", "--dry", "--cases-per-task", 1)
+    outcome = cli(*arguments)
+    assert outcome.code == 0, outcome.err
+    script = (out / "batch.slurm").read_text()
+    assert "#SBATCH --array=1-2" in script
+    assert f"exec diffatlas batch {folder} --seed 3 -o {out} --part" in script
+    assert cli("batch", folder, "-o", out, "--seed", 3, "--part", "1/2").code == 0
+    assert cli(*arguments).code == 0
+    assert "#SBATCH --array=2\n" in (out / "batch.slurm").read_text()
+    assert cli("batch", folder, "-o", out, "--seed", 3).code == 0
+    assert "all 2 cases are done" in cli(*arguments).out
+
+
+def test_a_script_that_sbatch_takes_is_started(
+    cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    arguments = ("batch", folder, "-o", tmp_path / "out", "--slurm")
+    outcome = cli(*arguments)
+    assert outcome.code == 2
+    assert "sbatch is not on this machine's path" in outcome.err
+    program = tmp_path / "bin" / "sbatch"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\necho "Submitted batch job 7"\n')
+    program.chmod(0o755)
+    assert "Submitted batch job 7" in cli(*arguments).out
+
+
+def test_a_table_of_cases_and_a_bids_data_set(cli: Cli, backend: FakeBackend, image: Path, tmp_path: Path) -> None:
+    (tmp_path / "cases.csv").write_text(
+        f'path,id,roi,modality\n{image.name},one,"1:9,2:20,0:12",mr\n{image.name},two,,\n'
+    )
+    outcome = cli("batch", tmp_path / "cases.csv", "-o", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert [request.roi for request in backend.requests] == [((1, 9), (2, 20), (0, 12)), None]
+    assert backend.volumes[0] is not None
+    assert backend.volumes[0].modality == "mr"
+    root = tmp_path / "data"
+    (root / "sub-01" / "anat").mkdir(parents=True)
+    (root / "sub-01" / "anat" / "sub-01_T1w.nii.gz").write_bytes(image.read_bytes())
+    (root / "dataset_description.json").write_text("{}")
+    outcome = cli("batch", root, "-o", tmp_path / "derived", "--bids", "--model", "heart-phantom")
+    assert outcome.code == 0, outcome.err
+    assert files(tmp_path / "derived" / "sub-01" / "anat") == {
+        ".cohort", "sub-01_desc-T1w_dseg.json", "sub-01_desc-T1w_dseg.nii.gz"
+    }  # fmt: skip
+    assert files(tmp_path / "derived") == {"dataset_description.json", "dseg.tsv", "sub-01"}
+    outcome = cli("collect", tmp_path / "derived", "-o", tmp_path / "t.csv")
+    assert outcome.code == 0, outcome.err
+    assert "1 cases, 0 failed" in outcome.out
+    assert (tmp_path / "t.csv").read_text().splitlines()[1].startswith("sub-01_T1w,done,")

@@ -10,9 +10,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from diffatlas.cli.files import scheme_for
+from diffatlas.cli.files import scheme_of_ids
 from diffatlas.errors import BadInput
-from diffatlas.geometry.volume import HIPPOCAMPUS, MMWHS
+from diffatlas.geometry.volume import MMWHS
 from tests.cli.helpers import Cli, files
 from tests.fakes import FakeBackend
 
@@ -76,7 +76,7 @@ def boxes(ids: tuple[int, int], shift: int = 0) -> np.ndarray[Any, Any]:
 def test_compare_by_hand(cli: Cli, tmp_path: Path) -> None:
     """A 4^3 box moved by one of its four voxels: Dice 2 * 48 / 128; the second structure is the same in both."""
     a, b = save_ids(tmp_path / "a.nii.gz", boxes((1, 2))), save_ids(tmp_path / "b.nii.gz", boxes((1, 2), shift=1))
-    outcome = cli("compare", a, b, "--json")
+    outcome = cli("compare", a, b, "--model", "hippocampus-mri", "--json")
     assert outcome.code == 0, outcome.err
     found = json.loads(outcome.out)
     assert found["scheme"] == "hippocampus"
@@ -107,14 +107,20 @@ def test_compare_refuses_other_grids(cli: Cli, tmp_path: Path) -> None:
     assert "voxel size" in outcome.err
 
 
-def test_scheme_for_prefers_a_shipped_model(backend: FakeBackend) -> None:
-    assert scheme_for({500, 205}) == MMWHS
-    assert scheme_for({2}) == HIPPOCAMPUS
-    assert scheme_for({1, 500}).names == ("label 1", "label 500")
+def test_without_a_model_ids_are_numbers_and_mean_nothing_else(cli: Cli, tmp_path: Path) -> None:
+    """A user's label 1 is no structure of a model in the box."""
+    a = save_ids(tmp_path / "a.nii.gz", boxes((1, 2)))
+    found = json.loads(cli("compare", a, a, "--json").out)
+    assert (found["scheme"], [row["name"] for row in found["structures"]]) == ("ids", ["label 1", "label 2"])
+    assert "hippocampus" not in cli("compare", a, a).out
+
+
+def test_schemes_of_ids() -> None:
+    assert scheme_of_ids({500, 1}).names == ("label 1", "label 500")
     with pytest.raises(BadInput, match="empty"):
-        scheme_for(set())
+        scheme_of_ids(set())
     with pytest.raises(BadInput, match="different labels"):
-        scheme_for(set(range(1, 300)))
+        scheme_of_ids(set(range(1, 300)))
 
 
 def test_models(cli: Cli) -> None:
@@ -135,3 +141,23 @@ def test_info_of_a_volume_and_a_report(cli: Cli, image: Path, report: Path) -> N
     assert "LPS" in cli("info", image).out
     assert json.loads(cli("info", report, "--json").out)["frames"] == 5
     assert cli("info", image.parent / "absent.nii.gz").code == 2
+
+
+def test_compare_and_prepare_share_one_tolerance(cli: Cli, tmp_path: Path) -> None:
+    """Headers that differ in their last digits are one grid for both; a third of a voxel is another place for both."""
+    from diffatlas.data.labels import same_grid
+    from diffatlas.geometry.grid import Grid
+
+    a = save_ids(tmp_path / "a.nii.gz", boxes((1, 2)))
+    for shift_mm, code in ((0.05, 0), (0.3, 2)):
+        affine = np.eye(4)
+        affine[0, 3] = shift_mm
+        b = tmp_path / "b.nii.gz"
+        nib.save(nib.Nifti1Image(boxes((1, 2)), affine), b)
+        assert cli("compare", a, b).code == code
+        refused = False
+        try:
+            same_grid(a, Grid((12, 12, 12), np.eye(4)), b, Grid((12, 12, 12), affine))
+        except BadInput:
+            refused = True
+        assert refused == bool(code)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+from http.server import ThreadingHTTPServer
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -46,6 +49,34 @@ def test_demo_writes_what_it_says_and_can_be_replayed(
     assert (folder / "heart.glb").read_bytes()[:4] == b"glTF"
     assert cli("replay", folder / "report.json", "-o", tmp_path / "again.nii.gz").code == 0
     assert (tmp_path / "again.nii.gz").read_bytes() == (folder / "labels.nii.gz").read_bytes()
+
+
+def test_learn_writes_a_site_once(cli: Cli, tmp_path: Path) -> None:
+    outcome = cli("learn", "--export", tmp_path / "site")
+    assert outcome.code == 0, outcome.err
+    assert {"index.html", "offline.html", "learn.css", "data", "js", "words"} == files(tmp_path / "site")
+    assert str(tmp_path / "site" / "offline.html") in outcome.out
+    again = cli("learn", "--export", tmp_path / "site")
+    assert again.code == 2
+    assert "already holds something" in again.err
+
+
+def test_learn_serves_the_site_and_opens_it(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    seen: list[bytes] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+
+    def one_visitor(server: ThreadingHTTPServer) -> None:
+        visit = threading.Thread(target=lambda: seen.append(urlopen(opened[0], timeout=20).read()))
+        visit.start()
+        server.handle_request()
+        visit.join()
+
+    monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", one_visitor)
+    outcome = cli("learn")
+    assert outcome.code == 0, outcome.err
+    assert opened[0] in outcome.out
+    assert b"<title>DiffAtlas" in seen[0]
 
 
 def test_train_names_a_missing_file(cli: Cli, tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from safetensors.numpy import load_file
 from diffatlas.geometry.space import ModelSpace
 from diffatlas.train.config import DataConfig
 from diffatlas.train.prepared import load_or_prepare
+from diffatlas.values import load
 from tests import datasets as make
 from tests.cli.helpers import Cli, files
 
-SPACE = ("--shape", "20,20,20", "--spacing", "2,2,2", "--clip", "8", "--margin", "1", "--workers", "1")
+SPACE = ("--shape", "24,24,24", "--spacing", "2,2,2", "--clip", "8", "--margin", "1", "--workers", "1")
 NAMES = ("--labels", "head=1,tail=2")
 
 
@@ -32,9 +33,9 @@ def test_a_folder_becomes_a_file_that_training_reads(cli: Cli, tmp_path: Path) -
     assert report["cases"][0]["spacing_mm"] == [2, 2, 2]
     assert report["structures"] == [{"name": "head", "id": 1}, {"name": "tail", "id": 2}]
     tensors = load_file(cache)
-    assert tensors["image"].shape == (2, 1, 22, 22, 22)
+    assert tensors["image"].shape == (2, 1, 26, 26, 26)
     assert tensors["image"].dtype == np.uint8
-    assert tensors["sdf"].shape == (2, 2, 22, 22, 22)
+    assert tensors["sdf"].shape == (2, 2, 26, 26, 26)
     assert tensors["sdf"].dtype == np.int8
     config = DataConfig.model_validate(
         {
@@ -45,7 +46,7 @@ def test_a_folder_becomes_a_file_that_training_reads(cli: Cli, tmp_path: Path) -
             "cache": cache,
         }
     )
-    data = load_or_prepare(config, ModelSpace.from_json(report["space"]))
+    data = load_or_prepare(config, load(ModelSpace, report["space"], "space"))
     assert data.names == ("a", "c")
     np.testing.assert_array_equal(data.sdf.numpy(), tensors["sdf"])
 
@@ -87,6 +88,7 @@ def test_a_training_configuration_is_enough(cli: Cli, tmp_path: Path) -> None:
     config.write_text(
         """
         {name: own, title: t, summary: s, licence: l, intended_use: u, data_note: d, limits: [x],
+         network: {widths: [16, 32]},
          space: {shape: [20, 20, 20], spacing_mm: [2, 2, 2], sdf_clip_mm: 6, windows: {mr: {kind: percentile, low: 0,
                  high: 100}}},
          data: {source: decathlon, path: Task04, scheme: hippocampus, margin: 0, holdout: 0, cache: out.safetensors},
@@ -101,10 +103,10 @@ def test_a_training_configuration_is_enough(cli: Cli, tmp_path: Path) -> None:
 
 def test_digital_hearts(cli: Cli, tmp_path: Path) -> None:
     cache = tmp_path / "c.safetensors"
-    space = ("--shape", "20", "--spacing", "8", "--margin", "0", "--workers", "1")
+    space = ("--shape", "24", "--spacing", "7", "--margin", "0", "--workers", "1")
     done = cli("prepare", "phantom", "-o", cache, *space, "--cases", 1, "--modality", "ct", "--modality", "mr")
     assert done.code == 0, done.err
-    assert load_file(cache)["image"].shape == (1, 2, 20, 20, 20)
+    assert load_file(cache)["image"].shape == (1, 2, 24, 24, 24)
 
 
 def test_nothing_usable_writes_nothing(cli: Cli, tmp_path: Path) -> None:
@@ -116,6 +118,49 @@ def test_nothing_usable_writes_nothing(cli: Cli, tmp_path: Path) -> None:
     assert "none of 2 cases can be used" in done.err
     assert "left out a:" in done.out
     assert files(tmp_path) == {"data"}
+
+
+def test_a_file_that_cannot_be_written_is_one_line(cli: Cli, tmp_path: Path) -> None:
+    """The system refuses the bytes beyond a limit, as a full disk does."""
+    resource = pytest.importorskip("resource")  # not on Windows
+    root, folder = make.pairs(tmp_path / "data", ("a",)), tmp_path / "deep" / "cache"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        done = cli("prepare", root, "-o", folder / "c.safetensors", *SPACE, *NAMES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert done.code == 2, done.err
+    assert "c.safetensors: could not be written (file too large); what was there before is unchanged" in done.err
+    assert files(folder) == set()
+    assert cli("prepare", root, "-o", folder / "c.safetensors", *SPACE, *NAMES).code == 0  # the folder is made
+
+
+def test_shapes_that_training_would_refuse_are_refused_first(cli: Cli, tmp_path: Path) -> None:
+    root, cache = make.pairs(tmp_path / "data", ("a",)), tmp_path / "c.safetensors"
+    config = tmp_path / "train.yaml"
+    for shape, network, code in (("20", "{widths: [16, 32]}", 0), ("20", "{}", 2), ("22", "{widths: [16, 32]}", 2)):
+        config.write_text(
+            f"""
+            {{name: own, title: t, summary: s, licence: l, intended_use: u, data_note: d, limits: [x],
+             network: {network}, space: {{shape: [{shape}, {shape}, {shape}], spacing_mm: [2, 2, 2], sdf_clip_mm: 6,
+             windows: {{mr: {{kind: percentile, low: 0, high: 100}}}}}},
+             data: {{source: folder, path: data, structures: [{{name: head, id: 1}}, {{name: tail, id: 2}}], holdout: 0,
+             cache: c.safetensors}}, run_folder: run, export: model}}
+            """
+        )
+        done = cli("prepare", "--config", config, "--workers", "1")
+        assert done.code == code, done.err
+        trained = cli("train", config, "--set", "steps=1", "--set", "validate_every=0")
+        assert trained.code == code, trained.err
+        if code:
+            assert "must be a multiple of" in done.err
+        cache.unlink(missing_ok=True)
+        for path in (tmp_path / "run").glob("*.safetensors"):
+            path.unlink()
+    done = cli("prepare", root, "-o", cache, "--shape", "20", "--spacing", "2", *NAMES)
+    assert done.code == 2
+    assert "--config" in done.err
 
 
 @pytest.mark.parametrize(

@@ -61,3 +61,30 @@ def test_replay_says_when_the_image_is_gone(cli: Cli, report: Path, image: Path,
     assert outcome.code == 2
     assert "--input" in outcome.err
     assert cli("replay", report, "-o", tmp_path / "l.nii.gz", "--input", tmp_path / "moved.nii.gz").code == 0
+
+
+def test_replay_works_from_another_folder(
+    cli: Cli, image: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model given by a relative folder, and an image given by a relative path."""
+    (weights / "heart-phantom").rename(tmp_path / "my-model")
+    monkeypatch.chdir(tmp_path)
+    arguments = ("segment", image.name, "-o", "first.nii.gz", "--report", "r.json", "--model", "my-model")
+    assert cli(*arguments).code == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    outcome = cli("replay", "../r.json", "-o", "again.nii.gz")
+    assert outcome.code == 0, outcome.err
+    assert Path("again.nii.gz").read_bytes() == (tmp_path / "first.nii.gz").read_bytes()
+    (tmp_path / "my-model").rename(tmp_path / "moved-model")
+    assert cli("replay", "../r.json", "-o", "again.nii.gz").code == 2
+    assert cli("replay", "../r.json", "-o", "again.nii.gz", "--model", "../moved-model").code == 0
+
+
+def test_report_and_image_that_moved_together_are_replayed(cli: Cli, report: Path, image: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    for path in (report, image):
+        path.rename(folder / path.name)
+    outcome = cli("replay", folder / report.name, "-o", tmp_path / "again.nii.gz")
+    assert outcome.code == 0, outcome.err

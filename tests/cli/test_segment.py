@@ -254,3 +254,20 @@ def test_a_volume_of_several_is_chosen(cli: Cli, tmp_path: Path) -> None:
     assert "--volume N" in outcome.err
     assert cli("segment", tmp_path / "s", "-o", tmp_path / "l.nii.gz", "--volume", 1).code == 0
     assert nib.Nifti1Image.from_filename(tmp_path / "l.nii.gz").shape == (24, 20, 5)
+
+
+def test_ignored_voxels_reach_the_request(cli: Cli, backend: FakeBackend, image: Path, tmp_path: Path) -> None:
+    source = nib.Nifti1Image.from_filename(image)
+    marks = np.zeros(source.shape, dtype=np.uint8)
+    marks[3:6] = 2
+    mask = tmp_path / "mask.nii.gz"
+    nib.save(nib.Nifti1Image(marks, source.affine), mask)
+    outcome = cli("segment", image, "-o", tmp_path / "l.nii.gz", "--ignore", mask)
+    assert outcome.code == 0, outcome.err
+    ignored = backend.requests[-1].ignore
+    assert ignored is not None
+    assert np.array_equal(ignored, marks > 0)
+    nib.save(nib.Nifti1Image(marks[1:], source.affine), mask)
+    outcome = cli("segment", image, "-o", tmp_path / "m.nii.gz", "--ignore", mask)
+    assert outcome.code == 2
+    assert "grid is not that of the image" in outcome.err

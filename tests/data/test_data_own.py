@@ -111,12 +111,29 @@ def test_a_table(tmp_path: Path, delimiter: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "match"),
-    [("", "needs the columns image and label"), ("image,mask\n", "needs the columns"), ("image,label,age\n", "'age'")],
+    [("", "needs the columns image and label"), ("image,mask\n", "needs the columns"), ("image,label\n", "no case")],
 )
 def test_tables_that_make_no_sense(tmp_path: Path, text: str, match: str) -> None:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(BadInput, match=match):
         scan(tmp_path / "t.csv")
+
+
+def test_a_table_is_found_by_its_folder_and_unknown_columns_are_noted(tmp_path: Path) -> None:
+    root = make.pairs(tmp_path / "scans", ("a", "b"))
+    (root / "images").rename(root / "t1")
+    (root / "other.csv").write_text("name,age\nx,3\n")
+    rows = [f"{name},t1/{name}.nii.gz,labels/{name}.nii.gz,{age}" for name, age in (("a", 61), ("b", 70))]
+    (root / "cases.csv").write_text("id,image,label,age\n" + "\n".join(rows) + "\n")
+    assert find_layout(root) == "folder"
+    found = scan(root)
+    assert [case.id for case in found.cases] == ["a", "b"]
+    assert found.refused == ()
+    assert len(found.notes) == 1
+    assert "columns not read: age" in found.notes[0]
+    (root / "more.csv").write_text("image,label\n")
+    with pytest.raises(BadInput, match="holds 2 tables"):
+        scan(root)
 
 
 def test_a_folder_without_names_asks_for_them(tmp_path: Path) -> None:

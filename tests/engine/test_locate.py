@@ -30,12 +30,12 @@ def ball(centre_mm: Any, spacing_mm: Any = (2.0, 2.0, 2.0), size_mm: float = 140
     return Volume(np.where(near, 100.0, 1.0 + at[..., 0] % 7).astype(np.float32), grid, "ct", "ball")
 
 
-def honest(image: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+def honest(image: NDArray[np.float32], known: Any, seed: int) -> NDArray[np.float32]:
     """What is bright is the structure."""
     return -image[None]
 
 
-def made_up(image: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+def made_up(image: NDArray[np.float32], known: Any, seed: int) -> NDArray[np.float32]:
     """A ball in the middle of the view, wherever it looks."""
     index = np.indices(image.shape) - (np.array(image.shape).reshape(3, 1, 1, 1) - 1) / 2
     return (np.linalg.norm(index * 2.0, axis=0) - RADIUS_MM)[None].astype(np.float32)
@@ -79,7 +79,7 @@ def test_what_is_made_up_moves_with_the_view_and_is_not_believed() -> None:
 
 
 def test_nothing_found_is_said() -> None:
-    looks = list(search(ball((0, 0, 0)), SPACE, lambda image, seed: np.ones((2, *image.shape), np.float32)))
+    looks = list(search(ball((0, 0, 0)), SPACE, lambda image, known, seed: np.ones((2, *image.shape), np.float32)))
     proposal = proposal_of(looks)
     assert (proposal.confidence, proposal.fit) == (0.0, 0.0)
     assert proposal.centre_mm == pytest.approx((0, 0, 0))
@@ -91,9 +91,9 @@ def test_a_search_that_is_sure_stops_and_an_empty_volume_costs_no_answer() -> No
     assert len(here) < 6 < len(corner)
     asked = []
 
-    def counting(image: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    def counting(image: NDArray[np.float32], known: Any, seed: int) -> NDArray[np.float32]:
         asked.append(seed)
-        return honest(image, seed)
+        return honest(image, known, seed)
 
     flat = Volume(np.full((70, 70, 70), 5.0, np.float32), Grid((70, 70, 70), np.diag([2.0, 2, 2, 1])), "ct")
     assert proposal_of(list(search(flat, SPACE, counting, [BALL_ML]))).confidence == 0.0
@@ -105,7 +105,7 @@ def test_a_volume_too_large_to_cover_is_said() -> None:
     volume = Volume(
         np.random.default_rng(0).random((150, 150, 150), dtype=np.float32), Grid((150, 150, 150), np.eye(4))
     )
-    looks = search(volume, tiny, lambda image, seed: np.ones((1, *image.shape), np.float32))
+    looks = search(volume, tiny, lambda image, known, seed: np.ones((1, *image.shape), np.float32))
     seen = list(looks)
     assert len(seen) <= 401
     assert not proposal_of(seen).covered
@@ -126,7 +126,7 @@ def test_one_look_centres_what_it_sees_in_a_volume_hardly_larger_than_the_view(c
 
 
 def test_one_look_is_not_enough_in_a_large_volume_or_where_nothing_fits() -> None:
-    def unasked(image: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    def unasked(image: NDArray[np.float32], known: Any, seed: int) -> NDArray[np.float32]:
         raise AssertionError
 
     assert glance(ball((0, 0, 0), size_mm=70.0), SPACE, unasked, [BALL_ML]) is None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from diffatlas import session
 from diffatlas.engine import backend as local
 from diffatlas.engine import pace
-from diffatlas.engine.request import MaskEdit, Request
+from diffatlas.engine.request import MaskEdit, PresetName, Request
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import Volume
 from diffatlas.published.convert import Options, convert
@@ -94,6 +96,28 @@ def test_fast_means_more_steps_to_a_published_model(converted: str) -> None:
     planned = session.plan(None, Request(model=converted))
     assert (planned.steps, planned.preset.steps, planned.preset.guidance_noise) == (8, 8, 1.0)
     assert planned.summary == "small, 8 steps, seed 0"
+
+
+def test_a_network_of_one_level_never_sees_a_cleaner_image_unless_asked(converted: str) -> None:
+    for preset in get_args(PresetName):
+        assert session.plan(None, Request(model=converted, preset=preset)).request.guidance_noise == 1.0
+    fast = session.plan(None, Request(model=converted))
+    assert fast.request.sampler == "ddim"
+    assert 4 <= fast.steps <= 12
+    asked = Request(model=converted, steps=3, guidance_noise=0.5, sampler="dpmpp-2m")
+    planned = session.plan(None, asked).request
+    assert (planned.steps, planned.guidance_noise, planned.sampler) == (3, 0.5, "dpmpp-2m")
+
+
+def test_planning_loads_no_torch(converted: str) -> None:
+    code = (
+        "import sys\n"
+        "from diffatlas import Request, session\n"
+        f"for model in ('heart-phantom', {converted!r}):\n"
+        "    session.plan(None, Request(model=model))\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_where_a_run_looks(tiny_model: Path, converted: str) -> None:

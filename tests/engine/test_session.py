@@ -12,8 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from diffatlas.diffusion import denoise
-from diffatlas.engine import backend as local
-from diffatlas.engine.request import MaskEdit, Request
+from diffatlas.engine.request import PRESETS, MaskEdit, Request
 from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import Volume
@@ -168,7 +167,7 @@ def test_closing_stops_within_a_step(request_: Request, monkeypatch: pytest.Monk
 
         return counted
 
-    monkeypatch.setattr(local, "as_denoiser", counting)
+    monkeypatch.setattr(denoise, "as_denoiser", counting)
     frames = stream(VOLUME, replace(request_, steps=50))
     next(frames)
     before = len(calls)
@@ -226,24 +225,16 @@ def test_an_edit_survives_json(request_: Request) -> None:
 
 
 def test_presets_and_single_options() -> None:
-    fast, watch, published = (Request(preset=p).resolved(0.4) for p in ("fast", "watch", "published"))
+    def filled(request: Request) -> Request:
+        return request.resolved(PRESETS[request.preset], 0.4)
+
+    fast, watch, published = (filled(Request(preset=p)) for p in ("fast", "watch", "published"))
     assert watch.steps is not None
     assert fast.steps is not None
     assert fast.steps < 5 < 30 <= watch.steps <= 50
     assert (published.steps, published.sampler, published.guidance_noise) == (300, "ddpm", 1.0)
     assert watch.guidance_noise == 0.4
-    assert Request(preset="published", steps=7).resolved(0.4).steps == 7
-
-
-def test_a_network_of_one_level_never_sees_a_cleaner_image_unless_asked() -> None:
-    for preset in ("fast", "watch", "published"):
-        assert Request(preset=preset).resolved(1.0, one_level=True).guidance_noise == 1.0
-    fast = Request().resolved(1.0, one_level=True)
-    assert fast.steps is not None
-    assert fast.sampler == "ddim"
-    assert 4 <= fast.steps <= 12
-    asked = Request(steps=3, guidance_noise=0.5, sampler="dpmpp-2m").resolved(1.0, one_level=True)
-    assert (asked.steps, asked.guidance_noise, asked.sampler) == (3, 0.5, "dpmpp-2m")
+    assert filled(Request(preset="published", steps=7)).steps == 7
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import pytest
 
 from diffatlas.evaluate.protocol import Protocol
 from diffatlas.evaluate.runs import Finished, Score, Training
-from diffatlas.evaluate.tables import calibration_error, interval, rows_of, to_csv, to_json, to_markdown, write
+from diffatlas.evaluate.tables import calibration_error, rows_of, to_csv, to_json, to_markdown, write
+from diffatlas.metrics import interval
 
 
 def score(method: str, case: str, head: float | None, tail: float | None, **more: object) -> Score:

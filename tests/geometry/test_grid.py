@@ -73,3 +73,14 @@ def test_same_as_notices_a_shift() -> None:
     affine[0, 3] += 0.01
     assert not oblique().same_as(Grid((7, 8, 9), affine))
     assert oblique().same_as(Grid((7, 8, 9), affine), tolerance_mm=0.1)
+
+
+def test_files_match_within_a_tenth_of_the_shortest_voxel_edge() -> None:
+    """The last digits of a header differ after another program; a third of a voxel is another place."""
+    grid = Grid((6, 6, 6), np.diag([2.0, 2.0, 0.5, 1.0]))
+    for shift_mm, same in ((0.0, True), (0.049, True), (0.06, False), (0.25, False)):
+        affine = grid.affine.copy()
+        affine[1, 3] += shift_mm
+        assert grid.matches(Grid(grid.shape, affine)) is same
+        assert Grid(grid.shape, affine).matches(grid) is same
+    assert not grid.matches(Grid((6, 6, 5), grid.affine))

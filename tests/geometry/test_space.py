@@ -13,6 +13,7 @@ from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.resample import Resampler, image_to_model, labels_to_model
 from diffatlas.geometry.space import FILL, ModelSpace, Window
 from diffatlas.geometry.volume import HIPPOCAMPUS, LabelMap, Volume
+from diffatlas.values import load
 from tests.geometry.test_grid import ORIENTATIONS, stored
 
 SPACE = ModelSpace((24, 20, 28), (2.0, 2.0, 2.0), 8.0, {"ct": Window("range", -100, 300)})
@@ -71,13 +72,13 @@ def test_48_orientations_agree(permutation: tuple[int, ...], flips: tuple[int, .
     grid = ball_grid((21, 24, 19), (2.0, 1.5, 2.5))
     data = rng.normal(size=grid.shape).astype(np.float32) * 100
     sdf = rng.normal(size=(2, *SPACE.shape)).astype(np.float32)
-    image, _ = image_to_model(Volume(data, grid, "ct"), SPACE.place(grid), SPACE.windows["ct"])
+    image = image_to_model(Volume(data, grid, "ct"), SPACE.place(grid), SPACE.windows["ct"]).image
     labels = Resampler(grid, SPACE.place(grid)).labels(sdf, HIPPOCAMPUS).data
 
     moved, moved_grid = stored(data, grid, permutation, flips)
     place = SPACE.place(moved_grid)
     assert place.same_as(SPACE.place(grid))
-    moved_image, _ = image_to_model(Volume(moved, moved_grid, "ct"), place, SPACE.windows["ct"])
+    moved_image = image_to_model(Volume(moved, moved_grid, "ct"), place, SPACE.windows["ct"]).image
     np.testing.assert_allclose(moved_image, image, atol=1e-4)
     moved_labels = Resampler(moved_grid, place).labels(sdf, HIPPOCAMPUS).data
     expected, _ = stored(labels, grid, permutation, flips)
@@ -88,7 +89,7 @@ def test_window_and_outside() -> None:
     grid = ball_grid((10, 10, 10), (2.0, 2.0, 2.0))
     data = np.full(grid.shape, 100, dtype=np.float32)
     data[0] = 10_000
-    image, limits = image_to_model(Volume(data, grid, "ct"), SPACE.place(grid), SPACE.windows["ct"])
+    image, _, limits = image_to_model(Volume(data, grid, "ct"), SPACE.place(grid), SPACE.windows["ct"])
     np.testing.assert_array_equal(limits, (-100, 300))
     assert image[12, 10, 14] == pytest.approx(0.0)  # 100 HU is the middle of -100..300
     assert image.max() == 1.0
@@ -98,7 +99,7 @@ def test_window_and_outside() -> None:
 def test_a_fine_source_is_averaged_not_picked(rng: np.random.Generator) -> None:
     grid = ball_grid((96, 80, 112), (0.5, 0.5, 0.5))
     noise = Volume(rng.normal(size=grid.shape).astype(np.float32), grid, "ct")
-    image, _ = image_to_model(noise, SPACE.place(grid), Window("range", -1, 1))
+    image = image_to_model(noise, SPACE.place(grid), Window("range", -1, 1)).image
     assert image.std() < 0.2  # white noise of deviation 1 falls by the averaging; picked voxels would keep it
 
 
@@ -122,7 +123,7 @@ def test_roi_outside_is_refused(roi: tuple[tuple[int, int], ...]) -> None:
 def test_one_voxel_and_very_anisotropic_volumes() -> None:
     for grid in (ball_grid((1, 1, 1), (3.0, 3.0, 3.0)), ball_grid((60, 60, 3), (0.5, 0.5, 10.0))):
         volume = Volume(np.ones(grid.shape, np.float32), grid, "ct")
-        image, _ = image_to_model(volume, SPACE.place(grid), SPACE.windows["ct"])
+        image = image_to_model(volume, SPACE.place(grid), SPACE.windows["ct"]).image
         assert np.isfinite(image).all()
         labels = Resampler(grid, SPACE.place(grid)).labels(np.full((2, *SPACE.shape), -1, np.float32), HIPPOCAMPUS)
         assert labels.data.all()
@@ -135,5 +136,5 @@ def test_field_covers_only_what_the_model_saw() -> None:
 
 
 def test_json_round_trip() -> None:
-    assert ModelSpace.from_json(SPACE.to_json()) == SPACE
-    assert ModelSpace.from_json(replace(SPACE, sdf_clip_mm=3.0).to_json()) != SPACE
+    assert load(ModelSpace, SPACE.to_json(), "space") == SPACE
+    assert load(ModelSpace, replace(SPACE, sdf_clip_mm=3.0).to_json(), "space") != SPACE

@@ -34,7 +34,6 @@ class FakeCard:
     limits: tuple[str, ...]
     modalities: tuple[str, ...] = ("ct", "mr")
     space: ModelSpace = FIELD
-    published: bool = False
     guidance_noise: float = 0.25
     licence: str = "Apache-2.0"
     expected_volumes_ml: list[float] | None = None
@@ -53,7 +52,7 @@ def fake_plan(volume: Volume | None, request: Request) -> Plan:
     card: Any = {card.name: card for card in CARDS}.get(request.model, CARDS[0])
     large = volume is not None and request.roi is None and larger_than_view(FIELD, volume.grid)
     where = larger_than_view_note(FIELD, volume.grid, "its middle is taken") if volume is not None and large else ""
-    filled = request.resolved(card.guidance_noise)
+    filled = request.resolved(session.PRESETS[request.preset], card.guidance_noise)
     assert filled.steps is not None
     return Plan(filled, card, session.PRESETS[request.preset], filled.steps, None, False, where, None, ())
 

@@ -17,6 +17,7 @@ from diffatlas.geometry.volume import MMWHS, LabelMap, Volume
 from diffatlas.io import write_label_map, write_volume
 from napari_diffatlas.forms.parts import short
 from napari_diffatlas.reader import prefer_our_reader, read
+from napari_diffatlas.viewer.live_layers import LIVE_IMAGE
 from tests.fakes import FakeBackend
 from tests.gui.page import Page
 
@@ -123,3 +124,19 @@ def test_long_names_keep_their_ends(open_page: OpenPage) -> None:
     page.widget.segment.edit.set_results(names, 0)
     combo = page.widget.segment.edit.result_combo
     assert combo.itemText(0) != combo.itemText(1)
+
+
+def test_the_noisy_state_is_a_toggle(open_page: OpenPage, volume: Volume) -> None:
+    page = open_page()
+    page.add(volume)
+    page.run()
+    scrubber, recording = page.widget.segment.scrubber, page.widget.segment.view.recording
+    scrubber.go_to(0)
+    live, first = page.viewer.layers[LIVE_IMAGE], recording.at(0)
+    assert first is not None
+    assert np.array_equal(live.data, first.image.astype(np.float32))
+    scrubber.noisy_box.setChecked(True)
+    assert np.array_equal(live.data, first.noisy_image.astype(np.float32))
+    assert not np.allclose(live.data, first.image.astype(np.float32), atol=0.1)
+    scrubber.noisy_box.setChecked(False)
+    assert np.array_equal(live.data, first.image.astype(np.float32))

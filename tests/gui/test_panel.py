@@ -80,7 +80,7 @@ def test_a_preset_sets_what_it_decides_and_shows_it(panel: Panel, preset: Any, c
     panel.options.presets.choose(preset)
     request = asked(panel)
     assert (request.steps, request.sampler, request.guidance_noise) == (None, None, None)
-    filled = request.resolved(card.guidance_noise)
+    filled = request.resolved(PRESETS[request.preset], card.guidance_noise)
     assert advanced.form["steps"].value == filled.steps
     assert advanced.form["sampler"].value == filled.sampler
     assert advanced.form["guidance_noise"].value == pytest.approx(filled.guidance_noise or 0)

@@ -404,8 +404,10 @@ def test_a_search_is_said_while_it_goes_on(open_page: Any, volume: Volume) -> No
     gate.set()
     page.wait_for_end()
     page.place_box_at_cursor()
+    gate.clear()
     page.press_run()
     assert page.status == "Loading the model ..."
+    gate.set()
     page.wait_for_end()
 
 

@@ -160,7 +160,8 @@ def test_every_contour_encloses_the_pixels_of_the_slice_that_it_names(tmp_path: 
     labels = phantom(volume.grid)
     io.write_label_map(labels, tmp_path / "rt.dcm", source=volume, format="rtstruct")
     slices = {source.SOPInstanceUID: source for source in map(dcmread, (tmp_path / "s").iterdir())}
-    y, x = np.indices(STORED.shape[1:])
+    rows = np.indices(STORED.shape[1:])
+    y, x = rows[0], rows[1]
     found: list[NDArray[np.float64]] = []
     for contour in dcmread(tmp_path / "rt.dcm").ROIContourSequence[0].ContourSequence:
         source = slices[contour.ContourImageSequence[0].ReferencedSOPInstanceUID]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffatlas.engine import device
 from diffatlas.engine.request import Request
-from diffatlas.models import unet
+from diffatlas.models import conv, unet
 from diffatlas.models.store import load_model
 from diffatlas.session import compare, example, segment, stream
 
@@ -50,7 +50,7 @@ def seen_by(network: torch.nn.Module, batch: int, seed: int = 0) -> tuple[Tensor
 def test_onednn_by_name_is_the_same_convolution(network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     called = seen_by(network, 1)
     by_name = network(*called)
-    monkeypatch.setattr(unet, "onednn", lambda x: False)
+    monkeypatch.setattr(conv, "onednn", lambda x: False)
     assert (by_name - network(*called)).abs().max() < TOLERANCE
 
 
@@ -58,8 +58,8 @@ def test_onednn_by_name_has_the_same_gradients(tiny_model: Path, monkeypatch: py
     network = load_model(tiny_model).network
     x, t_image, t_mask = seen_by(network, 2)
     gradients = []
-    for onednn in (unet.onednn, lambda x: False):
-        monkeypatch.setattr(unet, "onednn", onednn)
+    for onednn in (conv.onednn, lambda x: False):
+        monkeypatch.setattr(conv, "onednn", onednn)
         channel = x.clone().requires_grad_()
         network(channel, t_image, t_mask).square().sum().backward()
         gradients.append(channel.grad)

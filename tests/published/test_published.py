@@ -18,7 +18,9 @@ from diffatlas.diffusion.schedule import DiscreteCosine
 from diffatlas.engine.request import MaskEdit, Request
 from diffatlas.geometry.volume import Volume
 from diffatlas.models.store import load_model
-from diffatlas.published.convention import (
+from diffatlas.published.convert import Options, convert
+from diffatlas.published.network import PublishedUNet
+from diffatlas.published.paper import (
     CLAMP,
     GradientPull,
     crop_or_pad,
@@ -30,8 +32,6 @@ from diffatlas.published.convention import (
     published_nsd,
     published_sdf,
 )
-from diffatlas.published.convert import Options, convert
-from diffatlas.published.network import PublishedUNet
 from diffatlas.session import segment, stream
 from tests import published_files
 from tests.geometry.test_space import ball_grid
@@ -333,14 +333,14 @@ def test_every_guidance_and_sampler_runs(request_: Request, sampler: str, guidan
 
 
 def test_a_published_run_is_the_published_walk(request_: Request, converted: Path) -> None:
-    from diffatlas.engine.backend import SampleNoise
+    from diffatlas.engine.walk import SampleNoise
     from diffatlas.geometry.resample import image_to_model
 
     source = volume()
     model = load_model(converted)
     schedule = DiscreteCosine(published_files.LEVELS)
     frames = list(stream(source, replace(request_, steps=published_files.LEVELS)))
-    image, _ = image_to_model(source, frames[0].grid, model.card.space.windows["ct"], 0.0)
+    image = image_to_model(source, frames[0].grid, model.card.space.windows["ct"], 0.0).image
     start, image_noise, step_noise = (SampleNoise(5, i) for i in range(3))
     x = start((1, 3, 8, 8, 8))
     patient = torch.from_numpy(image)[None, None]

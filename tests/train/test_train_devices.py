@@ -124,7 +124,7 @@ def test_an_epoch_shows_every_case_once() -> None:
 def test_every_tensor_is_made_on_the_device_it_is_used_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With another default device, a tensor that is made without naming its own meets one that is elsewhere."""
     config = load_config(balls(tmp_path), ["data.shares=[1]", "augment.flip=true", "augment.blur=0.5"])
-    data = load_or_prepare(config.data, config.space.build())
+    data = load_or_prepare(config.data, config.space)
     task = task_of(config)
     network = task.build(config)
     levels = objective.draw_levels

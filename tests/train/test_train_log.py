@@ -92,7 +92,7 @@ def test_durations(seconds: float, text: str) -> None:
 
 def prepared(config_file: Path) -> tuple[Run, Prepared]:
     run = Run(load_config(config_file, ["data.holdout=2"]))
-    return run, load_or_prepare(run.config.data, run.config.space.build())
+    return run, load_or_prepare(run.config.data, run.config.space)
 
 
 def test_validation_scores_the_cases_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,8 @@ from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import Volume
 from diffatlas.models.store import load_model
-from diffatlas.published.convention import published_loss
 from diffatlas.published.convert import Options, convert
+from diffatlas.published.paper import published_loss
 from diffatlas.session import segment
 from diffatlas.train.config import TrainConfig, load_config
 from diffatlas.train.draws import Draws
@@ -78,7 +78,7 @@ def test_the_published_objective_trains_a_model_that_runs(tmp_path: Path, settin
     card = load_model(folder).card
     assert card.prediction == {"image": "eps", "mask": "eps"}
     assert card.guidance_noise == 1.0
-    assert card.published == (settings is PUBLISHED)
+    assert card.convention.one_step == (settings is not PUBLISHED)
     assert card.training["task"] == "published"
     grid = ball_grid((44, 40, 40), (1.0, 1.0, 1.0))
     volume = Volume(two_balls(grid).data.astype("float32"), grid, "mr")

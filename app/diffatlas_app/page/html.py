@@ -47,7 +47,8 @@ def links() -> str:
     anchors = [f'<a href="{text(url)}" target="_blank" rel="noopener">{text(name)}</a>' for name, url in urls.items()]
     cards = [f'<a href="cards/{text(m.name)}" target="_blank">Card: {text(m.title)}</a>' for m in available_models()]
     guide = '<a href="guide" target="_blank">Guide</a>'
-    return f'<nav class="da-links" aria-label="Read on">{"".join([*anchors, guide, *cards])}</nav>'
+    learn = '<a href="learn/?live" target="_blank">Learn: ten scenes</a>'
+    return f'<nav class="da-links" aria-label="Read on">{"".join([learn, *anchors, guide, *cards])}</nav>'
 
 
 def paragraph(words: str) -> str:

@@ -234,7 +234,7 @@ class Visitors:
         """
         first, *others = EXAMPLES
         for card in session.available_models():
-            if not card.published:
+            if card.convention.one_step:
                 session.load_model(card.name)
         made = session.example(first)
         try:

@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from diffatlas.cli import files, launch, models, run, training
-from diffatlas.cli.batch import batch
+from diffatlas.cli.batch import batch, collect
 from diffatlas.cli.errors import Commands
 from diffatlas.cli.evaluate import evaluate
 from diffatlas.cli.prepare import prepare
+from diffatlas.cli.serve import serve
 
 app = typer.Typer(
     cls=Commands,
@@ -31,6 +32,7 @@ app.command("segment")(run.segment)
 app.command("generate")(run.generate)
 app.command("replay")(run.replay)
 app.command("batch")(batch)
+app.command("collect")(collect)
 app.command("phantom")(files.phantom)
 app.command("compare")(files.compare)
 app.command("models")(files.models)
@@ -44,6 +46,8 @@ app.command("distill")(training.distill)
 app.command("evaluate")(evaluate)
 app.command("demo")(launch.demo)
 app.command("app")(launch.web)
+app.command("serve")(serve)
+app.command("learn")(launch.learn)
 app.command("napari")(launch.napari)
 
 
@@ -51,7 +55,9 @@ def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        typer.echo(f"diffatlas {version('napari-diffatlas')}")
+        from diffatlas.cli.terminal import say
+
+        say(f"diffatlas {version('napari-diffatlas')}")
         raise typer.Exit
 
 
@@ -67,8 +73,10 @@ def options(
 def main() -> None:
     """Run the command line; SIGTERM ends a run as cleanly as Ctrl-C."""
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
+        signal.signal(signal.SIGINT, _interrupt)
     app(prog_name="diffatlas")
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
+def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
+from diffatlas.cli.streams import tolerant_streams
 from diffatlas.errors import BadInput
 
 BAD_INPUT = 2
@@ -16,30 +18,64 @@ OUR_FAULT = 1
 STOPPED = 130
 
 # What the user or their machine can mend; any other OSError is a bug.
-_MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR}
+_MENDABLE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR,
+    errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE,
+}  # fmt: skip
 
 
 class Commands(TyperGroup):
     """The group of commands; whatever one of them raises becomes an exit code here, for every way of calling it."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        with tolerant_streams() as out:
+            try:
+                value = super().main(*args, **kwargs)
+                out.flush()
+            except SystemExit as end:
+                out.flush()
+                if end.code in (0, None) and out.failure is not None:
+                    _say_lost(out.failure)
+                    raise SystemExit(BAD_INPUT) from end
+                raise
+            return value
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except BadInput as error:
-            raise _exit(str(error), BAD_INPUT) from error
+            raise _exit(in_options(str(error)), BAD_INPUT) from error
         except KeyboardInterrupt as stop:
             raise _exit(str(stop) or "stopped; nothing was written", STOPPED) from stop
-        except BrokenPipeError:
-            raise  # typer ends quietly when the reader of a pipe has gone
         except OSError as error:
             if error.errno not in _MENDABLE:
                 raise _our_fault(error) from error
+            if error.errno == errno.ENOENT and not _working_folder_exists():
+                raise _exit("the working folder does not exist any more; change to another one", BAD_INPUT) from error
             where = f"{error.filename}: " if error.filename else ""
             raise _exit(f"{where}{(error.strerror or str(error)).lower()}", BAD_INPUT) from error
         except Exception as error:
             if type(error).__module__.startswith(("typer", "click")):
                 raise  # usage errors and exits, which typer prints itself
             raise _our_fault(error) from error
+
+
+def _working_folder_exists() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109  (Path.cwd is the same call)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _say_lost(error: OSError) -> None:
+    reason = (error.strerror or str(error)).lower()
+    sys.stderr.write(f"diffatlas: standard output could not be written ({reason}); files that were named are there\n")
+
+
+def in_options(message: str) -> str:
+    """The engine's message, which names settings as Python does, with the names of the command line's options."""
+    return message.replace("force=True", "--force").replace("as model,", "with --model,")
 
 
 def _our_fault(error: Exception) -> Exception:
@@ -55,5 +91,5 @@ def _exit(message: str, code: int) -> typer.Exit:
 
     # One line whatever the message holds, and its brackets are not markup.
     line = " ".join(message.split())
-    stderr().print(f"diffatlas: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
+    stderr().print(f"diffatlas: {line}", style="red", soft_wrap=True)
     return typer.Exit(code)

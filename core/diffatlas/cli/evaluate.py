@@ -42,7 +42,7 @@ def evaluate(
     console = terminal.stdout()
 
     def say(text: str) -> None:
-        console.print(text, markup=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
 
     finished = carry_out(asked, minutes, say, only_read=tables)
     written = write(finished, output or asked.output, machine())

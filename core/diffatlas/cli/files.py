@@ -53,7 +53,7 @@ def phantom(
     if as_json:
         terminal.print_json({"modality": modality, "folder": output, "cases": cases})
     else:
-        terminal.stdout().print(f"{count} phantom hearts ({modality}): {output}", markup=False, soft_wrap=True)
+        terminal.stdout().print(f"{count} phantom hearts ({modality}): {output}", soft_wrap=True)
 
 
 def compare(
@@ -61,7 +61,9 @@ def compare(
     reference: Annotated[Path, typer.Argument(metavar="REFERENCE", help="The label map it should agree with.")],
     model: Annotated[
         str | None,
-        typer.Option("--model", metavar="NAME", help="Whose structure names to use.", show_default="by the ids"),
+        typer.Option(
+            "--model", metavar="NAME|DIR", help="Whose structure names to use.", show_default="label 1, label 2, ..."
+        ),
     ] = None,
     tolerance: Annotated[float, typer.Option(metavar="MM", help="Of the surface Dice, mm.")] = 2.0,
     as_json: opt.Json = False,
@@ -76,7 +78,7 @@ def compare(
     scheme = None if model is None else opt.card_of(model).scheme
     (ours, our_grid), (theirs, their_grid) = io.read_label_ids(prediction), io.read_label_ids(reference)
     if scheme is None:
-        scheme = scheme_for(ids_in(ours) | ids_in(theirs))
+        scheme = scheme_of_ids(ids_in(ours) | ids_in(theirs))
     comparison = metrics.compare(
         LabelMap.from_ids(ours, our_grid, scheme), LabelMap.from_ids(theirs, their_grid, scheme), tolerance
     )
@@ -180,16 +182,12 @@ def number(value: float, form: str) -> str:
     return "-" if math.isnan(value) else format(value, form)
 
 
-def scheme_for(ids: set[int]) -> LabelScheme:
-    """The scheme of the first shipped model that knows all ``ids``; else one that names them by their number."""
-    from diffatlas import session
+def scheme_of_ids(ids: set[int]) -> LabelScheme:
+    """A scheme that names structures by their number: what an id means is for the user to say (``--model``)."""
     from diffatlas.geometry.volume import LabelScheme, Structure
 
     if not ids:
         raise BadInput("both label maps are empty; there is nothing to compare")
-    for card in session.available_models():
-        if ids <= set(card.scheme.ids):
-            return card.scheme
     if len(ids) > MAX_STRUCTURES:
         raise BadInput(
             f"the files hold {len(ids)} different labels, {MAX_STRUCTURES} can be compared; are they label maps?"

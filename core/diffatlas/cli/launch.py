@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import webbrowser
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -69,8 +70,8 @@ def demo(
     )
     width = max(len(str(output / name)) for name in DEMO_FILES)
     for name, what in DEMO_FILES.items():
-        console.print(f"  {output / name!s:<{width}}  {what}", markup=False, soft_wrap=True)
-    console.print("Next: make app (web page), make napari, or: diffatlas segment INPUT -o OUTPUT", markup=False)
+        console.print(f"  {output / name!s:<{width}}  {what}", soft_wrap=True)
+    console.print("Next: make app (web page), make napari, or: diffatlas segment INPUT -o OUTPUT")
 
 
 DEMO_FILES = {
@@ -92,6 +93,28 @@ def web(
     """Serve the web page on this machine."""
     require("gradio", "app", "the web page")
     import_module("diffatlas_app").main(host=host, port=port, share=share, open_browser=open_browser)
+
+
+def learn(
+    export: Annotated[
+        Path | None, typer.Option("--export", metavar="DIR", help="Write the site's files to a new folder instead.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default="a free one")] = None,
+    open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
+) -> None:
+    """Show the teaching site on this machine, or write it as plain files that any web server serves."""
+    site: Any = import_module("diffatlas_app.learn")
+    if export is not None:
+        size = site.export(export)
+        typer.echo(f"{export}: {size / 1e6:.1f} MB; serve the folder, or open {export / 'offline.html'} as it is")
+        return
+    server = site.serve(port)
+    url = f"http://127.0.0.1:{server.server_port}/"
+    typer.echo(f"DiffAtlas, learn: {url} (Ctrl-C stops it)")
+    if open_browser:
+        webbrowser.open(url)
+    with server:
+        server.serve_forever()
 
 
 def napari(

@@ -106,8 +106,7 @@ def _say(card: ModelCard, folder: Path, as_json: bool) -> None:
     console = terminal.stdout()
     console.print(
         f"{card.name}: {len(card.scheme)} structures, {card.levels} noise levels: {folder}",
-        markup=False,
         soft_wrap=True,
     )
-    console.print(f"Use it with --model {folder}", markup=False, soft_wrap=True)
+    console.print(f"Use it with --model {folder}", soft_wrap=True)
     terminal.notes(limit for limit in card.limits if "assumption" in limit)

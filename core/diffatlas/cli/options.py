@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
@@ -15,6 +15,7 @@ from diffatlas.errors import BadInput
 if TYPE_CHECKING:
     from diffatlas.geometry.volume import Modality, Volume
     from diffatlas.models.card import ModelCard
+    from diffatlas.session import Backend
 
 Model = Annotated[str, typer.Option("--model", metavar="NAME|DIR", help="A name from `diffatlas models`, or a folder.")]
 Preset = Annotated[PresetName, typer.Option(help="A named set of sampling options; single options override it.")]
@@ -31,7 +32,10 @@ RoiText = Annotated[
     str | None,
     typer.Option("--roi", metavar="X0:X1,Y0:Y1,Z0:Z1", help="Voxel ranges to look at.", show_default="automatic"),
 ]
-Device = Annotated[DeviceName, typer.Option(help="Where the network runs.")]
+Device = Annotated[
+    str,
+    typer.Option(metavar="auto|cpu|cuda|mps|URL", help="Where the network runs; http://HOST:PORT: by `serve` there."),
+]
 Precision = Annotated[PrecisionName, typer.Option(help="Arithmetic of the network.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout, and nothing else there.")]
 
@@ -89,6 +93,40 @@ def card_of(name: str) -> ModelCard:
     return store.read_card(store.find_model(name))
 
 
+def model_for_report(name: str) -> str:
+    """``name`` as a report can say it: a folder's absolute path, so that a replay from another folder finds it."""
+    from diffatlas.models.store import CARD_FILE
+
+    if name != "auto" and (Path(name) / CARD_FILE).is_file():
+        return str(Path(name).resolve())
+    return name
+
+
+def device_name(text: str) -> DeviceName:
+    """What a request says of ``--device``; another machine chooses its own."""
+    for name in get_args(DeviceName):
+        if text == name:
+            return name  # type: ignore[no-any-return]
+    if _is_address(text):
+        return "auto"
+    raise BadInput(f"--device must be {', '.join(get_args(DeviceName))} or http://HOST:PORT, not {text!r}")
+
+
+def backend_for(device: str) -> Backend:
+    """The engine that ``--device`` names: this machine's, or another one's over HTTP."""
+    if _is_address(device):
+        from diffatlas.remote import RemoteBackend
+
+        return RemoteBackend(device)
+    from diffatlas import session
+
+    return session.local_backend()
+
+
+def _is_address(device: str) -> bool:
+    return device.startswith(("http://", "https://"))
+
+
 def segment_request(
     *,
     model: str,
@@ -100,13 +138,13 @@ def segment_request(
     samples: int,
     seed: int,
     roi: str | None,
-    device: DeviceName,
+    device: str,
     precision: PrecisionName,
     force: bool,
 ) -> Request:
     """The request the options describe; `BadInput` before any file is touched."""
     request = Request(
-        model=model,
+        model=model if _is_address(device) else model_for_report(model),
         preset=preset,
         steps=steps,
         guidance=guidance,
@@ -115,9 +153,10 @@ def segment_request(
         samples=samples,
         seed=seed,
         roi=parse_roi(roi),
-        device=device,
+        device=device_name(device),
         precision=precision,
         force=force,
     )
-    check_model(model)
+    if not _is_address(device):  # another machine has models of its own
+        check_model(model)
     return request

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +65,8 @@ class Outputs:
             check_folder(self.frames)
             if any(self.frames.glob("frame-*.png")):
                 raise BadInput(f"{self.frames}: holds the frames of another run; give a new folder")
+        for folder in {path.absolute().parent for path in self.files().values()}:
+            io.sweep(folder)
         seen: dict[Path, str] = {path.resolve(): "the input" for path in inputs}
         for kind, path in self.files().items():
             taken = seen.setdefault(path.resolve(), f"the {kind} output")
@@ -97,40 +98,30 @@ class Recorder:
 
 
 def write_run(outputs: Outputs, result: Result, source: Volume, recorder: Recorder, report: dict[str, Any]) -> None:
-    """Write every file under a temporary name, then rename them all; the labels last. A failure leaves none behind."""
+    """Write every file under a temporary name, then rename them all; the report, which vouches for the labels, last.
+
+    A failure leaves none behind; a kill at any moment leaves no report beside labels that are not its own.
+    """
     from diffatlas import io, render
     from diffatlas.engine.run_record import to_json
 
     confidence = result.confidence
     if outputs.confidence is not None and confidence is None:
         raise BadInput("this run has no confidence map to write: run it with more than one sample")
-    with ExitStack() as stack:
-        # Left in reverse order: the labels, which are what a script waits for, appear when all else is there.
-        with _temporary(stack, outputs.labels) as path:
-            io.write_label_map(result.labels, path, source=source, format=outputs.format)
+    if outputs.frames is not None and recorder.folder is not None:
+        publish(recorder.folder, outputs.frames)
+    wanted = (outputs.confidence, outputs.gif, outputs.labels, outputs.report)
+    with io.atomic_paths([path for path in wanted if path is not None]) as made:
+        temporary = dict(zip([path for path in wanted if path is not None], made, strict=True))
+        io.write_label_map(result.labels, temporary[outputs.labels], source=source, format=outputs.format)
         if outputs.confidence is not None and confidence is not None:
-            with _temporary(stack, outputs.confidence) as path:
-                io.write_array(confidence, source.grid, path, header=source.header)
+            io.write_array(confidence, source.grid, temporary[outputs.confidence], header=source.header)
         if outputs.gif is not None:
-            with _temporary(stack, outputs.gif) as path:
+            with io.atomic_path(temporary[outputs.gif]) as path:
                 render.write_gif(recorder.pictures, path, fps=GIF_FPS, hold_last_s=GIF_HOLD_S)
         if outputs.report is not None:
-            with _temporary(stack, outputs.report) as path:
+            with io.atomic_path(temporary[outputs.report]) as path:
                 path.write_text(to_json(report) + "\n", encoding="utf-8")
-        if outputs.frames is not None and recorder.folder is not None:
-            publish(recorder.folder, outputs.frames)
-
-
-@contextmanager
-def _temporary(stack: ExitStack, target: Path) -> Iterator[Path]:
-    """Yield the name under which ``target`` is written until ``stack`` ends; errors name the target."""
-    from diffatlas import io
-
-    path = stack.enter_context(io.atomic_path(target))
-    try:
-        yield path
-    except BadInput as error:
-        raise BadInput(str(error).replace(path.name, target.name)) from error
 
 
 def save_png(picture: NDArray[np.uint8], path: Path) -> None:
@@ -151,11 +142,22 @@ def check_folder(folder: Path) -> None:
         raise BadInput(f"{folder}: no permission to write in {place}; choose another folder")
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are missing; `BadInput` where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot be made ({(error.strerror or str(error)).lower()})") from error
+
+
 @contextmanager
 def staging(folder: Path) -> Iterator[Path]:
     """Yield an empty folder beside ``folder`` to work in; it is removed in the end, whatever happens."""
+    from diffatlas import io
+
     check_folder(folder)
-    path = Path(tempfile.mkdtemp(prefix=".diffatlas-", dir=folder.absolute().parent))
+    io.sweep(folder.absolute().parent)
+    path = io.temporary_folder_in(folder.absolute().parent)
     try:
         yield path
     finally:

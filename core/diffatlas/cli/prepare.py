@@ -14,7 +14,7 @@ from diffatlas.cli import options as opt
 from diffatlas.errors import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from diffatlas.data import Collection, Facts, Outcome, Plan, Refused
     from diffatlas.geometry.space import ModelSpace, Window
@@ -103,14 +103,16 @@ def prepare(
     as_json: opt.Json = False,
 ) -> None:
     """Bring a data set into a model's space: one file for `diffatlas train`, and a report of what was found."""
+    from diffatlas.cli.outputs import make_folder
     from diffatlas.data import check_cache_path, prepare_all, write_cache
+    from diffatlas.train.record import data_record
     from diffatlas.train.sources import collection_of
 
     if workers is not None and workers < 1:
         raise BadInput(f"--workers must be 1 or more, not {workers}")
     if config is not None and like is not None:
         raise BadInput("--config and --like both name a space and structures; give one of them")
-    base, space = _base(config, like)
+    base, space, divisor = _base(config, like)
     changes = {
         "scheme": scheme,
         "structures": None if structures is None else _structures(structures),
@@ -127,8 +129,10 @@ def prepare(
     }
     data = _data(base, source, layout, changes)
     space = _space(space, shape, spacing, clip, window or ())
-    cache = check_cache_path(data.cache)
+    _check_shape(space, divisor, config is not None or like is not None)
     collection, plan = collection_of(data, space)
+    make_folder(data.cache.absolute().parent)
+    cache = check_cache_path(data.cache)
 
     found = Report(collection, plan, cache)
     with closing(prepare_all(collection.cases, plan, workers)) as outcomes:
@@ -138,7 +142,7 @@ def prepare(
             _say(f"left out {refused.id}: {refused.reason}")
         first = f"; the first: {found.refused[0].reason}" if found.refused else ""
         raise BadInput(f"{collection.root}: none of {len(found.refused)} cases can be used{first}")
-    write_cache(cache, found.prepared, plan)
+    write_cache(cache, found.prepared, plan, data_record(data, space, collection))
     if as_json:
         found.show_json()
     else:
@@ -148,18 +152,40 @@ def prepare(
 # -- what was asked for ----------------------------------------------------------------------------------------------
 
 
-def _base(config: Path | None, like: str | None) -> tuple[dict[str, Any], ModelSpace | None]:
-    """Settings and space to begin with."""
-    if config is not None:
-        from diffatlas.train.config import load_config
+def _base(config: Path | None, like: str | None) -> tuple[dict[str, Any], ModelSpace | None, int]:
+    """Settings and space to begin with, and what the edges of a field of view must divide by for the network."""
+    from diffatlas.train.config import NetworkConfig, load_config
 
+    if config is not None:
         loaded = load_config(config)
-        return loaded.data.model_dump(), loaded.space.build()
+        network: dict[str, Any] = loaded.network.model_dump()
+        if loaded.start_from is not None and "network" not in loaded.model_fields_set:
+            network = opt.card_of(loaded.start_from).architecture
+        # Other tasks build networks of their own, which say themselves what they need.
+        divisor = _divisor(network) if loaded.task in ("atlas", "published", "distilled") else 1
+        return loaded.data.model_dump(), loaded.space, divisor
     if like is not None:
         card = opt.card_of(like)
         rows = [{"name": s.name, "id": s.id, "color": s.color} for s in card.scheme.structures]
-        return {"structures": rows}, card.space
-    return {}, None
+        return {"structures": rows}, card.space, _divisor(card.architecture)
+    return {}, None, _divisor(NetworkConfig().model_dump())
+
+
+def _divisor(network: Mapping[str, Any]) -> int:
+    """Voxels that become one at the coarsest level of a network, by its architecture's arguments."""
+    if network.get("kind") == "published-unet":
+        return int(2 ** (len(network.get("multipliers", (1, 2, 4, 8))) - 1))
+    return int(network.get("patch", 2) * 2 ** (len(network.get("widths", (1, 1, 1))) - 1))
+
+
+def _check_shape(space: ModelSpace, divisor: int, named: bool) -> None:
+    """`BadInput` where training would refuse the shape, before the cases are read."""
+    if any(n % divisor for n in space.shape):
+        whose = "the network" if named else "the usual network"
+        more = "" if named else "; for another network give its configuration with --config TRAIN.yaml"
+        raise BadInput(
+            f"--shape {','.join(map(str, space.shape))}: every number must be a multiple of {divisor} for {whose}{more}"
+        )
 
 
 def _data(base: dict[str, Any], source: str | None, layout: str | None, changes: dict[str, Any]) -> DataConfig:
@@ -209,10 +235,13 @@ def _space(
         usual = Window("percentile", 0.5, 99.5)
         # Windows that are named are all there are, so that a configuration can name the same.
         known = {} if windows else {"ct": Window("range", -250, 800), "mr": usual, "unknown": usual}
-        space = ModelSpace((1, 1, 1), (1.0, 1.0, 1.0), 0.0, known)
+        space, clip = (
+            ModelSpace((1, 1, 1), (1.0, 1.0, 1.0), 1.0, known),
+            clip or 6 * min(_three("--spacing", spacing, whole=False)),
+        )
     x, y, z = space.shape if shape is None else (int(n) for n in _three("--shape", shape, whole=True))
     edges = space.spacing_mm if spacing is None else _three("--spacing", spacing, whole=False)
-    reach = clip if clip is not None else space.sdf_clip_mm or 6 * min(edges)
+    reach = space.sdf_clip_mm if clip is None else clip
     if not 0 < reach < math.inf:
         raise BadInput(f"--clip must be a length of more than 0 mm, not {reach:g}")
     return ModelSpace((x, y, z), edges, float(reach), space.windows | dict(_window(text) for text in windows))
@@ -387,4 +416,4 @@ def _some(ids: Sequence[str]) -> str:
 def _say(text: str) -> None:
     from diffatlas.cli import terminal
 
-    terminal.stdout().print(text, markup=False, soft_wrap=True)
+    terminal.stdout().print(text, soft_wrap=True)

@@ -14,15 +14,22 @@ from diffatlas.cli import options as opt
 from diffatlas.errors import BadInput
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from diffatlas.cli.outputs import Outputs
     from diffatlas.engine.request import Request
     from diffatlas.geometry.volume import Volume
     from diffatlas.io import LabelFormat
-    from diffatlas.session import Frame, Result
+    from diffatlas.session import Backend, Frame, Result
 
 MAX_COUNT = 10_000
 
 ConfidenceFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Agreement of the samples, 0 to 1.")]
+IgnoreFile = Annotated[
+    Path | None,
+    typer.Option("--ignore", metavar="MASK", help="A mask on the image's voxels: do not believe these."),
+]
 ReportFile = Annotated[Path | None, typer.Option(metavar="FILE.json", help="What was run, and how it went.")]
 GifFile = Annotated[Path | None, typer.Option(metavar="FILE", help="The run as an animation.")]
 FramesFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="A new folder for a picture of every step.")]
@@ -50,6 +57,7 @@ def segment(
     force: opt.Force = False,
     volume: opt.VolumeIndex = None,
     modality: opt.KnownModality = None,
+    ignore: IgnoreFile = None,
     confidence: ConfidenceFile = None,
     report: ReportFile = None,
     gif: GifFile = None,
@@ -77,7 +85,11 @@ def segment(
     outputs = Outputs(output, confidence, report, gif, frames, label_format(format_))
     outputs.check(input_, samples=samples)
 
-    run_and_write(opt.read_input(input_, volume, modality), request, outputs, source_path=input_, as_json=as_json)
+    backend = opt.backend_for(device)
+    image = opt.read_input(input_, volume, modality)
+    if ignore is not None:
+        request = replace(request, ignore=ignored_voxels(ignore, image))
+    run_and_write(image, request, outputs, source_path=input_, as_json=as_json, backend=backend)
 
 
 def label_format(name: str | None) -> LabelFormat | None:
@@ -86,10 +98,30 @@ def label_format(name: str | None) -> LabelFormat | None:
     if name in formats:
         return formats[name]
     raise BadInput(f"--format must be nifti, seg or rtstruct, not {name}")
+<<<<<<< HEAD
+=======
+
+
+def ignored_voxels(path: Path, volume: Volume) -> NDArray[np.bool_]:
+    """The voxels that a mask file on the grid of ``volume`` marks, any number but 0; `BadInput` on another grid."""
+    from diffatlas.io import read_label_ids
+
+    marks, grid = read_label_ids(path)
+    if not grid.matches(volume.grid):
+        raise BadInput(f"{path}: its grid is not that of the image; draw the mask on the image's own voxels")
+    marked: NDArray[np.bool_] = marks != 0
+    return marked
 
 
 def run_and_write(
-    volume: Volume, request: Request, outputs: Outputs, *, source_path: Path, as_json: bool = False, quiet: bool = False
+    volume: Volume,
+    request: Request,
+    outputs: Outputs,
+    *,
+    source_path: Path,
+    as_json: bool = False,
+    quiet: bool = False,
+    backend: Backend | None = None,
 ) -> Result:
     """Stream the request, then write all it was asked for, and say so (on stdout, unless ``quiet``)."""
     from diffatlas.cli import terminal
@@ -100,7 +132,7 @@ def run_and_write(
     with ExitStack() as stack:
         folder = None if outputs.frames is None else stack.enter_context(staging(outputs.frames))
         recorder = Recorder(outputs, volume, folder)
-        frames = stack.enter_context(closing(terminal.watched(local_stream(volume, request), volume.name)))
+        frames = stack.enter_context(closing(terminal.watched(stream(volume, request, backend), volume.name)))
         for frame in frames:
             recorder.add(frame)
             result = frame.result
@@ -115,11 +147,11 @@ def run_and_write(
     return result
 
 
-def local_stream(volume: Volume | None, request: Request) -> Iterator[Frame]:
-    """The run on this machine."""
+def stream(volume: Volume | None, request: Request, backend: Backend | None) -> Iterator[Frame]:
+    """The run, on this machine where no other backend is given."""
     from diffatlas import session
 
-    return session.local_backend().stream(volume, request)
+    return (backend or session.local_backend()).stream(volume, request)
 
 
 def finished(result: Result | None) -> Result:
@@ -150,9 +182,17 @@ def generate(
     if model == "auto":
         raise BadInput("--model auto needs an image to choose by: name the atlas to draw from (diffatlas models)")
     request = Request(
-        model=model, preset=preset, steps=steps, sampler=sampler, seed=seed, device=device, precision=precision
+        model=model,
+        preset=preset,
+        steps=steps,
+        sampler=sampler,
+        seed=seed,
+        device=opt.device_name(device),
+        precision=precision,
     )
-    opt.check_model(model)
+    backend = opt.backend_for(device)
+    if request.device == device:  # another machine has models of its own
+        opt.check_model(model)
     check_folder(output)
 
     from diffatlas.cli import terminal
@@ -163,7 +203,7 @@ def generate(
         for index in range(count):
             pair = replace(request, seed=seed + index)
             last: Result | None = None
-            with closing(terminal.watched(pairs(pair, 1), f"pair {index + 1} of {count}")) as frames:
+            with closing(terminal.watched(pairs(pair, 1, backend), f"pair {index + 1} of {count}")) as frames:
                 for frame in frames:
                     last = frame.result
             result = finished(last)
@@ -175,7 +215,7 @@ def generate(
     if as_json:
         terminal.print_json({"model": model, "folder": output, "cases": cases})
     else:
-        terminal.stdout().print(f"{count} image-mask pairs of {model}: {output}", markup=False, soft_wrap=True)
+        terminal.stdout().print(f"{count} image-mask pairs of {model}: {output}", soft_wrap=True)
 
 
 def replay(
@@ -184,18 +224,29 @@ def replay(
     input_: Annotated[
         Path | None, typer.Option("--input", metavar="FILE", help="The image, where it has moved.", show_default=False)
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="NAME|DIR", help="The model, where it has moved.", show_default=False),
+    ] = None,
     format_: Format = None,
     force: Annotated[bool, typer.Option("--force", help="Run although the image or the weights differ.")] = False,
     index: opt.VolumeIndex = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Run again what a report records: the same image, the same weights, the same labels."""
+    """Run again what a report records: the same image, the same weights, the same labels.
+
+    An image that is not where it was is looked for beside the report.
+    """
     from diffatlas.cli.outputs import Outputs
     from diffatlas.engine.run_record import read_run
 
     run = read_run(report)
+    if model is not None:
+        run = replace(run, request=replace(run.request, model=opt.model_for_report(model)))
     card = opt.card_of(run.request.model)
     path = input_ or run.source_path
+    if path is not None and not path.exists() and (beside := report.absolute().parent / path.name).exists():
+        path = beside
     if path is None:
         raise BadInput(f"{report.name}: does not name the image; give it with --input FILE")
     outputs = Outputs(output, format=label_format(format_))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,26 +27,41 @@ SPARKLINE_WIDTH = 40
 
 
 def stdout() -> Console:
-    """Console on the current stdout: results."""
-    return Console(highlight=False)
+    """Console on the current stdout: results. Text is printed as it is: no markup and no emoji codes."""
+    return Console(highlight=False, markup=False, emoji=False)
 
 
 def stderr() -> Console:
     """Console on the current stderr: progress, notes, errors."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def say(text: str) -> None:
+    """A line on stdout, as it is."""
+    stdout().print(text, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
-    """``value`` as JSON on stdout; NaN and infinity, which JSON does not have, become null."""
+    """``value`` as JSON on stdout; NaN and infinity, which JSON does not have, become null.
+
+    Written past rich, which formats what it prints. Characters that the stream's encoding lacks become JSON's own
+    escapes.
+    """
     from diffatlas.engine.run_record import to_json
 
-    stdout().print(to_json(value), markup=False, soft_wrap=True)
+    text = to_json(value)
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        text = json.dumps(json.loads(text), indent=2)
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def notes(lines: Iterable[str]) -> None:
     """Findings worth knowing, in yellow on stderr, each once."""
     for line in dict.fromkeys(lines):
-        stderr().print(f"note: {line}", style="yellow", markup=False, soft_wrap=True)
+        stderr().print(f"note: {line}", style="yellow", soft_wrap=True)
 
 
 def watched(frames: Iterator[Frame], title: str) -> Generator[Frame]:
@@ -57,7 +74,7 @@ def watched(frames: Iterator[Frame], title: str) -> Generator[Frame]:
         if not console.is_terminal:
             for frame in frames:
                 if frame.index == 0 and (left_s := _left_s(frame)) > LONG_S:
-                    console.print(f"{title}: {frame.total} steps, about {left_s / 60:.0f} min", markup=False)
+                    console.print(f"{title}: {frame.total} steps, about {left_s / 60:.0f} min")
                 yield frame
             return
         changes: list[float] = []
@@ -120,9 +137,9 @@ def summary(result: Result, written: dict[str, Path]) -> None:
     console.print(volumes_table(result.volumes_ml, result.labels.scheme))
     model = result.provenance.get("model", {}).get("name", "")
     seconds = result.metrics[-1].seconds if result.metrics else 0.0
-    console.print(f"{model}, {len(result.metrics)} steps, {seconds:.1f} s", markup=False)
+    console.print(f"{model}, {len(result.metrics)} steps, {seconds:.1f} s")
     for kind, path in written.items():
-        console.print(f"{kind}: {path}", markup=False, soft_wrap=True)
+        console.print(f"{kind}: {path}", soft_wrap=True)
 
 
 def rows(columns: Sequence[str], lines: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> Table:

@@ -32,7 +32,9 @@ def train(
     if example:
         from importlib.resources import files
 
-        typer.echo((files("diffatlas") / "train" / "example.yaml").read_text(encoding="utf-8"), nl=False)
+        from diffatlas.cli.terminal import say
+
+        say((files("diffatlas") / "train" / "example.yaml").read_text(encoding="utf-8").rstrip("\n"))
         return
     if config is None:
         raise BadInput("give the YAML file of a training run (diffatlas train --example prints one)")
@@ -61,10 +63,11 @@ def export(
         raise BadInput(f"{source}: no such file or folder; give a run's folder or its YAML file")
     if output is not None and output.exists() and not output.is_dir():
         raise BadInput(f"{output}: is a file; give the name of a folder")
+    from diffatlas.cli.terminal import say
     from diffatlas.evaluate import baselines  # noqa: F401  (runs of theirs, too)
     from diffatlas.train.export import export_run
 
-    typer.echo(f"model: {export_run(source, output, weights)}")
+    say(f"model: {export_run(source, output, weights)}")
 
 
 def distill(
@@ -145,7 +148,7 @@ def distill(
         terminal.print_json({"model": output, "card": student.to_json()})
     else:
         low, high = found["interval"]
-        typer.echo(
+        terminal.say(
             f"model: {output}; Dice {found['dice']:.3f} ({low:.3f} to {high:.3f}) with {card.name} on {found['n']} "
             f"images kept from training"
         )

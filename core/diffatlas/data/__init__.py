@@ -4,8 +4,9 @@
 is one file beside `mmwhs` and one line in `layouts`.
 """
 
+from diffatlas.data.anatomies import scan as scan_anatomies
 from diffatlas.data.cache import check_cache_path, write_cache
-from diffatlas.data.case import Case, Centre, Collection, Drawn, LabelFile, Refused
+from diffatlas.data.case import Case, Centre, Collection, Drawn, DrawnAnatomy, LabelFile, Refused
 from diffatlas.data.drawn import scan as scan_phantom
 from diffatlas.data.labels import read_labels
 from diffatlas.data.layouts import LAYOUTS, Layout, find_layout, scan
@@ -22,6 +23,7 @@ __all__ = [
     "Centre",
     "Collection",
     "Drawn",
+    "DrawnAnatomy",
     "Facts",
     "LabelFile",
     "Layout",
@@ -40,6 +42,7 @@ __all__ = [
     "prepare_case",
     "read_labels",
     "scan",
+    "scan_anatomies",
     "scan_phantom",
     "scheme_of",
     "with_margin",

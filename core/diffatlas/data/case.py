@@ -32,6 +32,17 @@ class Drawn:
 
 
 @dataclass(frozen=True)
+class DrawnAnatomy:
+    """Images drawn from a heart's label map (`diffatlas.anatomies`): the file that keeps the shapes, the name of one,
+    and the patient's seed and number of pictures."""
+
+    shapes: Path
+    name: str
+    seed: int
+    looks: int
+
+
+@dataclass(frozen=True)
 class LabelFile:
     """A label map, or the mask of one structure.
 
@@ -51,7 +62,7 @@ class Case:
     4-D image."""
 
     id: str
-    image: Path | Drawn
+    image: Path | Drawn | DrawnAnatomy
     labels: tuple[LabelFile, ...]
     modality: Modality
     split: str = "train"

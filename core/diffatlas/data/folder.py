@@ -3,6 +3,7 @@
 In the folder, image and label of a case have the same name (``.nii.gz`` or ``.nii``); ``split.json``, where there is
 one, lists the cases of each split, ``{"train": [...], "val": [...]}``. The table has a header with the columns
 ``image`` and ``label``, and ``id``, ``modality`` and ``split`` where wanted; its paths are taken from its own folder.
+Columns of other names are noted and not read. A folder with one such table in it stands for the table.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,20 @@ COLUMNS = ("id", "image", "label", "modality", "split")
 
 
 def looks_like(root: Path) -> bool:
-    """Whether it is a table, or a folder with images and labels."""
+    """Whether it is a table, a folder with one, or a folder with images and labels."""
     if root.is_file():
         return root.suffix.lower() == ".csv"
-    return (root / "images").is_dir() and (root / "labels").is_dir()
+    return ((root / "images").is_dir() and (root / "labels").is_dir()) or bool(_tables(root))
+
+
+def _tables(root: Path) -> list[Path]:
+    """The tables of cases in a folder: CSV files whose header names image and label."""
+    found = []
+    for path in sorted(root.glob("*.csv")):
+        with suppress(BadInput):
+            if {"image", "label"} <= set(_header(path)[1]):
+                found.append(path)
+    return found
 
 
 def scan(
@@ -42,9 +54,19 @@ def scan(
     says nothing of; ``split``: the file that lists the splits.
     """
     names = {id_: name for name, id_ in labels.items()} if labels else None
-    made = _rows(root, names, modality) if root.is_file() else _pairs(root, names, modality, split)
+    notes: tuple[str, ...] = ()
+    if root.is_dir() and not (root / "images").is_dir() and (tables := _tables(root)):
+        if len(tables) > 1:
+            raise BadInput(f"{root}: holds {len(tables)} tables ({tables[0].name}, {tables[1].name}, ...); name one")
+        root = tables[0]
+    if root.is_file():
+        if unknown := [c for c in _header(root)[1] if c and c not in COLUMNS]:
+            notes = (f"{root.name}: columns not read: {', '.join(unknown)}; known are {', '.join(COLUMNS)}",)
+        made = _rows(root, names, modality)
+    else:
+        made = _pairs(root, names, modality, split)
     cases, refused = _ordered(made)
-    return Collection(LAYOUT, root, cases, refused, structures=tuple(labels.items()) if labels else None)
+    return Collection(LAYOUT, root, cases, refused, notes, structures=tuple(labels.items()) if labels else None)
 
 
 def _ordered(made: Iterator[Case | Refused]) -> tuple[tuple[Case, ...], tuple[Refused, ...]]:
@@ -92,7 +114,8 @@ def _splits(path: Path, must: bool) -> list[tuple[str, list[str]]] | None:
     return [(key, [str(n) for n in value[key]]) for key in ("train", "val", "test") if isinstance(value.get(key), list)]
 
 
-def _rows(path: Path, names: Mapping[int, str] | None, modality: Modality) -> Iterator[Case | Refused]:
+def _header(path: Path) -> tuple[list[str], list[str], str]:
+    """Lines of a table, its columns in lower case, and its delimiter; `BadInput` where it is no text."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -100,10 +123,13 @@ def _rows(path: Path, names: Mapping[int, str] | None, modality: Modality) -> It
     header = lines[0] if lines else ""
     delimiter = max(",;\t", key=header.count)
     columns = [column.strip().lower() for column in next(csv.reader([header], delimiter=delimiter), [])]
+    return lines, columns, delimiter
+
+
+def _rows(path: Path, names: Mapping[int, str] | None, modality: Modality) -> Iterator[Case | Refused]:
+    lines, columns, delimiter = _header(path)
     if not {"image", "label"} <= set(columns):
         raise BadInput(f"{path}: the header needs the columns image and label (and may have id, modality, split)")
-    if unknown := [c for c in columns if c and c not in COLUMNS]:
-        raise BadInput(f"{path}: unknown column '{unknown[0]}'; there are: {', '.join(COLUMNS)}")
     for number, cells in enumerate(csv.reader(lines[1:], delimiter=delimiter), start=2):
         row = dict(zip(columns, (cell.strip() for cell in cells), strict=False))
         if not any(row.values()):

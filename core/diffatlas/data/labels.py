@@ -15,9 +15,6 @@ from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import LabelMap, LabelScheme
 from diffatlas.io import read_label_ids
 
-# Image and label may lie this far apart, in voxels; headers that went through other programs differ in the last digits.
-SAME_VOXELS = 0.5
-
 
 def read_labels(files: tuple[LabelFile, ...], scheme: LabelScheme) -> tuple[LabelMap, tuple[str, ...]]:
     """The label map of a case in the order of ``scheme``, whatever ids and files its source has, and notes.
@@ -79,7 +76,7 @@ def same_grid(path: Path, grid: Grid, other_path: Path, other: Grid) -> None:
         raise BadInput(
             f"{other_path}: has {_x(other.shape)} voxels, {path.name} has {_x(grid.shape)}; they do not match"
         )
-    if not grid.same_as(other, SAME_VOXELS * min(grid.spacing_mm)):
+    if not grid.matches(other):
         raise BadInput(
             f"{other_path}: lies elsewhere in the world than {path.name} (another affine); mend the wrong header"
         )

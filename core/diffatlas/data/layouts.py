@@ -12,7 +12,7 @@ from diffatlas.data.case import Collection
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import Modality
 
-Layout = Literal["mmwhs", "totalsegmentator", "diffatlas", "decathlon", "folder", "phantom"]
+Layout = Literal["mmwhs", "totalsegmentator", "diffatlas", "decathlon", "folder", "phantom", "anatomies"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 # In this order: the authors' files may carry the names of MM-WHS, and a task of the Decathlon has a file that says so.

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diffatlas.data.case import Case, Centre, Drawn, Refused
+from diffatlas.anatomies import draw_pair, read_shapes
+from diffatlas.data.case import Case, Centre, Drawn, DrawnAnatomy, Refused
 from diffatlas.data.labels import read_labels, same_grid
 from diffatlas.data.names import canonical
 from diffatlas.errors import BadInput
@@ -66,11 +67,13 @@ class Facts:
 
 @dataclass(frozen=True, eq=False)
 class PreparedCase:
-    """One case as the prepared file holds it, and what was found in it."""
+    """One case as the prepared file holds it, and what was found in it. ``known``: [M, X, Y, Z], the voxels that each
+    image acquired; None: all."""
 
     image: NDArray[np.uint8]
     sdf: NDArray[np.int8]
     facts: Facts
+    known: NDArray[np.bool_] | None = None
 
 
 def with_margin(space: ModelSpace, margin: int) -> ModelSpace:
@@ -82,7 +85,11 @@ def with_margin(space: ModelSpace, margin: int) -> ModelSpace:
 def prepare_case(case: Case, plan: Plan) -> PreparedCase | Refused:
     """The case in model space, or why not. What is wrong with the user's files never raises."""
     try:
-        return _drawn(case, case.image, plan) if isinstance(case.image, Drawn) else _read(case, case.image, plan)
+        if isinstance(case.image, Drawn):
+            return _drawn(case, case.image, plan)
+        if isinstance(case.image, DrawnAnatomy):
+            return _from_labels(case, case.image, plan)
+        return _read(case, case.image, plan)
     except BadInput as error:
         return Refused(case.id, str(error))
 
@@ -106,7 +113,7 @@ def _draw(
     images, lows, highs, limits = [], [], [], (0.0, 0.0)
     for modality in heart.modalities:
         volume = render(anatomy, grid, modality, heart.seed, fractions)
-        image, limits = image_to_model(volume, grid, space.window_for(volume.modality), space.fill)
+        image, _, limits = image_to_model(volume, grid, space.window_for(volume.modality), space.fill)
         images.append(image)
         lows.append(float(volume.data.min()))
         highs.append(float(volume.data.max()))
@@ -125,6 +132,18 @@ def _drawn(case: Case, heart: Drawn, plan: Plan) -> PreparedCase:
     return PreparedCase(*_encode(images, sdf_mm, wide.sdf_clip_mm), facts)
 
 
+def _from_labels(case: Case, heart: DrawnAnatomy, plan: Plan) -> PreparedCase:
+    if [canonical(n) for n in plan.scheme.names] != [canonical(n) for n in MMWHS.names]:
+        raise BadInput(f"drawn hearts have the structures {', '.join(MMWHS.names)}, in this order")
+    wide = with_margin(plan.space, plan.margin)
+    (shape,) = read_shapes(heart.shapes, [heart.name])
+    drawn = draw_pair(shape, heart.seed, wide, heart.looks)
+    facts = Facts(case.id, "unknown", case.split, wide.shape, wide.spacing_mm, (-1.0, 1.0), (-1.0, 1.0))
+    facts = replace(facts, notes=(drawn.kind, *drawn.families))
+    image, sdf = _encode(list(drawn.image), drawn.distance_mm, wide.sdf_clip_mm)
+    return PreparedCase(image, sdf, facts, drawn.known)
+
+
 def _read(case: Case, path: Path, plan: Plan) -> PreparedCase:
     if not case.labels:
         raise BadInput(f"{path}: has no labels (split '{case.split}')")
@@ -140,7 +159,7 @@ def _read(case: Case, path: Path, plan: Plan) -> PreparedCase:
     box = Box.of(labels)
     at_labels = plan.centre == "labels" or (plan.centre == "auto" and _elsewhere(volume.grid, labels, plan.space))
     grid = wide.place(volume.grid, centre_mm=box.centre_mm if at_labels else None)
-    image, limits = image_to_model(volume, grid, wide.window_for(modality), wide.fill)
+    image, _, limits = image_to_model(volume, grid, wide.window_for(modality), wide.fill)
     intensity = float(volume.data.min()), float(volume.data.max())
     facts = _facts(case, modality, volume.grid, labels, plan, grid, intensity, limits)
     if plan.complete and facts.missing:

@@ -17,7 +17,7 @@ from torch import Tensor
 from diffatlas.diffusion.schedule import Schedule
 
 Prediction = Literal["eps", "v", "x0"]
-Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+Network = Callable[..., Tensor]
 # (x_t [B, 1 + K, X, Y, Z], t_image [B], t_mask [B]) -> x0, same shape
 Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -49,11 +49,14 @@ def as_denoiser(
     mask_prediction: Prediction = "x0",
     mask_range: float = 1.0,
 ) -> Denoiser:
-    """Wrap ``network``; the image's x0 is clamped to [-1, 1], the masks' to +- ``mask_range``."""
+    """Wrap ``network``; what is given beyond the levels goes to it as it is.
 
-    def denoise(x: Tensor, t_image: Tensor, t_mask: Tensor) -> Tensor:
+    The image's x0 is clamped to [-1, 1], the masks' to +- ``mask_range``.
+    """
+
+    def denoise(x: Tensor, t_image: Tensor, t_mask: Tensor, *evidence: Tensor) -> Tensor:
         alpha, sigma = per_channel(schedule, t_image, t_mask, x.shape[1])
-        out = network(x, t_image, t_mask).to(x.dtype)
+        out = network(x, t_image, t_mask, *evidence).to(x.dtype)
         image = to_x0(image_prediction, out[:, :1], x[:, :1], alpha[:, :1], sigma[:, :1]).clamp(-1, 1)
         mask = to_x0(mask_prediction, out[:, 1:], x[:, 1:], alpha[:, 1:], sigma[:, 1:])
         return torch.cat([image, mask.clamp(-mask_range, mask_range)], dim=1)

@@ -6,7 +6,7 @@ The sampler asks for x0 at one level t. A guidance decides what the network sees
   hands over the clean image), the mask channels are the sampler's.
 - `GradientGuidance`: the published second variant in spirit: the image channel is pulled down the gradient of the
   squared difference between the image half the network believes in and the patient's image. The published one, to the
-  digit, moves the sampler's state and stands in `diffatlas.published.convention`.
+  digit, moves the sampler's state and stands in `diffatlas.published.paper`.
 - `MaskGiven`: mask channels clean and fixed, image free: paints an image onto a mask.
 - `MaskNoised`: the same for a network that knows one level only: the given mask at the image's own level.
 - `MaskPinned`: the edited voxels of the mask are held, the rest adapts.
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -29,6 +30,12 @@ from diffatlas.diffusion.schedule import Schedule
 Guidance = Callable[[Denoiser], Denoiser]
 # shape -> standard normal noise; the caller owns the generators, one per sample
 NoiseSource = Callable[[tuple[int, ...]], Tensor]
+
+
+class Watched(Protocol):
+    """A guidance whose last view of the image channel, ``seen`` [B, 1, X, Y, Z], is worth showing."""
+
+    seen: Tensor | None
 
 
 def _at(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffatlas.engine.backend import SampleNoise
 from diffatlas.engine.frame import Frame, FrameMetrics
 from diffatlas.engine.plan import plan
 from diffatlas.engine.request import Request
+from diffatlas.engine.walk import SampleNoise
 from diffatlas.geometry.distance import distances_to_labels
 from diffatlas.geometry.volume import Volume
 

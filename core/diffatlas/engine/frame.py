@@ -29,7 +29,7 @@ class FrameMetrics:
     seconds: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Frame:
     """One denoising step, numpy, on ``grid``: the model grid placed in world coordinates (viewers overlay by affine).
 
@@ -53,8 +53,11 @@ class Frame:
     metrics: FrameMetrics
     result: Result | None = None
 
+    def __repr__(self) -> str:
+        return f"Frame({self.index + 1} of {self.total}, t={self.t:.3g}{', with result' if self.result else ''})"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """What a run leaves: labels on the source grid and everything needed to run it again.
 
@@ -73,6 +76,10 @@ class Result:
     images: tuple[Volume, ...] = ()
     masks: tuple[LabelMap, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        volumes = ", ".join(f"{name} {ml:.1f} ml" for name, ml in self.volumes_ml.items())
+        return f"Result({self.provenance['model']['name']}: {volumes})"
 
     @property
     def volumes_ml(self) -> dict[str, float]:

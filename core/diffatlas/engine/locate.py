@@ -45,7 +45,7 @@ STRIDE = 0.55  # beyond the shifts of augmentation; an answer to half a heart is
 SHIFT = 0.08
 MAX_LOOKS = 64  # of a view of 64^3 voxels; more of smaller ones
 MAX_SMALL_LOOKS = 400
-# A run that is to begin soon does not search a whole body first: `LocalBackend.locate` does, and can be stopped.
+# A run that is to begin soon does not search a whole body first: `Backend.locate` does, and can be stopped.
 AUTOMATIC_LOOKS = 12
 MAX_MOVES = 4
 MIN_FIT = 0.2
@@ -57,7 +57,8 @@ NEAR_FIT = 0.4
 SURE, LIKELY = 0.9, 0.6
 LOGISTIC = (-28.0, 30.0, 4.0)  # one, agreement, fit
 
-Answer = Callable[[NDArray[np.float32], int], NDArray[np.float32]]
+# image [X, Y, Z], where it is known [X, Y, Z], a seed -> signed distances [K, X, Y, Z]
+Answer = Callable[[NDArray[np.float32], NDArray[np.bool_], int], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,20 +123,21 @@ class _Coarse:
         self.grid = Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
         self.values, self.inside = resample(_thinned(volume, space.spacing_mm), self.grid)
 
-    def view(self, centre_mm: Array) -> tuple[NDArray[np.float32] | None, NDArray[np.int64]]:
-        """The image on the field of view nearest to ``centre_mm`` (None where there is nothing to see), its corner."""
+    def view(self, centre_mm: Array) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_], NDArray[np.int64]]:
+        """The image on the field of view nearest to ``centre_mm`` (None where there is nothing to see), where it is
+        known, and its corner."""
         size = np.array(self.space.shape)
         start = np.rint(self.grid.to_voxel(centre_mm) - (size - 1) / 2).astype(int)
         low, high = np.maximum(start, 0), np.minimum(start + size, self.grid.shape)
         if (high <= low).any():
-            return None, start
+            return None, np.zeros(self.space.shape, dtype=bool), start
         part = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         pad = [(int(a - s), int(s + n - b)) for a, b, s, n in zip(low, high, start, size, strict=True)]
         values, inside = np.pad(self.values[part], pad, mode="edge"), np.pad(self.inside[part], pad)
         if not inside.any():
-            return None, start
-        image, _ = apply_window(values, inside, self.window, self.space.fill)
-        return (image if float(np.ptp(image[inside])) > 0 else None), start
+            return None, inside, start
+        image = apply_window(values, inside, self.window, self.space.fill).image
+        return (image if float(np.ptp(image[inside])) > 0 else None), inside, start
 
     def centre(self, start: NDArray[np.int64]) -> Array:
         return self.grid.to_world(start + (np.array(self.space.shape, dtype=np.float64) - 1) / 2)
@@ -150,8 +152,9 @@ def search(
 ) -> Iterator[Look]:
     """Look for the structures of a model in ``volume``; the last `Look` carries the `Proposal`.
 
-    ``answer``: image [X, Y, Z] in [-1, 1] and a seed -> signed distances [K, X, Y, Z] (any unit, negative inside) from
-    one pass of the network. ``expected_ml``: volumes of the K structures; None leaves them out of the fit.
+    ``answer``: image [X, Y, Z] in [-1, 1], where it is known, and a seed -> signed distances [K, X, Y, Z] (any unit,
+    negative inside) from one pass of the network. ``expected_ml``: volumes of the K structures; None leaves them out of
+    the fit.
     ``limit``: looks after which no new place is tried.
     """
     places, covered = _places(volume.grid, space)
@@ -238,10 +241,10 @@ class _Searcher:
         self.coarse, self.space, self.answer, self.expected_ml = coarse, coarse.space, answer, expected_ml
 
     def look(self, centre_mm: Array, seed: int = 0) -> _Seen:
-        image, start = self.coarse.view(centre_mm)
+        image, known, start = self.coarse.view(centre_mm)
         if image is None:
             return _Seen(centre_mm, 0.0, np.zeros(self.space.shape, dtype=np.uint8), start)
-        distances = self.answer(image, seed)
+        distances = self.answer(image, known, seed)
         labels = distances_to_labels(distances)
         return _Seen(self.coarse.centre(start), self._fit(labels, len(distances)), labels, start)
 

@@ -11,16 +11,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from diffatlas.engine import pace
-from diffatlas.engine.request import Preset, Request, preset_for
+from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.space import ModelSpace, Ranges, field_of_view, larger_than_view, world_box
 from diffatlas.geometry.volume import Volume
 from diffatlas.models.card import ModelCard
+from diffatlas.models.presets import Preset
 from diffatlas.models.store import available_models, find_model, read_card
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """A run before it starts.
 
@@ -44,6 +45,9 @@ class Plan:
     seconds: float | None
     notes: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return f"Plan({self.summary}{', after a search' if self.search else ''})"
+
     @property
     def summary(self) -> str:
         """One line such as "heart-phantom, 40 steps, seed 0", for forms and progress bars."""
@@ -59,11 +63,23 @@ def plan(volume: Volume | None, request: Request) -> Plan:
     ``volume`` None: for a request without an image, or a form that has none yet; then nothing is said of the place.
     """
     card = card_for(volume, request)
-    filled = request.resolved(card.guidance_noise, card.published)
+    convention = card.convention
+    preset = convention.preset(request.preset)
+    filled = request.resolved(preset, card.guidance_noise)
     if request.model == "auto":
         filled = replace(filled, model=card.name)
-    notes = published_notes(card, filled)
+    steps, start = filled.steps or 1, 1.0
+    by_image = request.task == "segment" and request.guidance == "image"
+    notes = convention.notes(steps, filled.guidance_noise if by_image else None)
     grid, search, where = None, False, ""
+    if request.ignore is not None:
+        if volume is None or request.ignore.shape != volume.grid.shape:
+            shape = "no volume" if volume is None else f"the volume {volume.grid.shape}"
+            raise BadInput(f"the mask of what to ignore has shape {request.ignore.shape}, {shape}")
+        if not card.evidence:
+            notes.append(
+                f"model '{card.name}' cannot be told what to ignore; the network saw those voxels as the darkest ones"
+            )
     if volume is not None:
         if request.task == "segment":
             check_modality(volume, card, request)
@@ -75,15 +91,18 @@ def plan(volume: Volume | None, request: Request) -> Plan:
                     f"the model looked at its middle"
                 )
         elif request.task == "segment" and larger_than_view(card.space, volume.grid):
-            search = not card.published
+            search = convention.one_step
             how = "a search places it" if search else "its middle was taken, as in the published preprocessing"
             where = larger_than_view_note(card.space, volume.grid, how)
         grid = None if search else card.space.place(volume.grid, request.roi)
-    steps = _steps(card, filled)
+    if request.edit is not None and request.task == "segment":
+        start = request.edit.t
+        steps = max(1, round(steps * start))
+    steps = convention.count(steps, start)
     return Plan(
         request=filled,
         card=card,
-        preset=preset_for(request.preset, card.published),
+        preset=preset,
         steps=steps,
         grid=grid,
         search=search,
@@ -101,7 +120,7 @@ def card_for(volume: Volume | None, request: Request) -> ModelCard:
 def choose_model(volume: Volume | None) -> ModelCard:
     """The installed model that knows the volume's modality and whose field of view is nearest in size.
 
-    A published network takes hours where ours take seconds: it is chosen only where nothing else fits.
+    A network that needs many steps takes hours where others take seconds: it is chosen only where nothing else fits.
     """
     cards = available_models()
     if not cards:
@@ -111,8 +130,10 @@ def choose_model(volume: Volume | None) -> ModelCard:
     fitting = [c for c in cards if volume.modality in (*c.modalities, "unknown")]
     if not fitting:
         known = ", ".join(f"{c.name} ({'/'.join(c.modalities)})" for c in cards)
-        raise BadInput(f"no model for {volume.modality} images; there are: {known}. Name one with --model and --force")
-    fitting = [c for c in fitting if not c.published] or fitting
+        raise BadInput(
+            f"no model for {volume.modality} images; there are: {known}; name one as model, and insist with force=True"
+        )
+    fitting = [c for c in fitting if c.convention.one_step] or fitting
     size = np.prod(volume.grid.extent_mm)
     return min(fitting, key=lambda c: abs(np.log(np.prod(c.space.extent_mm) / size)))
 
@@ -123,7 +144,7 @@ def check_modality(volume: Volume, card: ModelCard, request: Request) -> None:
     if volume.modality != "unknown" and volume.modality not in known and not request.force:
         raise BadInput(
             f"{volume.name}: looks like {volume.modality}, and model '{card.name}' was trained on {'/'.join(known)} "
-            f"only; choose another model, or insist with --force"
+            f"only; choose another model, or insist with force=True"
         )
 
 
@@ -135,22 +156,6 @@ def window_note(volume: Volume, low: float, high: float) -> str:
             f"neither CT nor MR for certain{why}: window of {low:g} to {high:g}; name it with modality if you know it"
         )
     return f"window of {low:g} to {high:g}, as for {volume.modality.upper()}{why}"
-
-
-def published_notes(card: ModelCard, request: Request) -> list[str]:
-    """Notes on a run of a published network with settings that the paper does not use."""
-    if not card.published:
-        return []
-    notes = []
-    rho = request.guidance_noise
-    if request.task == "segment" and request.guidance == "image" and rho is not None and rho < 1:
-        notes.append(
-            f"this network knows one noise level for image and mask; guidance noise {rho:g} is outside what it was "
-            f"trained on (preset published is the paper's way)"
-        )
-    if (request.steps or 0) > card.levels:
-        notes.append(f"this model has {card.levels} noise levels; there are no more steps than that")
-    return notes
 
 
 def larger_than_view_note(space: ModelSpace, grid: Grid, how: str) -> str:
@@ -169,12 +174,3 @@ def in_mm(extent: tuple[float, ...] | list[float]) -> str:
 
 def _exceeds(roi: Ranges, view: Ranges) -> bool:
     return any(b - a > 1.15 * (d - c) for (a, b), (c, d) in zip(roi, view, strict=True))
-
-
-def _steps(card: ModelCard, request: Request) -> int:
-    """Frames that a run of the filled-in ``request`` yields."""
-    steps, start = request.steps or 1, 1.0
-    if request.edit is not None and request.task == "segment":
-        start = request.edit.t
-        steps = max(1, round(steps * start))
-    return min(steps, max(1, round(start * card.levels))) if card.published else steps

@@ -13,15 +13,17 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from diffatlas.errors import BadInput
+from diffatlas.models.presets import PRESETS as PRESETS
+from diffatlas.models.presets import Preset as Preset
+from diffatlas.models.presets import PresetName as PresetName
+from diffatlas.models.presets import SamplerName as SamplerName
 
 if TYPE_CHECKING:  # numpy is imported where an edit is packed: the command line reads its options from here
     import numpy as np
     from numpy.typing import NDArray
 
 Task = Literal["segment", "generate", "paint"]
-PresetName = Literal["fast", "watch", "published"]
 GuidanceName = Literal["image", "gradient", "none"]
-SamplerName = Literal["ddim", "ddpm", "dpmpp-2m"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionName = Literal["auto", "fp32", "bf16"]
 Roi = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -30,37 +32,7 @@ MAX_STEPS = 1000
 MAX_SAMPLES = 64
 
 
-@dataclass(frozen=True)
-class Preset:
-    """A named set of sampling options; ``guidance_noise`` None means the model card's own default."""
-
-    name: PresetName
-    sampler: SamplerName
-    steps: int
-    guidance_noise: float | None
-    summary: str
-
-
-PRESETS: dict[str, Preset] = {
-    "fast": Preset("fast", "ddim", 2, 0.0, "two steps with the clean image: an answer in about a second"),
-    "watch": Preset("watch", "ddim", 40, None, "forty steps, made to be seen"),
-    "published": Preset(
-        "published", "ddpm", 300, 1.0, "the paper's guidance: 300 ancestral steps, image as noisy as the mask"
-    ),
-}
-
-
-# What "fast" means to a network that knows one noise level (a published one): a clean image is nothing it has seen, and
-# from pure noise it cannot answer in two steps. Deterministic, so that one image noise lasts through the walk.
-FAST_ONE_LEVEL = Preset("fast", "ddim", 8, 1.0, "eight steps of the published guidance")
-
-
-def preset_for(name: PresetName, one_level: bool) -> Preset:
-    """What a preset means to a model; ``one_level``: `ModelCard.published`."""
-    return FAST_ONE_LEVEL if one_level and name == "fast" else PRESETS[name]
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MaskEdit:
     """A mask the user corrected, from which the walk resumes.
 
@@ -71,6 +43,10 @@ class MaskEdit:
     labels: NDArray[np.uint8]
     pinned: NDArray[np.bool_] | None = None
     t: float = 0.5
+
+    def __repr__(self) -> str:
+        pinned = "none" if self.pinned is None else int(self.pinned.sum())
+        return f"MaskEdit({' x '.join(map(str, self.labels.shape))}, pinned {pinned}, t={self.t:g})"
 
     def to_json(self) -> dict[str, Any]:
         import numpy as np
@@ -98,6 +74,24 @@ class MaskEdit:
         return cls(labels, pinned, float(value["t"]))
 
 
+def pack_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """A mask as JSON data, a bit a voxel."""
+    import numpy as np
+
+    return {"shape": list(mask.shape), "voxels": _pack(np.packbits(mask))}
+
+
+def unpack_mask(value: dict[str, Any]) -> NDArray[np.bool_]:
+    """Inverse of `pack_mask`; ValueError or KeyError on anything else."""
+    import numpy as np
+
+    shape = tuple(int(n) for n in value["shape"])
+    if len(shape) != 3 or min(shape) < 1 or np.prod(shape, dtype=np.int64) > 2**31:
+        raise ValueError("ignore: shape is not that of a volume")
+    count = int(np.prod(shape))
+    return np.unpackbits(_unpack(value["voxels"], (count + 7) // 8), count=count).astype(bool).reshape(shape)
+
+
 def _pack(data: NDArray[np.uint8]) -> str:
     import numpy as np
 
@@ -114,7 +108,7 @@ def _unpack(text: str, count: int) -> NDArray[np.uint8]:
     return np.frombuffer(raw, dtype=np.uint8).copy()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Request:
     """One run.
 
@@ -123,7 +117,9 @@ class Request:
     ``samples``: how many seeds are run and averaged (1 to 64); sample i uses ``seed + i``.
     ``guidance_noise``: rho in [0, 1]; 0 hands over the clean image, 1 is the published guidance.
     ``roi``: half-open voxel ranges ((x0, x1), (y0, y1), (z0, z1)) of the source array, or None for an automatic field
-    of view. ``force``: run even where the volume's modality is not one the model was trained on.
+    of view. ``ignore``: bool [X, Y, Z] on the source grid, voxels of the image that are not to be believed (metal,
+    motion, a missing slab), or None. ``force``: run even where the volume's modality is not one the model was trained
+    on.
     """
 
     task: Task = "segment"
@@ -137,6 +133,7 @@ class Request:
     seed: int = 0
     roi: Roi | None = None
     edit: MaskEdit | None = None
+    ignore: NDArray[np.bool_] | None = None
     device: DeviceName = "auto"
     precision: PrecisionName = "auto"
     force: bool = False
@@ -164,12 +161,12 @@ class Request:
                 raise BadInput("roi must be three ranges: X0:X1,Y0:Y1,Z0:Z1 in voxels")
             object.__setattr__(self, "roi", tuple((int(a), int(b)) for a, b in self.roi))
 
-    def resolved(self, card_guidance_noise: float, one_level: bool = False) -> Request:
-        """The request with the preset's and the card's values filled in; what a report records.
+    def __repr__(self) -> str:
+        changed = [f for f in fields(self) if getattr(self, f.name) != f.default]
+        return f"Request({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in changed)})"
 
-        ``one_level``: whether the network knows one noise level for image and mask (`preset_for`).
-        """
-        preset = preset_for(self.preset, one_level)
+    def resolved(self, preset: Preset, card_guidance_noise: float) -> Request:
+        """The request with what it leaves open taken from ``preset`` and the card; what a run record holds."""
         noise = self.guidance_noise
         if noise is None:
             noise = card_guidance_noise if preset.guidance_noise is None else preset.guidance_noise
@@ -185,6 +182,7 @@ class Request:
         out = {f.name: getattr(self, f.name) for f in fields(self)}
         out["roi"] = None if self.roi is None else [list(r) for r in self.roi]
         out["edit"] = None if self.edit is None else self.edit.to_json()
+        out["ignore"] = None if self.ignore is None else pack_mask(self.ignore)
         return out
 
     @classmethod
@@ -202,6 +200,8 @@ class Request:
                 data["roi"] = tuple((int(a), int(b)) for a, b in data["roi"])
             if data.get("edit") is not None:
                 data["edit"] = MaskEdit.from_json(data["edit"])
+            if data.get("ignore") is not None:
+                data["ignore"] = unpack_mask(data["ignore"])
             return cls(**data)
         except BadInput:
             raise

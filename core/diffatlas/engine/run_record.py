@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ SUFFIX = ".json"
 MAX_BYTES = 256 * 2**20
 # NIfTI keeps affines in float32: a volume of half a metre written and read again moves by less than this.
 SAME_PLACE_MM = 1e-3
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,8 +133,12 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def to_json(value: Any) -> str:
-    """Plain data, paths and numpy scalars as indented JSON text; NaN and infinity, which JSON has not, become null."""
-    return json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False)
+    """Plain data, paths and numpy scalars as indented JSON text; NaN and infinity, which JSON has not, become null.
+
+    The text can be written as UTF-8: bytes of a file name that are not become JSON's escapes of Python's surrogates.
+    """
+    text = json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False)
+    return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from diffatlas.data import Case, Drawn, read_labels
 from diffatlas.errors import BadInput
@@ -24,7 +25,7 @@ class Subject:
 
 def subjects(config: TrainConfig) -> list[Subject]:
     """The cases that ``config.data`` names, in its order; no image is opened. `BadInput` where there are none."""
-    collection, _ = collection_of(config.data, config.space.build())
+    collection, _ = collection_of(config.data, config.space)
     if collection.refused:
         first = collection.refused[0]
         raise BadInput(f"test case {first.id}: {first.reason}")
@@ -51,11 +52,11 @@ def _of(case: Case, config: TrainConfig) -> Iterator[Subject]:
 
 
 def _read(case: Case, config: TrainConfig) -> tuple[Volume, LabelMap]:
-    assert not isinstance(case.image, Drawn)
+    assert isinstance(case.image, Path)
     volume = read_volume(case.image, volume_index=case.channel)
     if volume.modality == "unknown" and case.modality != "unknown":
         volume = replace(volume, modality=case.modality)
     labels, _ = read_labels(case.labels, config.scheme)
-    if not volume.grid.same_as(labels.grid, 0.5 * min(volume.grid.spacing_mm)):
+    if not volume.grid.matches(labels.grid):
         raise BadInput(f"test case {case.id}: image and labels do not lie on the same voxels")
     return volume, LabelMap(labels.data, volume.grid, labels.scheme)

@@ -265,7 +265,7 @@ class _One:
             raise BadInput(f"method {self.method.name}: '{self.method.task}' is no atlas and takes no request")
         network = self.task.build(self.config)
         load_weights(network, self.folder / f"{run.weights}.safetensors")
-        space, scheme, task = self.config.space.build(), self.config.scheme, self.task
+        space, scheme, task = self.config.space, self.config.scheme, self.task
 
         def in_one_pass(volume: Volume) -> tuple[LabelMap, NDArray[np.float32] | None]:
             return answer(task, network.eval(), volume, space, scheme), None
@@ -280,7 +280,7 @@ def answer(task: Task, network: nn.Module, volume: Volume, space: ModelSpace, sc
     The field of view is at the middle of the volume.
     """
     grid = space.place(volume.grid)
-    image, _ = image_to_model(volume, grid, space.window_for(volume.modality), space.fill)
+    image = image_to_model(volume, grid, space.window_for(volume.modality), space.fill).image
     inside = task.answer(network, torch.from_numpy(image)[None, None])[0]
     return Resampler(volume.grid, grid).labels(inside.float().numpy(), scheme)
 

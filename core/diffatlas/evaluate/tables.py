@@ -19,19 +19,9 @@ import numpy as np
 
 from diffatlas.evaluate.runs import Finished, Score
 from diffatlas.io import atomic_path
+from diffatlas.metrics import Figure, interval
 
 MEASURES = ("dice", "surface_dice", "hd95_mm")
-RESAMPLES = 10_000
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A mean over ``n`` cases with its 95 % interval; NaN where no case defines it."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
 
 
 @dataclass(frozen=True)
@@ -50,16 +40,6 @@ class Row:
     difference: Figure | None
     seconds: float
     calibration_error: float | None
-
-
-def interval(values: Iterable[float], seed: int = 0) -> Figure:
-    """The mean of the finite values and its bootstrap interval."""
-    data = np.array([v for v in values if math.isfinite(v)])
-    if not len(data):
-        return Figure(math.nan, math.nan, math.nan, 0)
-    picks = np.random.default_rng(seed).integers(0, len(data), size=(RESAMPLES, len(data)))
-    low, high = np.percentile(data[picks].mean(axis=1), [2.5, 97.5])
-    return Figure(float(data.mean()), float(low), float(high), len(data))
 
 
 def rows_of(finished: Finished) -> list[Row]:

@@ -17,7 +17,11 @@ Array = NDArray[np.float64]
 T = TypeVar("T", bound=np.generic)
 
 
-@dataclass(frozen=True, eq=False)
+# Of the shortest voxel edge: the one tolerance for files that should lie on the same voxels.
+SAME_VOXELS = 0.1
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Grid:
     """Shape [X, Y, Z] and the float64 [4, 4] affine that takes voxel indices to RAS+ millimetres."""
 
@@ -58,6 +62,15 @@ class Grid:
         return x, y, z
 
     @property
+    def words(self) -> str:
+        """One clause, such as "64 x 64 x 40 voxels of 1 x 1 x 2.5 mm, RAS"."""
+        shape, spacing = (" x ".join(f"{v:g}" for v in values) for values in (self.shape, self.spacing_mm))
+        return f"{shape} voxels of {spacing} mm, {self.axis_codes}"
+
+    def __repr__(self) -> str:
+        return f"Grid({self.words})"
+
+    @property
     def centre_mm(self) -> Array:
         """World coordinates [3] of the middle of the grid, mm."""
         return self.to_world((np.array(self.shape, dtype=np.float64) - 1) / 2)
@@ -76,6 +89,13 @@ class Grid:
             return False
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape])).reshape(3, -1).T
         return bool(np.abs(self.to_world(corners) - other.to_world(corners)).max() <= tolerance_mm)
+
+    def matches(self, other: Grid) -> bool:
+        """Whether two files lie on the same voxels: same shape, no voxel off by more than `SAME_VOXELS` of an edge.
+
+        Headers that went through other programs differ in their last digits; a shift of half a voxel is another place.
+        """
+        return self.same_as(other, SAME_VOXELS * min(*self.spacing_mm, *other.spacing_mm))
 
     def to_canonical(self) -> NDArray[np.float64]:
         """The axis flips and permutation (nibabel orientation [3, 2]) that bring the array closest to RAS+."""

@@ -8,7 +8,7 @@ borders fall between the model's voxels where the distances say so.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,25 +21,50 @@ from diffatlas.geometry.space import FILL, Ranges, Window
 from diffatlas.geometry.volume import LabelMap, LabelScheme, Volume
 
 
+class OnModelGrid(NamedTuple):
+    """An image on a model grid: ``image`` float32 [X, Y, Z] in [-1, 1]; ``known`` bool [X, Y, Z], the voxels that
+    come from ones to be believed; ``limits``: the intensities of -1 and 1."""
+
+    image: NDArray[np.float32]
+    known: NDArray[np.bool_]
+    limits: tuple[float, float]
+
+
 def image_to_model(
-    volume: Volume, grid: Grid, window: Window, fill: float = FILL
-) -> tuple[NDArray[np.float32], tuple[float, float]]:
+    volume: Volume, grid: Grid, window: Window, fill: float = FILL, ignore: NDArray[np.bool_] | None = None
+) -> OnModelGrid:
     """Resample ``volume`` on the model ``grid`` and map its window to [-1, 1].
 
-    Returns float32 [X, Y, Z] and the intensities of -1 and 1; voxels outside the volume are ``fill``.
+    Not known are voxels outside the volume, those in `Volume.unknown`, and those that ``ignore`` (bool, the volume's
+    shape) marks: they are ``fill`` and have no part in the window. `BadInput` where nothing is left within ``grid``.
     """
-    return apply_window(*resample(volume, grid), window, fill)
+    hidden = volume.unknown if ignore is None else ignore
+    if volume.unknown is not None and ignore is not None:
+        hidden = volume.unknown | ignore
+    if hidden is None or not hidden.any():
+        values, known = resample(volume, grid)
+    else:
+        # Resampling is linear: with weights that are zero where hidden, those voxels have no part in their neighbours.
+        keep = (~hidden).astype(np.float32)
+        weighted, known = resample(Volume(volume.data * keep, volume.grid), grid)
+        share, _ = resample(Volume(keep, volume.grid), grid)
+        values = np.asarray(weighted / np.maximum(share, np.float32(1e-3)), dtype=np.float32)
+        known &= share > 0.5
+        if not known.any():
+            raise BadInput("nothing within the field of view is to be believed; there is nothing to segment by")
+    return apply_window(values, known, window, fill)
 
 
 def apply_window(
-    values: NDArray[np.float32], inside: NDArray[np.bool_], window: Window, fill: float = FILL
-) -> tuple[NDArray[np.float32], tuple[float, float]]:
-    """Intensities to [-1, 1], ``fill`` where not ``inside``; also the intensities of -1 and 1."""
-    if not inside.any():
+    values: NDArray[np.float32], known: NDArray[np.bool_], window: Window, fill: float = FILL
+) -> OnModelGrid:
+    """Intensities [X, Y, Z] to [-1, 1], ``fill`` where not ``known``."""
+    if not known.any():
         raise BadInput("the region of interest does not meet the volume")
-    bottom, top = window.limits(values[inside])
+    bottom, top = window.limits(values[known])
     scaled = (values - bottom) / max(top - bottom, 1e-6) * 2 - 1
-    return np.where(inside, np.clip(scaled, -1, 1), fill).astype(np.float32), (bottom, top)
+    image = np.where(known, np.clip(scaled, -1, 1), fill).astype(np.float32)
+    return OnModelGrid(image, known, (bottom, top))
 
 
 def resample(volume: Volume, grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -5,28 +5,40 @@ The grid's axes are the patient's (RAS+). `ModelSpace.place` puts it into the wo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import Modality
+from diffatlas.values import Positive, Real, Whole, plain, value
 
 FILL = -1.0  # model value outside the volume: the lower end of the window, as air would be
 
+Size = Annotated[Whole, Field(ge=1)]
 Ranges = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
-@dataclass(frozen=True)
+MAX_VOXELS = 2**27
+
+
+@value(frozen=True)
 class Window:
     """How intensities become [-1, 1]: the values ``low`` and ``high`` themselves, or percentiles of what is in view."""
 
     kind: Literal["range", "percentile"]
-    low: float
-    high: float
+    low: Real
+    high: Real
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"window: low must lie below high, not {self.low:g} and {self.high:g}")
+        if self.kind == "percentile" and not 0 <= self.low < self.high <= 100:
+            raise ValueError(f"window: percentiles lie between 0 and 100, not {self.low:g} and {self.high:g}")
 
     def limits(self, values: NDArray[np.float32]) -> tuple[float, float]:
         """The intensities that map to -1 and 1, given the voxels [N] of the volume inside the field of view."""
@@ -36,18 +48,24 @@ class Window:
         return float(low), float(high)
 
 
-@dataclass(frozen=True)
+@value(frozen=True)
 class ModelSpace:
     """``shape`` [3] voxels of ``spacing_mm`` along right, anterior, superior; ``sdf_clip_mm``: the distance of 1.
 
     ``fill``: model value outside the volume; the published preprocessing pads with 0, the middle of the window.
     """
 
-    shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
-    sdf_clip_mm: float
+    shape: tuple[Size, Size, Size]
+    spacing_mm: tuple[Positive, Positive, Positive]
+    sdf_clip_mm: Positive
     windows: dict[str, Window]
-    fill: float = FILL
+    fill: Annotated[Real, Field(ge=-1, le=1)] = FILL
+
+    def __post_init__(self) -> None:
+        if math.prod(self.shape) > MAX_VOXELS:
+            raise ValueError(f"shape: {' x '.join(map(str, self.shape))} voxels are more than a model's grid can have")
+        if unknown := sorted(self.windows.keys() - set(get_args(Modality))):
+            raise ValueError(f"windows: there is no modality {unknown[0][:40]!r}; there are ct, mr and unknown")
 
     @property
     def extent_mm(self) -> tuple[float, float, float]:
@@ -73,24 +91,9 @@ class ModelSpace:
         return self.grid_at(grid.centre_mm if centre_mm is None else centre_mm)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "shape": list(self.shape),
-            "spacing_mm": list(self.spacing_mm),
-            "sdf_clip_mm": self.sdf_clip_mm,
-            "windows": {k: {"kind": w.kind, "low": w.low, "high": w.high} for k, w in self.windows.items()},
-            **({} if self.fill == FILL else {"fill": self.fill}),
-        }
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> ModelSpace:
-        shape, spacing = value["shape"], value["spacing_mm"]
-        return cls(
-            (int(shape[0]), int(shape[1]), int(shape[2])),
-            (float(spacing[0]), float(spacing[1]), float(spacing[2])),
-            float(value["sdf_clip_mm"]),
-            {str(k): Window(w["kind"], float(w["low"]), float(w["high"])) for k, w in value["windows"].items()},
-            float(value.get("fill", FILL)),
-        )
+        """Plain data; `diffatlas.values.load` is the inverse. ``fill`` stands in it only where it is not the usual."""
+        data = plain(self)
+        return data if self.fill != FILL else {key: item for key, item in data.items() if key != "fill"}
 
 
 def world_box(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -7,28 +7,36 @@ A `LabelMap` holds *indices* into its scheme (0 background, k the k-th structure
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
+from nibabel.spatialimages import SpatialImage
+from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
 
 from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
+from diffatlas.values import Whole, value
 
 Modality = Literal["ct", "mr", "unknown"]
 
 
-@dataclass(frozen=True)
+Byte = Annotated[Whole, Field(ge=0, le=255)]
+
+
+@value(frozen=True)
 class Structure:
     """One anatomical structure: its name, the id files carry, and a display colour (r, g, b), 0 to 255."""
 
     name: str
-    id: int
-    color: tuple[int, int, int]
+    id: Whole
+    color: tuple[Byte, Byte, Byte]
 
 
-@dataclass(frozen=True)
+@value(frozen=True)
 class LabelScheme:
     """An ordered set of structures; index k of a label map is ``structures[k - 1]``."""
 
@@ -45,6 +53,14 @@ class LabelScheme:
     @property
     def ids(self) -> tuple[int, ...]:
         return tuple(s.id for s in self.structures)
+
+    @classmethod
+    def of_ids(cls, ids: Iterable[int]) -> LabelScheme:
+        """A scheme that names structures by their ids ("label 3"); 0 is background."""
+        known = sorted({int(i) for i in ids} - {0})
+        if len(known) > 254:
+            raise BadInput(f"{len(known)} different ids; a label map holds 254 structures at most")
+        return cls("ids", tuple(Structure(f"label {i}", i, (160, 160, 160)) for i in known))
 
     @property
     def id_dtype(self) -> np.dtype[Any]:
@@ -106,7 +122,7 @@ class DicomSeries:
     patient: tuple[tuple[str, str], ...] = field(repr=False)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Volume:
     """A scalar image: float32 [X, Y, Z] in the source's own intensities (HU for CT), its grid and modality.
 
@@ -132,12 +148,31 @@ class Volume:
         if self.unknown is not None and (self.unknown.shape != self.grid.shape or self.unknown.dtype != np.bool_):
             raise ValueError(f"unknown must be bool {self.grid.shape}, not {self.unknown.dtype} {self.unknown.shape}")
 
+    @classmethod
+    def from_array(
+        cls, data: ArrayLike, affine: ArrayLike, *, modality: Modality = "unknown", name: str = "array"
+    ) -> Volume:
+        """A volume of an array [X, Y, Z] of finite numbers and its ``affine`` [4, 4], voxel indices to RAS+ mm."""
+        return cls(_finite(data, name), _grid(np.shape(data), affine, name), modality, name)
+
+    @classmethod
+    def from_nibabel(cls, image: SpatialImage, *, modality: Modality = "unknown", name: str = "image") -> Volume:
+        """A volume of a nibabel image: its scaled values, its affine in mm."""
+        return cls.from_array(_values(image), _affine_mm(image), modality=modality, name=name)
+
+    def to_nibabel(self) -> nib.Nifti1Image:
+        """The same as a NIfTI image of float32, millimetres."""
+        return _nifti(self.data, self.grid)
+
+    def __repr__(self) -> str:
+        return f"Volume({self.name!r}, {self.grid.words}, {self.modality})"
+
     def sha256(self) -> str:
         """SHA-256 of the voxels (little-endian float32, C order): whether two runs saw the same image."""
         return hashlib.sha256(np.ascontiguousarray(self.data, dtype="<f4").data).hexdigest()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LabelMap:
     """A segmentation: uint8 [X, Y, Z] indices into ``scheme`` (0 is background) on ``grid``; its reader's ``notes``."""
 
@@ -172,6 +207,23 @@ class LabelMap:
             )
         return cls(data, grid, scheme)
 
+    @classmethod
+    def from_nibabel(cls, image: SpatialImage, scheme: LabelScheme | None = None, *, name: str = "labels") -> LabelMap:
+        """A nibabel image of ids as a label map; ``scheme`` None names the structures by their ids."""
+        ids = np.asarray(_values(image))
+        grid = _grid(ids.shape, _affine_mm(image), name)
+        if not (np.isfinite(ids).all() and (ids == np.round(ids)).all() and (ids >= 0).all() and (ids < 2**16).all()):
+            raise BadInput(f"{name}: is no label map; ids are whole numbers from 0 to 65535")
+        whole = ids.astype(np.uint16)
+        return cls.from_ids(whole, grid, scheme or LabelScheme.of_ids(np.unique(whole)))
+
+    def to_nibabel(self) -> nib.Nifti1Image:
+        """The same as a NIfTI image of the scheme's ids, millimetres."""
+        return _nifti(self.to_ids(), self.grid)
+
+    def __repr__(self) -> str:
+        return f"LabelMap({self.scheme.name!r}, {len(self.scheme)} structures, {self.grid.words})"
+
     def volumes_ml(self) -> dict[str, float]:
         """Volume of each structure, ml."""
         # A bincount would first make eight bytes of every voxel.
@@ -179,3 +231,43 @@ class LabelMap:
             name: float(np.count_nonzero(self.data == k)) * self.grid.voxel_volume_ml
             for k, name in enumerate(self.scheme.names, start=1)
         }
+
+
+def _grid(shape: tuple[int, ...], affine: ArrayLike, name: str) -> Grid:
+    if len(shape) != 3:
+        raise BadInput(f"{name}: has {len(shape)} axes; give one three-dimensional image")
+    try:
+        return Grid((shape[0], shape[1], shape[2]), np.asarray(affine, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{name}: {error}") from error
+
+
+def _finite(data: ArrayLike, name: str) -> NDArray[np.float32]:
+    values = np.asarray(data)
+    if values.dtype.kind not in "biuf":
+        raise BadInput(f"{name}: holds {values.dtype} values; give real numbers")
+    converted = values.astype(np.float32)
+    if not np.isfinite(converted).all():
+        raise BadInput(f"{name}: holds values that are not finite (or beyond float32); replace them first")
+    return converted
+
+
+def _values(image: SpatialImage) -> NDArray[Any]:
+    values: NDArray[Any] = np.asanyarray(image.dataobj)
+    while values.ndim > 3 and values.shape[-1] == 1:
+        values = values[..., 0]
+    return values
+
+
+def _affine_mm(image: SpatialImage) -> NDArray[np.float64]:
+    scale = {"meter": 1000.0, "micron": 0.001}
+    units = image.header.get_xyzt_units()[0] if hasattr(image.header, "get_xyzt_units") else "mm"
+    if image.affine is None:
+        raise BadInput("the image has no affine; give one with Volume.from_array")
+    return np.diag([*[scale.get(units, 1.0)] * 3, 1.0]) @ np.asarray(image.affine, dtype=np.float64)
+
+
+def _nifti(data: NDArray[Any], grid: Grid) -> nib.Nifti1Image:
+    image = nib.Nifti1Image(data, grid.affine)
+    image.header.set_xyzt_units("mm")
+    return image

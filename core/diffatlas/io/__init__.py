@@ -3,7 +3,15 @@
 Whatever is wrong with a file comes out as `diffatlas.errors.BadInput`, one line that names it.
 """
 
-from diffatlas.io.atomic import IMAGE_SUFFIXES, atomic_path, atomic_write_bytes, check_output
+from diffatlas.io.atomic import (
+    IMAGE_SUFFIXES,
+    atomic_path,
+    atomic_paths,
+    atomic_write_bytes,
+    check_output,
+    sweep,
+    temporary_folder_in,
+)
 from diffatlas.io.dicom import is_dicom, is_dicom_folder, read_dicom, read_rtstruct, write_rtstruct, write_seg
 from diffatlas.io.images import (
     LABEL_SUFFIXES,
@@ -28,6 +36,7 @@ __all__ = [
     "LabelFormat",
     "Limits",
     "atomic_path",
+    "atomic_paths",
     "atomic_write_bytes",
     "check_label_output",
     "check_output",
@@ -42,6 +51,8 @@ __all__ = [
     "read_rtstruct",
     "read_structures",
     "read_volume",
+    "sweep",
+    "temporary_folder_in",
     "write_array",
     "write_label_map",
     "write_rtstruct",

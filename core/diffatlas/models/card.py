@@ -5,17 +5,24 @@ Plain data; does not import torch. `diffatlas.models.store` reads and writes the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field
 
 from diffatlas.geometry.space import ModelSpace
-from diffatlas.geometry.volume import LabelScheme, Structure
+from diffatlas.geometry.volume import LabelScheme
+from diffatlas.models.convention import Convention, convention_of
+from diffatlas.values import Real, Whole, plain, value
 
 MAX_LEVELS = 10_000
+Prediction = Literal["eps", "v", "x0"]
 
 
-@dataclass(frozen=True, eq=False)
+@value(frozen=True, eq=False, kw_only=True)
 class ModelCard:
     """What a model is; see ``weights/*/card.yaml`` for the file form.
 
@@ -28,17 +35,20 @@ class ModelCard:
     figures with their number of cases; ``training``: how to train it again, or what it was converted from.
     """
 
-    name: str
+    name: Annotated[str, Field(min_length=1, max_length=200)]
     title: str
     summary: str
     scheme: LabelScheme
     modalities: tuple[str, ...]
     space: ModelSpace
-    schedule: str
-    prediction: dict[str, str]
+    schedule: Literal["cosine", "published-cosine"]
+    levels: Annotated[Whole, Field(ge=0, le=MAX_LEVELS)] = 0
+    mask_range: Annotated[Real, Field(gt=0, le=1)] = 1.0
+    orientation: str = "RAS"
+    prediction: dict[Literal["image", "mask"], Prediction]
     architecture: dict[str, Any]
-    guidance_noise: float
-    atlas_walk: str
+    guidance_noise: Annotated[Real, Field(ge=0, le=1)]
+    atlas_walk: Literal["together", "mask-first"] = "together"
     data: str
     licence: str
     intended_use: str
@@ -47,14 +57,31 @@ class ModelCard:
     training: dict[str, Any]
     sha256: str
     path: Path = field(default_factory=Path)
-    levels: int = 0
-    mask_range: float = 1.0
-    orientation: str = "RAS"
+
+    def __post_init__(self) -> None:
+        ids = self.scheme.ids
+        if not 1 <= len(ids) <= 254 or len(set(ids)) != len(ids) or min(ids) < 1:
+            raise ValueError("scheme must hold 1 to 254 structures with different, positive ids")
+        if len(self.prediction) != 2:
+            raise ValueError("prediction must say what image and mask are")
+        published = self.schedule == "published-cosine"
+        if published != (self.architecture.get("kind") == "published-unet"):
+            raise ValueError("schedule published-cosine and architecture published-unet belong together")
+        if published != (self.levels > 0):
+            raise ValueError(f"levels must be {f'1 to {MAX_LEVELS}' if published else '0 with schedule cosine'}")
+
+    def __repr__(self) -> str:
+        return f"ModelCard({self.name!r}, {'/'.join(self.modalities)}, {', '.join(self.scheme.names)})"
+
+    @cached_property
+    def convention(self) -> Convention:
+        """How the networks of this card are used."""
+        return convention_of(self)
 
     @property
-    def published(self) -> bool:
-        """Whether the network is the published one: a single noise level, out of ``levels`` discrete ones."""
-        return self.schedule == "published-cosine"
+    def evidence(self) -> bool:
+        """Whether the network is told where the image is not to be believed (`AtlasUNet`)."""
+        return bool(self.architecture.get("evidence", False))
 
     @property
     def expected_volumes_ml(self) -> list[float] | None:
@@ -67,93 +94,27 @@ class ModelCard:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, the content of ``card.yaml`` (without the folder it was read from)."""
-        return {
-            "name": self.name,
-            "title": self.title,
-            "summary": self.summary,
-            "scheme": {
-                "name": self.scheme.name,
-                "structures": [{"name": s.name, "id": s.id, "color": list(s.color)} for s in self.scheme.structures],
-            },
-            "modalities": list(self.modalities),
-            "space": self.space.to_json(),
-            "schedule": self.schedule,
-            **(
-                {"levels": self.levels, "mask_range": self.mask_range, "orientation": self.orientation}
-                if self.published
-                else {}
-            ),
-            "prediction": dict(self.prediction),
-            "architecture": dict(self.architecture),
-            "guidance_noise": self.guidance_noise,
-            "atlas_walk": self.atlas_walk,
-            "data": self.data,
-            "licence": self.licence,
-            "intended_use": self.intended_use,
-            "limits": list(self.limits),
-            "metrics": self.metrics,
-            "training": self.training,
-            "sha256": self.sha256,
-        }
+        # What only the paper's networks have does not stand in the cards of others.
+        absent = {"path"} if self.levels else {"path", "levels", "mask_range", "orientation"}
+        return {key: item for key, item in plain(self).items() if key not in absent} | {"space": self.space.to_json()}
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any], path: Path) -> ModelCard:
-        """Inverse of `to_json`; KeyError, TypeError or ValueError where something is missing or of the wrong kind."""
-        scheme = LabelScheme(
-            str(value["scheme"]["name"]),
-            tuple(
-                Structure(str(s["name"]), int(s["id"]), (int(s["color"][0]), int(s["color"][1]), int(s["color"][2])))
-                for s in value["scheme"]["structures"]
-            ),
-        )
-        if not 1 <= len(scheme) <= 254 or len(set(scheme.ids)) != len(scheme) or min(scheme.ids) < 1:
-            raise ValueError("scheme must hold 1 to 254 structures with different, positive ids")
-        schedule = str(value["schedule"])
-        if schedule not in ("cosine", "published-cosine"):
-            raise ValueError(f"schedule {schedule!r} is unknown")
-        published = schedule == "published-cosine"
-        if published != (value["architecture"].get("kind") == "published-unet"):
-            raise ValueError("schedule published-cosine and architecture published-unet belong together")
-        levels = int(value["levels"]) if published else 0
-        if published and not 1 <= levels <= MAX_LEVELS:
-            raise ValueError(f"levels must be between 1 and {MAX_LEVELS}")
-        mask_range = float(value["mask_range"]) if published else 1.0
-        if not 0 < mask_range <= 1:
-            raise ValueError("mask_range must lie in (0, 1]")
-        for group in ("image", "mask"):
-            if value["prediction"][group] not in ("eps", "v", "x0"):
-                raise ValueError(f"prediction.{group} must be eps, v or x0")
-        atlas_walk = str(value.get("atlas_walk", "together"))
-        if atlas_walk not in ("together", "mask-first"):
-            raise ValueError("atlas_walk must be together or mask-first")
-        return cls(
-            name=str(value["name"]),
-            title=str(value["title"]),
-            summary=str(value["summary"]),
-            scheme=scheme,
-            modalities=tuple(str(m) for m in value["modalities"]),
-            space=ModelSpace.from_json(value["space"]),
-            schedule=schedule,
-            prediction={k: str(v) for k, v in value["prediction"].items()},
-            architecture=dict(value["architecture"]),
-            guidance_noise=float(value["guidance_noise"]),
-            atlas_walk=atlas_walk,
-            data=str(value["data"]),
-            licence=str(value["licence"]),
-            intended_use=str(value["intended_use"]),
-            limits=tuple(str(v) for v in value["limits"]),
-            metrics=dict(value["metrics"]),
-            training=dict(value["training"]),
-            sha256=str(value["sha256"]),
-            path=path,
-            levels=levels,
-            mask_range=mask_range,
-            orientation=str(value.get("orientation", "RAS")),
-        )
+
+def _front_matter(card: ModelCard) -> str:
+    """What model hubs read at the top of a page: YAML between two lines of dashes."""
+    # "CC BY-SA 4.0 (weights, as ...)" is "cc-by-sa-4.0" to a hub.
+    licence = card.licence.split("(")[0].strip().lower().replace(" ", "-")
+    facts = {
+        "license": licence,
+        "library_name": "napari-diffatlas",
+        "pipeline_tag": "image-segmentation",
+        "tags": ["medical", "segmentation", "atlas", "diffusion", "3d", *card.modalities],
+        "metrics": ["dice"],
+    }
+    return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---\n\n"
 
 
 def card_page(card: ModelCard) -> str:
-    """The model card as a page."""
+    """The model card as a page, with the metadata that model hubs read."""
     space = card.space
     size = " x ".join(str(n) for n in space.shape)
     spacing = " x ".join(f"{s:g}" for s in space.spacing_mm)
@@ -174,7 +135,7 @@ def card_page(card: ModelCard) -> str:
         head = ["| structure | generated, ml | training, ml | KS distance |", "|---|---|---|---|"]
         generated = f"\nVolumes in {volumes['n']} generated pairs:\n\n" + "\n".join([*head, *rows]) + "\n"
     training = "\n".join(f"- {key}: {value}" for key, value in card.training.items())
-    return f"""# {card.title} (`{card.name}`)
+    return f"""{_front_matter(card)}# {card.title} (`{card.name}`)
 
 {card.summary}
 

@@ -6,9 +6,10 @@ they are good for; its sha256 must be that of the weights. `ModelCard` is plain 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -18,19 +19,20 @@ import yaml
 
 from diffatlas.errors import BadInput
 from diffatlas.models.card import ModelCard, card_page
+from diffatlas.values import load, read_yaml
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "card.yaml"
-# As `yaml.safe_load`, in C where PyYAML was built with it: forms plan, and so read a card, at every change.
-SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+MAX_CARD_BYTES = 2**20
 # Architecture kind -> module with ``build(card, **arguments)``; imported on first use, because it imports torch.
 NETWORKS = {"atlas-unet": "diffatlas.models.unet", "published-unet": "diffatlas.published.network"}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """A card and its network (raw module, evaluation mode, float32).
 
@@ -40,6 +42,19 @@ class Model:
 
     card: ModelCard
     network: nn.Module
+    _copies: dict[str, nn.Module] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        return f"Model({self.card.name!r})"
+
+    def on(self, device: torch.device) -> nn.Module:
+        """The network on ``device``: itself on the CPU, else a copy that is made once; ``network`` never moves."""
+        if device.type == "cpu":
+            return self.network
+        key = str(device)
+        if key not in self._copies:
+            self._copies[key] = copy.deepcopy(self.network).to(device)
+        return self._copies[key]
 
 
 def shipped_folder() -> Path:
@@ -67,13 +82,22 @@ def model_folders() -> list[Path]:
 
 
 def find_model(name: str) -> Path:
-    """The folder of a model given by name or path."""
+    """The folder of a model, by the name on its card, by its folder's name, or by path.
+
+    `BadInput` where there is none, and where the name of one model's folder is that of another model's card.
+    """
     folder = Path(name)
     if (folder / CARD_FILE).is_file():
         return folder.resolve()
-    known = {f.name: f for f in model_folders()}
-    if name in known:
-        return known[name]
+    folders = model_folders()
+    # Of several models with one name the last one counts: a user's own replaces the shipped one.
+    cards, named = {_name(f): f for f in folders}, {f.name: f for f in folders}
+    found = {f for f in (cards.get(name), named.get(name)) if f is not None}
+    if len(found) == 2:
+        places = " and ".join(sorted(map(str, found)))
+        raise BadInput(f"'{name}' is the name of two models, in {places}; give the folder of one")
+    if found:
+        return found.pop()
     if folder.is_dir():
         raise BadInput(
             f"{name}: no {CARD_FILE} in this folder; a model is a folder with {CARD_FILE} and {WEIGHTS_FILE}"
@@ -84,22 +108,42 @@ def find_model(name: str) -> Path:
             f"(diffatlas convert makes a folder of one of the authors')"
         )
     raise BadInput(
-        f"no model named '{name}'; there are: {', '.join(sorted(known)) or 'none'} "
+        f"no model named '{name}'; there are: {', '.join(sorted(cards)) or 'none'} "
         f"(put another one's folder under DIFFATLAS_WEIGHTS, or give its path)"
     )
+
+
+def _name(folder: Path) -> str:
+    """The name on the card in ``folder``; the folder's where the card cannot be read."""
+    try:
+        return read_card(folder).name
+    except BadInput:
+        return folder.name
 
 
 def read_card(folder: Path) -> ModelCard:
     """Read and check ``card.yaml``; `BadInput` where it is not a card."""
     path = folder / CARD_FILE
     try:
-        return ModelCard.from_json(yaml.load(path.read_text(encoding="utf-8"), Loader=SAFE_LOADER), folder)
+        status = path.stat()
+        return _read_card(folder, (status.st_mtime_ns, status.st_size))
     except FileNotFoundError as error:
         raise BadInput(f"{path}: missing") from error
-    except KeyError as error:
-        raise BadInput(f"{path}: '{error.args[0]}' is missing") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise BadInput(f"{path}: not a model card ({str(error).splitlines()[0]})") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{path}: not a model card ({' '.join(str(error).split())[:150]})") from error
+
+
+@lru_cache(maxsize=64)
+def _read_card(folder: Path, stamp: tuple[int, int]) -> ModelCard:
+    path = folder / CARD_FILE
+    if stamp[1] > MAX_CARD_BYTES:
+        raise ValueError("too large")
+    data = read_yaml(path.read_text(encoding="utf-8"))
+    if not isinstance(data, dict) or "path" in data:
+        raise ValueError("it must be a mapping of a card's fields")
+    return load(ModelCard, {**data, "path": folder}, f"{path}: not a model card")
 
 
 def write_card(card: ModelCard, folder: Path) -> None:
@@ -122,15 +166,15 @@ def file_sha256(path: Path) -> str:
 
 
 def available_models() -> tuple[ModelCard, ...]:
-    """Cards of every model that can be named."""
-    return tuple(read_card(folder) for folder in model_folders())
+    """Cards of every model that can be named, each name once."""
+    return tuple({card.name: card for card in map(read_card, model_folders())}.values())
 
 
 def build_network(card: ModelCard) -> nn.Module:
     """An untrained network of the card's architecture; `BadInput` if the card asks for one that does not exist."""
     arguments = dict(card.architecture)
     kind = arguments.pop("kind", None)
-    if kind not in NETWORKS:
+    if not isinstance(kind, str) or kind not in NETWORKS:
         raise BadInput(f"{card.path / CARD_FILE}: architecture '{kind}' is unknown")
     try:
         network: nn.Module = import_module(NETWORKS[kind]).build(card, **arguments)
@@ -153,8 +197,6 @@ def load_model(name: str | Path) -> Model:
 def _load(folder: Path, stamp: tuple[int, ...]) -> Model:
     import torch
     from safetensors import SafetensorError, safe_open
-
-    from diffatlas.models.unet import channels_last
 
     card = read_card(folder)
     path = folder / WEIGHTS_FILE
@@ -185,4 +227,4 @@ def _load(folder: Path, stamp: tuple[int, ...]) -> Model:
         raise BadInput(f"{path}: holds values that are not finite")
     network.load_state_dict(state)
     network.eval().requires_grad_(False)
-    return Model(card, network if card.published else channels_last(network))
+    return Model(card, network)

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffatlas.models.conv import Conv3d
+
 if TYPE_CHECKING:
     from diffatlas.models.card import ModelCard
 
@@ -42,32 +44,6 @@ def channels_last(network: N) -> N:
     """The memory layout in which 3-D convolutions run fastest; the numbers stay the same."""
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return network
-
-
-class Conv3d(nn.Conv3d):
-    """The same convolution, by oneDNN's kernel on a CPU.
-
-    At batch 1 PyTorch hands inputs of at most 20 480 values in their first three axes, such as 160 channels of 8^3
-    voxels, to a kernel of its own that takes two to three times as long (`use_mkldnn` in ATen's Convolution.cpp).
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not onednn(x):
-            return super().forward(x)
-        geometry = (self.padding, self.stride, self.dilation, self.groups)
-        return torch.mkldnn_convolution(x, self.weight, self.bias, *geometry)  # type: ignore[arg-type]
-
-
-def onednn(x: Tensor) -> bool:
-    """Whether oneDNN's float32 kernels may be called by name."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and not torch.is_autocast_enabled("cpu")
-        # exporters know the general convolution only
-        and not torch.jit.is_tracing()  # type: ignore[no-untyped-call, attr-defined]
-    )
 
 
 class LevelEmbedding(nn.Module):
@@ -130,11 +106,24 @@ class Attention(nn.Module):
         return x + change.reshape(b, c, *shape)
 
 
+# What stands where nothing is known. Noise of level 1 says as little, but would have to be told from an image.
+UNSEEN = -1.0
+
+
+def with_evidence(x: Tensor, unknown: Tensor | None) -> Tensor:
+    """``x`` [B, C, ...] with `UNSEEN` in the image channel where ``unknown`` [1 or B, 1, ...], which becomes the last
+    channel."""
+    field = torch.zeros_like(x[:, :1]) if unknown is None else unknown.to(x.dtype).expand(len(x), 1, *x.shape[2:])
+    return torch.cat([torch.where(field > 0.5, UNSEEN, x[:, :1]), x[:, 1:], field], dim=1)
+
+
 class AtlasUNet(nn.Module):
     """[B, 1 + K, X, Y, Z] and noise levels [B], [B] -> prediction of the same shape (what it means: the model's card).
 
     ``structures``: K. ``widths``: channels of each level, fine to coarse; X, Y, Z must divide by
-    patch * 2^(levels - 1). ``blocks``: residual blocks a level and side.
+    patch * 2^(levels - 1). ``blocks``: residual blocks a level and side. ``evidence``: the network has one more input,
+    ``unknown`` [B, 1, X, Y, Z], 1 where the image is not to be believed and 0 elsewhere (None: believed everywhere).
+    There the image's noise level is 1 whatever ``t_image`` says: its values are replaced by `UNSEEN`.
     """
 
     def __init__(
@@ -146,13 +135,15 @@ class AtlasUNet(nn.Module):
         embedding: int = 256,
         attention: bool = True,
         dropout: float = 0.0,
+        evidence: bool = False,
     ) -> None:
         super().__init__()
         self.patch = patch
+        self.evidence = evidence
         self.divisor = patch * 2 ** (len(widths) - 1)
         channels = (1 + structures) * patch**3
         self.levels = LevelEmbedding(embedding)
-        self.stem = Conv3d(channels, widths[0], 3, padding=1)
+        self.stem = Conv3d(channels + evidence * patch**3, widths[0], 3, padding=1)
 
         self.down = nn.ModuleList()
         self.shrink = nn.ModuleList()
@@ -186,7 +177,9 @@ class AtlasUNet(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, t_image: Tensor, t_mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t_image: Tensor, t_mask: Tensor, unknown: Tensor | None = None) -> Tensor:
+        if self.evidence:
+            x = with_evidence(x, unknown)
         if any(n % self.divisor for n in x.shape[2:]):
             raise ValueError(f"volume {tuple(x.shape[2:])} does not divide by {self.divisor}")
         embedding = F.silu(self.levels(t_image, t_mask))
@@ -212,4 +205,4 @@ class AtlasUNet(nn.Module):
 
 def build(card: ModelCard, **arguments: Any) -> AtlasUNet:
     """The network of a card of kind "atlas-unet"."""
-    return AtlasUNet(len(card.scheme), **arguments)
+    return channels_last(AtlasUNet(len(card.scheme), **arguments))

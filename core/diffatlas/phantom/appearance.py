@@ -6,6 +6,7 @@ sensitivity, blur, Rician noise.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,10 +40,10 @@ _CT_TEXTURE_HU = {
 
 
 @dataclass(frozen=True, eq=False)
-class _Scene:
+class Scene:
     """What an appearance needs: fractions [T, X, Y, Z], the grid, the body frame, and its own random stream."""
 
-    anatomy: Anatomy
+    body: Callable[[], Points]
     fractions: NDArray[np.float32]
     grid: Grid
     rng: np.random.Generator
@@ -78,7 +79,7 @@ class _Scene:
         return white * np.float32(sd)
 
 
-def _ct(scene: _Scene) -> Field:
+def contrast_ct(scene: Scene) -> Field:
     """Hounsfield units. Contrast arrives left (coronary timing), evenly, late or hardly at all."""
     rng = scene.rng
     timing = str(rng.choice(["coronary", "even", "poor"], p=[0.65, 0.25, 0.10]))
@@ -121,7 +122,7 @@ def _ct(scene: _Scene) -> Field:
     amplitude = min(0.5 * (dense - late), 260.0) * unevenness * 2
     image += scene.of("ra_blood") * stream * np.float32(amplitude)
     image += scene.of("rv_blood") * stream * np.float32(0.4 * amplitude)
-    body = body_points(scene.anatomy, scene.grid)
+    body = scene.body()
     image += scene.of("ra_blood") * np.clip(body.z * 0.02, -0.5, 0.5) * np.float32(amplitude)
 
     fine = scene.smooth_noise(4.0)
@@ -135,7 +136,7 @@ def _ct(scene: _Scene) -> Field:
     return np.clip(image, -1024, 3071)
 
 
-def _streaks(scene: _Scene, body: Points, strength: float) -> Field:
+def _streaks(scene: Scene, body: Points, strength: float) -> Field:
     """Beam hardening about the superior vena cava: bright and dark rays in the axial plane, HU."""
     dx, dy = body.x - 37, body.y + 6
     angle = np.arctan2(dy, dx) * np.float32(180 / np.pi) + 180
@@ -147,7 +148,7 @@ def _streaks(scene: _Scene, body: Points, strength: float) -> Field:
     return np.asarray(profile * near * strength, dtype=np.float32)
 
 
-def _mr(scene: _Scene) -> Field:
+def _mr(scene: Scene) -> Field:
     """Steady-state MR, arbitrary positive units: blood and fat bright, muscle dark, lung and bone black."""
     rng = scene.rng
     blood = rng.uniform(0.7, 1.0)
@@ -182,7 +183,7 @@ def _mr(scene: _Scene) -> Field:
     return np.asarray(image * np.float32(rng.uniform(200, 1200)), dtype=np.float32)
 
 
-def _random(scene: _Scene) -> Field:
+def _random(scene: Scene) -> Field:
     """Every tissue a value of its own between 0 and 1 (blood often alike): what remains to be learnt is shape."""
     rng = scene.rng
     means = {t: float(rng.uniform()) for t in TISSUES}
@@ -205,12 +206,12 @@ def _random(scene: _Scene) -> Field:
     return np.asarray(image * np.float32(rng.uniform(100, 1000)), dtype=np.float32)
 
 
-def _bias(scene: _Scene, strength: float) -> Field:
+def _bias(scene: Scene, strength: float) -> Field:
     """Smooth multiplicative field about one: exp(strength * smooth noise of 90 mm)."""
     return np.asarray(np.exp(strength * scene.smooth_noise(90.0)), dtype=np.float32)
 
 
-_RENDERERS = {"ct": _ct, "mr": _mr, "random": _random}
+_RENDERERS = {"ct": contrast_ct, "mr": _mr, "random": _random}
 
 
 def render(
@@ -230,5 +231,5 @@ def render(
     if fractions is None:
         fractions = tissue_fractions(anatomy, grid)
     rng = np.random.default_rng([seed, 3, MODALITIES.index(modality)])
-    image = _RENDERERS[modality](_Scene(anatomy, fractions, grid, rng)).astype(np.float32)
+    image = _RENDERERS[modality](Scene(lambda: body_points(anatomy, grid), fractions, grid, rng)).astype(np.float32)
     return Volume(image, grid, "unknown" if modality == "random" else modality, name=f"phantom heart {seed}")

@@ -182,13 +182,12 @@ def _minus(points: Points, centre: Vector) -> tuple[Field, Field, Field]:
     return points.x - x, points.y - y, points.z - z
 
 
-def _great_vessels(anatomy: Anatomy, heart: _Heart) -> dict[str, tuple[Vector, Vector]]:
-    """Centre lines [N, 3] and radii [N], body frame, mm."""
+def great_vessels(
+    anatomy: Anatomy, aortic: Vector, pulmonary: Vector, la: Vector, ra: Vector
+) -> dict[str, tuple[Vector, Vector]]:
+    """Centre lines [N, 3] and radii [N], body frame, mm; from the valves and the middles of the atria, [3] each."""
     turn = rotation_matrix(anatomy.heart_rotation_deg)
     rng = np.random.default_rng([anatomy.seed, 2])
-    aortic, pulmonary, la, ra = (
-        turn @ p for p in (heart.aortic_valve, heart.pulmonary_valve, heart.la_centre, heart.ra_centre)
-    )
 
     def line(start: list[Vector], rest: Sequence[Sequence[float]], wander_mm: float = 2.0) -> Vector:
         loose = np.array(rest) + rng.normal(0, wander_mm, (len(rest), 3))
@@ -238,7 +237,9 @@ def _great_vessels(anatomy: Anatomy, heart: _Heart) -> dict[str, tuple[Vector, V
 def layers(anatomy: Anatomy, body: Points) -> Iterator[Layer]:
     """Everything in the chest, front to back; ``body`` are the voxel centres in the body frame."""
     heart = _heart(anatomy, body.rotated(rotation_matrix(anatomy.heart_rotation_deg)))
-    vessel = {name: tube(body, *line) for name, line in _great_vessels(anatomy, heart).items()}
+    turn = rotation_matrix(anatomy.heart_rotation_deg)
+    marks = (turn @ p for p in (heart.aortic_valve, heart.pulmonary_valve, heart.la_centre, heart.ra_centre))
+    vessel = {name: tube(body, *line) for name, line in great_vessels(anatomy, *marks).items()}
     veins = np.minimum.reduce([d for name, d in vessel.items() if name.startswith("pv")])
     pulmonary = np.minimum(vessel["pa_left"], vessel["pa_right"])
     aorta = vessel["aorta"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from diffatlas.errors import BadInput
 from diffatlas.geometry.space import ModelSpace, Window
 from diffatlas.geometry.volume import MMWHS, LabelScheme, Structure
+from diffatlas.io import atomic_path, sweep, temporary_folder_in
 from diffatlas.models.card import MAX_LEVELS, ModelCard
 from diffatlas.models.store import WEIGHTS_FILE, file_sha256, write_card
 from diffatlas.published.authors_file import Weights, first_line, printable, read_state
@@ -274,7 +274,7 @@ def parse_labels(text: str, count: int) -> LabelScheme:
 
 def parse_window(text: str) -> tuple[tuple[str, ...], dict[str, Window]]:
     """A name of `published.WINDOWS`, or LOW:HIGH in the image's own intensities: modalities, and a window for each."""
-    from diffatlas.published.convention import WINDOWS
+    from diffatlas.published.paper import WINDOWS
 
     limits = WINDOWS.get(text)
     modalities: tuple[str, ...] = ("mr",) if text.endswith("-mr") else ("ct",)
@@ -298,7 +298,7 @@ def _card(
     step: int | None,
     origin: Origin | None,
 ) -> ModelCard:
-    from diffatlas.published.convention import check_orientation
+    from diffatlas.published.paper import check_orientation
 
     count = sizes["channels"] - 1
     size = options.size or DEFAULT_SIZE
@@ -398,9 +398,11 @@ def _write(tensors: dict[str, Tensor], card: ModelCard, folder: Path) -> None:
     from safetensors.torch import save_file
 
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=".diffatlas-", dir=folder.absolute().parent))
+    sweep(folder.absolute().parent)
+    staged = temporary_folder_in(folder.absolute().parent)
     try:
-        save_file(tensors, staged / WEIGHTS_FILE)
+        with atomic_path(staged / WEIGHTS_FILE) as part:
+            save_file(tensors, part)
         (staged / WEIGHTS_FILE).chmod(0o644)  # safetensors writes 0600, which other users could not read
         write_card(replace(card, sha256=file_sha256(staged / WEIGHTS_FILE)), staged)
         folder.mkdir(exist_ok=True)

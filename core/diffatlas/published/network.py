@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffatlas.models.card import ModelCard
-from diffatlas.published.convention import check_orientation
 from diffatlas.published.cpu_path import answer
+from diffatlas.published.paper import check_orientation
 
 
 class PublishedUNet(nn.Module):

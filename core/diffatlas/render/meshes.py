@@ -97,7 +97,7 @@ def _surface(inside: NDArray[np.bool_], sdf: NDArray[np.float32] | None, grid: G
     else:
         field = np.pad(np.clip(sdf[box], -band, band), margin, constant_values=band)
     step = max(1, -(-max(field.shape) // MAX_VOXELS))
-    vertices, faces, _, _ = marching_cubes(field, 0.0, step_size=step)  # type: ignore[no-untyped-call]
+    vertices, faces, _, _ = marching_cubes(field, 0.0, step_size=step)
     world = grid.to_world(vertices.astype(np.float64) + low - margin)
     if np.linalg.det(grid.affine[:3, :3]) < 0:
         faces = faces[:, ::-1]

@@ -38,10 +38,12 @@ def geometry(
     config: AugmentConfig,
     draws: Draws,
     fill: float = FILL,
-) -> tuple[Tensor, Tensor]:
+    known: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Move ``image`` [B, 1, ...] and ``sdf`` [B, K, ...] (units of the clip) and cut ``shape`` from their middle.
 
-    Both on the device of ``draws``. ``fill``: what the image is outside of what is given.
+    Both on the device of ``draws``. ``fill``: what the image is outside of what is given. ``known`` [B, 1, ...], 1
+    where the image was acquired, moves along: a voxel stays known where all that it is made of was.
     """
     device = image.device
     wide = torch.tensor(image.shape[2:], dtype=torch.float32, device=device)
@@ -63,7 +65,11 @@ def geometry(
     at = at.flip(-1)  # grid_sample wants the last array axis first
     moved_image = F.grid_sample(image - fill, at, mode="bilinear", padding_mode="zeros", align_corners=True) + fill
     moved_sdf = F.grid_sample(sdf, at, mode="bilinear", padding_mode="border", align_corners=True)
-    return moved_image, moved_sdf * scale[:, None, None, None, None]
+    moved_known = None
+    if known is not None:
+        moved_known = F.grid_sample(known, at, mode="bilinear", padding_mode="zeros", align_corners=True) > 0.95
+        moved_image = torch.where(moved_known, moved_image, fill)
+    return moved_image, moved_sdf * scale[:, None, None, None, None], moved_known
 
 
 def appearance(image: Tensor, config: AugmentConfig, draws: Draws) -> Tensor:

@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, ValidationError, model_validator
 
 from diffatlas.data import SCHEMES, Centre, Layout, named_scheme
 from diffatlas.errors import BadInput
-from diffatlas.geometry.space import FILL, ModelSpace, Window
-from diffatlas.geometry.volume import LabelScheme
+from diffatlas.geometry.space import ModelSpace
+from diffatlas.geometry.volume import Byte, LabelScheme
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class WindowConfig(_Strict):
-    kind: Literal["range", "percentile"]
-    low: float
-    high: float
-
-
-Byte = Annotated[int, Field(ge=0, le=255)]
-
-
-class SpaceConfig(_Strict):
-    shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
-    sdf_clip_mm: float = Field(gt=0)
-    windows: dict[Literal["ct", "mr", "unknown"], WindowConfig]
-    fill: float = Field(FILL, ge=-1, le=1)
-
-    def build(self) -> ModelSpace:
-        windows: dict[str, Window] = {k: Window(w.kind, w.low, w.high) for k, w in self.windows.items()}
-        return ModelSpace(self.shape, self.spacing_mm, self.sdf_clip_mm, windows, self.fill)
 
 
 class StructureConfig(_Strict):
@@ -53,7 +33,8 @@ class DataConfig(_Strict):
 
     ``source``: "folder" (images/NAME.nii.gz and labels/NAME.nii.gz under ``path``, or ``path`` is a CSV table),
     "mmwhs", "totalsegmentator", "diffatlas" (the authors' preprocessed data), "decathlon": `diffatlas.data` says what
-    each looks like; "phantom": ``cases`` digital hearts from ``seed`` on, each in every one of ``modalities``.
+    each looks like; "anatomies": ``cases`` hearts drawn from the label maps under ``path``, each in ``looks`` pictures
+    (`diffatlas.anatomies`); "phantom": ``cases`` digital hearts from ``seed`` on, each in every one of ``modalities``.
 
     ``scheme`` (a name) or ``structures`` (one's own): what is learnt, matched by name with what the source has.
     ``labels``: structure to id in the files, for sources that do not name their ids (else the ids of ``structures``).
@@ -75,6 +56,7 @@ class DataConfig(_Strict):
     splits: tuple[str, ...] = Field(("train",), min_length=1)
     cases: int = 0
     seed: int = 0
+    looks: int = Field(1, ge=1)
     modalities: tuple[Literal["ct", "mr", "random"], ...] | None = None
     shares: tuple[float, ...] | None = None
     scheme: Literal["mmwhs", "hippocampus"] | None = None
@@ -118,6 +100,7 @@ class NetworkConfig(_Strict):
     embedding: int = 256
     attention: bool = True
     dropout: float = 0.0
+    evidence: bool = False
 
 
 class PublishedNetworkConfig(_Strict):
@@ -144,12 +127,19 @@ AnyNetwork = Annotated[
 ]
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
 class ObjectiveConfig(_Strict):
     """Shares of a batch given to each way of noising (they are normalised to 1), and the weights of the loss.
 
     ``one_step``: clean image, pure-noise mask. ``recycled``: image noise rho * t, and a mask that is the network's
     *own* earlier answer, noised again. ``conditional``: the same with the true mask. ``shared``: image and mask both
     noised, the image more (the atlas). ``paint``: true mask, noised image.
+
+    For a network with ``evidence``: ``hidden``, the share of samples of the first three ways of which a part of the
+    image is hidden; ``misplaced``, the share of recycled answers that are moved, by up to ``misplaced_mm`` along each
+    axis; ``unseen_weight``, of a voxel of the mask where nothing was acquired.
     """
 
     one_step: float = 0.32
@@ -157,6 +147,10 @@ class ObjectiveConfig(_Strict):
     conditional: float = 0.05
     shared: float = 0.26
     paint: float = 0.12
+    hidden: Share = 0.4
+    misplaced: Share = 0.5
+    misplaced_mm: Annotated[float, Field(ge=0)] = 25.0
+    unseen_weight: Share = 0.25
     image_weight: float = 0.25
     mask_l1: float = 0.1
     dice_weight: float = 1.0
@@ -165,8 +159,8 @@ class ObjectiveConfig(_Strict):
 class TrainConfig(_Strict):
     """What to learn, from what, for how long, where; times are in updates, each over a global batch of ``batch``.
 
-    ``task``: what is learnt (`diffatlas.train.task`), with ``task_options`` of its own. ``start_from``: the folder of
-    a model whose weights a new run begins with.
+    ``task``: what is learnt (`diffatlas.train.task`), with ``task_options`` of its own. ``start_from``: a model
+    whose weights a new run begins with, by name as ``--model`` takes it, or its folder.
 
     ``batch``: samples of an update, over all processes; each takes its share in ``accumulate`` parts. The learning
     rate warms up over ``warmup`` updates, stays, and falls to zero over the last ``decay`` of ``steps`` in the shape
@@ -185,12 +179,12 @@ class TrainConfig(_Strict):
     intended_use: str
     data_note: str
     limits: tuple[str, ...]
-    space: SpaceConfig
+    space: ModelSpace
     data: DataConfig
     augment: AugmentConfig = AugmentConfig()
     network: AnyNetwork = NetworkConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
-    start_from: Path | None = None
+    start_from: str | None = None
     seed: int = 0
     steps: int = Field(4000, ge=1)
     batch: int = Field(8, ge=1)
@@ -214,6 +208,12 @@ class TrainConfig(_Strict):
     pictures: bool = True
     run_folder: Path
     export: Path
+    _command: str = PrivateAttr("diffatlas train")
+
+    @property
+    def command(self) -> str:
+        """The command line that trains this configuration, as it was given."""
+        return self._command
 
     @model_validator(mode="after")
     def _names_its_structures(self) -> Self:
@@ -264,7 +264,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BadInput(f"{path}: {where}: {first['msg']}") from error
-    return _rebase(config, path.resolve().parent)
+    config = _rebase(config, path.resolve().parent)
+    words = ["diffatlas", "train", str(path), *(word for override in overrides for word in ("--set", override))]
+    config._command = shlex.join(words)
+    return config
 
 
 def _rebase(config: TrainConfig, folder: Path) -> TrainConfig:
@@ -278,6 +281,12 @@ def _rebase(config: TrainConfig, folder: Path) -> TrainConfig:
         "data": data,
         "run_folder": at(config.run_folder),
         "export": at(config.export),
-        "start_from": None if config.start_from is None else at(config.start_from),
+        "start_from": None if config.start_from is None else _model(config.start_from, folder),
     }
     return config.model_copy(update=changes)
+
+
+def _model(name: str, folder: Path) -> str:
+    """The model's folder where ``name`` is one, seen from the configuration's; else the name."""
+    path = folder / name
+    return str(path.resolve()) if path.exists() else name

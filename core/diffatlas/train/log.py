@@ -90,7 +90,7 @@ class Log:
         self.table: Table | None = None
         self.events: Any = None
         self.progress: Progress | None = None
-        self.console = Console(highlight=False)
+        self.console = Console(highlight=False, emoji=False)
         self.said: dict[str, Any] = {"loss": "", "dice": "", "left": ""}
         if not speaks:
             return
@@ -102,7 +102,7 @@ class Log:
 
             self.events = SummaryWriter(str(folder / EVENTS), purge_step=step + 1)
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
             more = TextColumn("{task.fields[loss]}  {task.fields[dice]}  {task.fields[left]}")
             self.progress = Progress(*columns, more, console=self.console)
             self.bar = self.progress.add_task(name, total=total, completed=step, **self.said)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from diffatlas.errors import BadInput
 from diffatlas.train.augment import appearance, geometry
-from diffatlas.train.config import TrainConfig
+from diffatlas.train.config import NetworkConfig, TrainConfig
 from diffatlas.train.devices import share, start, summed
 from diffatlas.train.draws import Draws, torch_generator
 from diffatlas.train.log import Log
@@ -58,7 +58,7 @@ def cases_of(draws: Draws, cases: int) -> list[int]:
 
 
 def batch_of(data: Prepared, config: TrainConfig, draws: Draws) -> Tensor:
-    """Random augmented pairs x0 [B, 1 + K, X, Y, Z] for ``draws``, on their device."""
+    """Random augmented pairs x0 [B, 1 + K, X, Y, Z] for ``draws``, on their device; see `evidence` for one more."""
     picks = cases_of(draws, len(data))
     shares = torch.tensor(config.data.shares or (1.0,) * data.image.shape[1], dtype=torch.float64, device="cpu")
     if len(shares) != data.image.shape[1]:
@@ -68,8 +68,17 @@ def batch_of(data: Prepared, config: TrainConfig, draws: Draws) -> Tensor:
     image = data.image[picks, looks][:, None].to(draws.device).float() / 127.5 - 1
     sdf = data.sdf[picks].to(draws.device).float() * (REACH / 127)
     space = config.space
-    image, sdf = geometry(image, sdf, space.shape, space.spacing_mm, config.augment, draws, space.fill)
-    return torch.cat([appearance(image, config.augment, draws), sdf.clamp(-1, 1)], dim=1)
+    known = None
+    if evidence(config):
+        known = torch.ones_like(image) if data.known is None else data.known[picks, looks][:, None].to(image)
+    image, sdf, known = geometry(image, sdf, space.shape, space.spacing_mm, config.augment, draws, space.fill, known)
+    channels = [appearance(image, config.augment, draws), sdf.clamp(-1, 1)]
+    return torch.cat(channels if known is None else [*channels, known.to(image.dtype)], dim=1)
+
+
+def evidence(config: TrainConfig) -> bool:
+    """Whether the network is told where the image was acquired: then a batch says so in one more channel."""
+    return isinstance(config.network, NetworkConfig) and config.network.evidence
 
 
 def advance(run: Run, data: Prepared) -> None:
@@ -122,7 +131,7 @@ def train(config: TrainConfig, minutes: float | None = None) -> Path:
     begin = time.monotonic()
     prepared = config.data.cache.is_file()
     with fabric.rank_zero_first():
-        data = load_or_prepare(config.data, config.space.build())
+        data = load_or_prepare(config.data, config.space)
     if not prepared:
         pace.deadline += time.monotonic() - begin
     kept = len(data) - config.data.holdout
@@ -134,6 +143,7 @@ def train(config: TrainConfig, minutes: float | None = None) -> Path:
         )
     run = Run(config, fabric)
     resumed = run.resume()
+    run.cases = (kept, config.data.holdout)
     if fabric.is_global_zero:
         run.open_folder()
     if not resumed:  # what cannot be written shows now, and the reserve for saving is known
@@ -147,7 +157,8 @@ def train(config: TrainConfig, minutes: float | None = None) -> Path:
         _walk(run, data.subset(list(range(kept))), held_out(data, config), log, pace, asked)
         run.save()
         if fabric.is_global_zero:
-            export(run)
+            in_time = not config.data.holdout or pace.time_for("validation")
+            export(run, held=held_out(data, config) if in_time else None)
             log.say(f"model: {config.export}")
     fabric.barrier()
     return config.export

@@ -18,15 +18,18 @@ right; the image under squared error over sigma^2 + 0.1, between an even weight 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from diffatlas.diffusion.denoise import Denoiser, Network, per_channel
+from diffatlas.diffusion.denoise import Network, per_channel
 from diffatlas.diffusion.schedule import cosine, trailing
 from diffatlas.train.config import ObjectiveConfig
 from diffatlas.train.draws import Draws
+from diffatlas.train.hide import hidden
 
 MODES = ("one_step", "recycled", "conditional", "shared", "paint")
 
@@ -68,29 +71,57 @@ def noised(x0: Tensor, noise: Tensor, t_image: Tensor, t_mask: Tensor) -> Tensor
     return alpha * x0 + sigma * noise
 
 
-def soft_dice_loss(sdf: Tensor, target: Tensor, width: float) -> Tensor:
-    """1 - soft Dice over structures present, [B]; occupancy is sigmoid(-sdf / width)."""
-    p, q = torch.sigmoid(-sdf / width).flatten(2), (target < 0).to(sdf.dtype).flatten(2)
+def soft_dice_loss(sdf: Tensor, target: Tensor, width: float, weight: Tensor | None = None) -> Tensor:
+    """1 - soft Dice over structures present, [B]; occupancy is sigmoid(-sdf / width), a voxel counts ``weight``
+    [B, 1, X, Y, Z]."""
+    p, q = torch.sigmoid(-sdf / width), (target < 0).to(sdf.dtype)
+    if weight is not None:
+        p, q = p * weight, q * weight
+    p, q = p.flatten(2), q.flatten(2)
     present = q.sum(2) > 0
     dice = (2 * (p * q).sum(2) + 1) / (p.sum(2) + q.sum(2) + 1)
     return 1 - torch.where(present, dice, 1.0).mean(1)
 
 
+def misplaced(answer: Tensor, draws: Draws, config: ObjectiveConfig, spacing_mm: float) -> Tensor:
+    """A share of the answers [B, K, X, Y, Z] moved by whole voxels: right in shape, wrong in place."""
+    far = draws.between("misplaced by", config.misplaced_mm / spacing_mm, (3,)).round().int()
+    moved = []
+    for one, steps, chance in zip(answer, far.tolist(), draws.uniform("misplaced").tolist(), strict=True):
+        if chance >= config.misplaced:
+            moved.append(one)
+            continue
+        pad = [n for step in reversed(steps) for n in (max(step, 0), max(-step, 0))]
+        wide = F.pad(one, pad, value=1.0)
+        window = tuple(slice(max(-s, 0), max(-s, 0) + n) for s, n in zip(steps, one.shape[1:], strict=True))
+        moved.append(wide[(slice(None), *window)])
+    return torch.stack(moved)
+
+
 def losses(
     network: Network,
-    denoiser: Denoiser,
+    denoiser: Callable[..., Tensor],
     x0: Tensor,
     config: ObjectiveConfig,
     draws: Draws,
     edge: float = 0.1,
+    acquired: Tensor | None = None,
+    spacing_mm: float = 1.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss of each of the samples ``x0`` [B, 1 + K, X, Y, Z], [B], and by way of noising (`MODES`), NaN for the others.
 
-    ``draws``: their random numbers; ``edge``: soft width of a border, clip units.
+    ``draws``: their random numbers; ``edge``: soft width of a border, clip units. ``acquired`` (bool [B, 1, X, Y, Z]),
+    for a network with evidence: where there is an image; what is hidden of it is drawn here.
     """
     whole = draw_levels(draws.size, config, draws.batch("levels"))
     levels = Levels(*(draws.rows(level) for level in (whole.mode, whole.rho, whole.image, whole.mask)))
     noise = draws.normal("noise", tuple(x0.shape[1:]))
+    segmenting = (levels.mode <= 2)[:, None, None, None, None]
+    gone = torch.zeros_like(x0[:, :1], dtype=torch.bool)
+    evidence: tuple[Tensor, ...] = ()
+    if acquired is not None:
+        gone = hidden(draws, _shape(x0), config.hidden) & segmenting & acquired
+        evidence = ((~acquired | gone).to(x0.dtype),)
     start = x0
     # Looked up where they were drawn: asking a GPU would make the processor wait for it.
     chosen = torch.nonzero(whole.mode[list(draws.indices)] == 1)[:, 0]
@@ -103,23 +134,42 @@ def losses(
         earlier = torch.where(jump < 0.5, torch.ones_like(t), t + (1 - t) * (2 * jump - 1))
         with torch.no_grad():
             fresh = some.normal("fresh", tuple(x0.shape[1:]))
-            answer = denoiser(noised(x0[own], fresh, rho * earlier, earlier), rho * earlier, earlier)
+            before = noised(x0[own], fresh, rho * earlier, earlier)
+            answer = denoiser(before, rho * earlier, earlier, *(e[own] for e in evidence))[:, 1:]
+        if acquired is not None:
+            answer = misplaced(answer, some, config, spacing_mm)
         start = x0.clone()
-        start[own, 1:] = answer[:, 1:]
+        start[own, 1:] = answer
     x_t = noised(start, noise, levels.image, levels.mask)
-    out = network(x_t, levels.image, levels.mask)
+    out = network(x_t, levels.image, levels.mask, *evidence)
 
     mask, target = out[:, 1:], x0[:, 1:]
     error = mask - target
-    mask_loss = error.square().flatten(1).mean(1) + config.mask_l1 * error.abs().flatten(1).mean(1)
+    each = error.square() + config.mask_l1 * error.abs()
     _, sigma = cosine(levels.image)
-    image_loss = (out[:, 0] - x0[:, 0]).square().flatten(1).mean(1) / (sigma.square() + 0.1)
-    # A clean image needs no denoising, a clean mask neither.
+    weight: Tensor | None = None
+    wrong = (out[:, :1] - x0[:, :1]).square()
+    if acquired is None:
+        mask_loss = each.flatten(1).mean(1)
+        # A clean image needs no denoising, a clean mask neither.
+        image_loss = wrong.flatten(1).mean(1) / (sigma.square() + 0.1) * (levels.image > 0)
+    else:
+        weight = torch.where(acquired, 1.0, config.unseen_weight)
+        weight = weight / weight.mean(dim=(1, 2, 3, 4), keepdim=True)
+        mask_loss = (each * weight).flatten(1).mean(1)
+        at = torch.where(gone, 1.0, levels.image[:, None, None, None, None])
+        level = torch.where(gone, 1.0, sigma[:, None, None, None, None])
+        asked = acquired & (at > 0)
+        image_loss = (wrong * asked / (level.square() + 0.1)).flatten(1).mean(1)
     mask_loss = mask_loss * (levels.mode != 4)
-    image_loss = image_loss * (levels.image > 0) * config.image_weight
-    dice = soft_dice_loss(mask, target, edge) * (levels.mode <= 2) * (levels.image < 0.7) * config.dice_weight
+    image_loss = image_loss * config.image_weight
+    dice = soft_dice_loss(mask, target, edge, weight) * (levels.mode <= 2) * (levels.image < 0.7) * config.dice_weight
     parts = {}
     for index, mode in enumerate(MODES):
         which = image_loss if mode == "paint" else mask_loss
         parts[mode] = torch.where(levels.mode == index, which.detach(), torch.nan)
     return mask_loss + image_loss + dice, parts
+
+
+def _shape(x: Tensor) -> tuple[int, int, int]:
+    return x.shape[2], x.shape[3], x.shape[4]

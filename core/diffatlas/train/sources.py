@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffatlas.data import Collection, Plan, check_annotated, scan, scan_phantom, scheme_of
+from diffatlas.data import Collection, Plan, check_annotated, scan, scan_anatomies, scan_phantom, scheme_of
 from diffatlas.errors import BadInput
 from diffatlas.geometry.space import ModelSpace
 from diffatlas.geometry.volume import Modality
@@ -17,11 +17,14 @@ def collection_of(config: DataConfig, space: ModelSpace) -> tuple[Collection, Pl
     """
     if config.source == "phantom":
         collection = scan_phantom(config.cases, config.seed, config.modalities or ("mr",))
+    elif config.path is None:
+        raise BadInput(f"data.path: the source '{config.source}' needs the folder of its files")
+    elif not config.path.exists():
+        raise BadInput(f"{config.path}: no such folder; see the model card for where its data can be had")
+    elif config.source == "anatomies":
+        shapes = config.cache.with_name(f"{config.cache.stem}-shapes.safetensors")
+        collection = scan_anatomies(config.path, config.cases, config.seed, config.looks, config.holdout, shapes)
     else:
-        if config.path is None:
-            raise BadInput(f"data.path: the source '{config.source}' needs the folder of its files")
-        if not config.path.exists():
-            raise BadInput(f"{config.path}: no such folder; see the model card for where its data can be had")
         if config.modalities and "random" in config.modalities:
             raise BadInput("data.modalities: only digital hearts have random contrast; name ct or mr")
         collection = scan(

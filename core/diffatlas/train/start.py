@@ -1,4 +1,4 @@
-"""The weights a run begins with, where it does not begin with random ones."""
+"""Starting weights of a run that begins with another model (``start_from``)."""
 
 from __future__ import annotations
 
@@ -8,34 +8,36 @@ from torch import Tensor, nn
 
 from diffatlas.data import canonical
 from diffatlas.errors import BadInput
+from diffatlas.geometry.volume import LabelScheme
 from diffatlas.models.card import ModelCard
 from diffatlas.models.store import find_model, load_model, read_card
 from diffatlas.train.config import NetworkConfig, PublishedNetworkConfig, TrainConfig
 
 
 def settled(config: TrainConfig) -> TrainConfig:
-    """``config`` with what it leaves to the model it starts from: the network, and how a published one is called."""
+    """``config`` with unset network and task options filled in from the ``start_from`` model."""
     known = config.network.kind == "atlas-unet" or config.task_options.keys() >= {"levels", "mask_range", "orientation"}
     if config.start_from is None or ("network" in config.model_fields_set and known):
         return config
-    card = read_card(find_model(str(config.start_from)))
+    card = read_card(find_model(config.start_from))
     changes: dict[str, Any] = {}
     if "network" not in config.model_fields_set:
         changes["network"] = _network(card)
-    if card.published:
+    if card.architecture["kind"] == "published-unet":
         told = {"levels": card.levels, "mask_range": card.mask_range, "orientation": card.orientation}
         changes["task_options"] = {**told, **config.task_options}
     return config.model_copy(update=changes)
 
 
 def _network(card: ModelCard) -> NetworkConfig | PublishedNetworkConfig:
-    kind = PublishedNetworkConfig if card.published else NetworkConfig
+    kind = PublishedNetworkConfig if card.architecture["kind"] == "published-unet" else NetworkConfig
     return kind.model_validate(card.architecture)
 
 
 # What belongs to single channels (image, then structures): the tensor of a network, and on which axis they lie.
+STEM = "stem.weight"
 CHANNELS = {
-    "stem.weight": 1,
+    STEM: 1,
     "head.weight": 0,
     "head.bias": 0,
     "init_conv.weight": 1,
@@ -48,10 +50,11 @@ def starting_weights(config: TrainConfig, network: nn.Module) -> dict[str, Tenso
     """The weights of the model in ``config.start_from`` for ``network``; `BadInput` if they are another network's.
 
     Where the model knows other structures, or in another order, what belongs to a structure (a slice of the first and
-    of the last convolution) goes by its name, and a structure that is new keeps the values ``network`` has.
+    of the last convolution) goes by its name, and a structure that is new keeps the values ``network`` has. A network
+    that is new to evidence (`AtlasUNet`) begins as if there were none: its weights are zero.
     """
     model = load_model(str(config.start_from))
-    before, now = (["", *(canonical(n) for n in scheme.names)] for scheme in (model.card.scheme, config.scheme))
+    before, now = _channels(model.network, model.card.scheme), _channels(network, config.scheme)
     wanted, given = network.state_dict(), model.network.state_dict()
     try:
         if extra := given.keys() - wanted.keys():
@@ -64,8 +67,20 @@ def starting_weights(config: TrainConfig, network: nn.Module) -> dict[str, Tenso
         ) from error
 
 
+def _channels(network: nn.Module, scheme: LabelScheme) -> list[str]:
+    """What the channels of the first convolution are: the image, the structures, and the evidence where it has one."""
+    evidence = ["evidence"] if getattr(network, "evidence", False) else []
+    return ["", *(canonical(n) for n in scheme.names), *evidence]
+
+
 def _fitted(key: str, given: Tensor, wanted: Tensor, before: list[str], now: list[str]) -> Tensor:
     axis = CHANNELS.get(key)
+    if key == STEM:
+        if "evidence" in now:
+            wanted = wanted.clone()
+            wanted[:, wanted.shape[1] // len(now) * (len(now) - 1) :] = 0
+    else:
+        before, now = ([n for n in names if n != "evidence"] for names in (before, now))
     there = f"'{key}' is {list(given.shape)} there and {list(wanted.shape)} here"
     if axis is None or before == now:
         if given.shape != wanted.shape:

@@ -19,9 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diffatlas.errors import BadInput
-from diffatlas.io import atomic_path
-from diffatlas.train.config import TrainConfig
+from diffatlas.io import atomic_path, sweep
+from diffatlas.train.config import TrainConfig, read_mapping
 from diffatlas.train.devices import start, summed
+from diffatlas.train.record import first_difference, record_of
 from diffatlas.train.start import settled, starting_weights
 from diffatlas.train.task import task_of
 
@@ -36,7 +37,8 @@ class Run:
     """The state of a training run on the devices of ``fabric`` (None: this process alone, as the configuration says).
 
     ``network``: the module itself; ``forward``: the same as it is trained, in the run's precision and over all
-    processes; ``averaged``: a copy that holds the moving average, in evaluation mode; ``step``: updates done.
+    processes; ``averaged``: a copy that holds the moving average, in evaluation mode; ``step``: updates done;
+    ``command``: what was typed to train it; ``cases``: how many are trained on and how many held out, once known.
     """
 
     def __init__(self, config: TrainConfig, fabric: Fabric | None = None) -> None:
@@ -55,6 +57,9 @@ class Run:
         )
         self.forward, self.stepper = fabric.setup(self.network, self.optimizer)
         self.meter = Meter(fabric)
+        self.command = config.command
+        self.made_by: str | None = None  # the command of the run that a checkpoint is from
+        self.cases: tuple[int, int] | None = None
         self.step = 0
         self.seconds = 0.0
 
@@ -90,7 +95,14 @@ class Run:
         tensors |= {f"average.{k}": v for k, v in self.averaged.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
-        meta = {"step": str(self.step), "seconds": str(self.seconds), "meter": json.dumps(self.meter.to_json())}
+        meta = {
+            "step": str(self.step),
+            "seconds": str(self.seconds),
+            "meter": json.dumps(self.meter.to_json()),
+            "settings": json.dumps(record_of(self.config)),
+            "command": self.command,
+            "cases": json.dumps(self.cases),
+        }
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.file) as part:
             save_file({k: v.contiguous() for k, v in tensors.items()}, part, meta)
@@ -100,30 +112,47 @@ class Run:
         """Make the run folder, write down what it holds, and clear what a killed process left half-written."""
         folder = self.config.run_folder
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(".diffatlas-*"):
-            left.unlink(missing_ok=True)
+        sweep(folder)
         with atomic_path(folder / CONFIG) as part:
             part.write_text(yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
 
     def resume(self) -> bool:
-        """Continue from the checkpoint, if there is one; `BadInput` if it is of another network."""
+        """Continue from the checkpoint, if there is one; `BadInput` if other settings made it, naming the first."""
         if not self.file.is_file():
             return False
         try:
             with safe_open(self.file, "pt") as handle:
                 meta = handle.metadata() or {}
+                self._check_settings(meta)
                 tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
             self.network.load_state_dict(_part(tensors, "network."))
             self.averaged.load_state_dict(_part(tensors, "average."))
             self._load_optimizer(_part(tensors, "optimizer."))
             self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
             self.meter.load(json.loads(meta.get("meter", "{}")))
+            counts = json.loads(meta.get("cases", "null"))
+            self.cases = None if counts is None else (int(counts[0]), int(counts[1]))
+            self.made_by = meta.get("command")
+        except BadInput:
+            raise
         except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise BadInput(
                 f"{self.file}: not a checkpoint of this configuration ({reason}); give run_folder another name"
             ) from error
         return True
+
+    def _check_settings(self, meta: dict[str, str]) -> None:
+        """`BadInput` where the checkpoint learnt from other settings: the card would state some it never had."""
+        if "settings" in meta:
+            then = json.loads(meta["settings"])
+        else:  # written by an earlier version, which left the configuration beside it
+            record = self.config.run_folder / CONFIG
+            then = read_mapping(record, "a training configuration") if record.is_file() else {}
+        if found := first_difference(then, record_of(self.config)):
+            raise BadInput(
+                f"{self.file}: was trained with other settings ({found}); give run_folder another name, or set it back"
+            )
 
     def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
         groups = self.optimizer.state_dict()["param_groups"]

@@ -33,13 +33,16 @@ class Task(Protocol):
         """The loss of each sample [B], and named parts of it [B], NaN where a part does not apply to a sample.
 
         ``forward``: the network, called as `build` made it, in the run's precision, on the run's device. ``x0``
-        [B, 1 + K, X, Y, Z]: augmented pairs, image in [-1, 1], signed distances in units of the clip. The same parts
-        each time. Nothing may depend on how many samples come at once: every random number is from ``draws``.
+        [B, 1 + K, X, Y, Z]: augmented pairs, image in [-1, 1], signed distances in units of the clip; for a network
+        with ``evidence`` one more channel, 1 where the image was acquired, else 0. The same parts each time. Nothing
+        may depend on how many samples come at once: every random number is from ``draws``.
         """
         ...
 
     def answer(self, network: nn.Module, image: Tensor) -> Tensor:
         """Segment: ``image`` [B, 1, X, Y, Z] in [-1, 1] to [B, K, X, Y, Z], negative exactly inside.
+
+        For a network with ``evidence`` the image has a second channel, as in `losses`.
 
         ``network``: in evaluation mode, on the device of ``image``; no gradients are wanted. Repeatable.
         """

@@ -16,9 +16,9 @@ from diffatlas.diffusion.sample import crowded_times, ddim, discrete_times, mask
 from diffatlas.diffusion.schedule import DiscreteCosine, Schedule, cosine
 from diffatlas.errors import BadInput
 from diffatlas.models.unet import AtlasUNet, channels_last
-from diffatlas.published.convention import check_orientation, one_level
 from diffatlas.published.network import PublishedUNet
-from diffatlas.train.config import TrainConfig
+from diffatlas.published.paper import check_orientation, one_level
+from diffatlas.train.config import NetworkConfig, TrainConfig
 from diffatlas.train.draws import Draws
 from diffatlas.train.objective import losses
 from diffatlas.train.task import Task, fixed_noise, register_task
@@ -69,6 +69,8 @@ class AtlasTask(Task):
         self.structures = len(config.scheme)
         # Soft width of a border in the Dice part, clip units.
         self.edge = 0.75 * min(config.space.spacing_mm) / config.space.sdf_clip_mm
+        self.evidence = isinstance(config.network, NetworkConfig) and config.network.evidence
+        self.spacing_mm = min(config.space.spacing_mm)
 
     def build(self, config: TrainConfig) -> nn.Module:
         return build_network(config)
@@ -78,11 +80,17 @@ class AtlasTask(Task):
         return as_denoiser(network, cosine, "x0", "x0")
 
     def losses(self, forward: Callable[..., Tensor], x0: Tensor, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
-        return losses(forward, self.denoiser(forward), x0, self.objective, draws, self.edge)
+        acquired = None
+        if self.evidence:
+            x0, acquired = x0[:, :-1], x0[:, -1:] > 0.5
+        return losses(forward, self.denoiser(forward), x0, self.objective, draws, self.edge, acquired, self.spacing_mm)
 
     def answer(self, network: nn.Module, image: Tensor) -> Tensor:
         noise = fixed_noise("answer", len(image), (self.structures, *image.shape[2:]), image)
-        guided = ImageGuidance(image, 0.0, cosine, torch.zeros)(self.denoiser(network))
+        forward: Network = network
+        if self.evidence:
+            forward, image = partial(network, unknown=1 - image[:, 1:]), image[:, :1]
+        guided = ImageGuidance(image, 0.0, cosine, torch.zeros)(self.denoiser(forward))
         x = torch.cat([image, noise], dim=1)
         *_, last = ddim(guided, cosine, x, uniform_times(self.ANSWER_STEPS), torch.zeros)
         return last.x0[:, 1:]
@@ -150,7 +158,7 @@ class PublishedOptions(BaseModel):
 class PublishedTask(Task):
     """The paper's: image and masks at one of T levels, L1 on the noise of each half.
 
-    With the published network this is `diffatlas.published.convention.published_loss`, in the network's own units of
+    With the published network this is `diffatlas.published.paper.published_loss`, in the network's own units of
     distance. With ours the same is asked of a network that is told the level twice, on distances within +- 1.
     """
 

@@ -16,7 +16,7 @@ from diffatlas.geometry.distance import distances_to_labels
 from diffatlas.metrics import dice
 from diffatlas.render import montage
 from diffatlas.render.theme import GAP, MARGIN, canvas, draw_text, theme_named
-from diffatlas.train.config import TrainConfig
+from diffatlas.train.config import NetworkConfig, TrainConfig
 from diffatlas.train.devices import summed
 from diffatlas.train.prepared import Prepared
 from diffatlas.train.state import Run
@@ -41,8 +41,8 @@ class Score:
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """Cases kept apart, as the network would see them: ``image`` [N, 1, X, Y, Z] in [-1, 1], ``truth`` uint8 labels
-    [N, X, Y, Z]."""
+    """Cases kept apart, as the network would see them: ``image`` [N, 1, X, Y, Z] in [-1, 1] (with evidence, a second
+    channel that says where it was acquired), ``truth`` uint8 labels [N, X, Y, Z]."""
 
     image: Tensor
     truth: NDArray[np.uint8]
@@ -64,6 +64,11 @@ def held_out(data: Prepared, config: TrainConfig) -> Held:
     labels = [distances_to_labels(data.sdf[i][(slice(None), *cut)].numpy().astype(np.float32)) for i in cases]
     shape = config.space.shape
     image = torch.stack(images)[:, None] if images else torch.empty(0, 1, *shape)
+    if isinstance(config.network, NetworkConfig) and config.network.evidence:
+        known = torch.ones_like(image)
+        if images and data.known is not None:
+            known = torch.stack([data.known[i, i % looks][cut].float() for i in cases])[:, None]
+        image = torch.cat([image, known], dim=1)
     return Held(image, np.stack(labels) if labels else np.empty((0, *shape), np.uint8))
 
 
@@ -121,7 +126,7 @@ def _sheet(
     rows: list[list[tuple[str, NDArray[np.float32], NDArray[np.uint8] | None]]], config: TrainConfig
 ) -> NDArray[np.uint8]:
     style = theme_named("dark")
-    grid = config.space.build().grid_at(np.zeros(3))
+    grid = config.space.grid_at(np.zeros(3))
     tiles = []
     for row in rows:
         middles = [labels for _, _, labels in row if labels is not None and labels.any()]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Generator, Iterator
 from dataclasses import replace
@@ -13,14 +16,15 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from diffatlas import cohort, session
-from diffatlas.cohort import STATUS_FILE, Case, Cohort, Status, find_cases
+from diffatlas import session
+from diffatlas.cohort import Case, Cohort, Status, done, find_cases
+from diffatlas.cohort.attempts import FOLDER, STALE_S, Attempts
 from diffatlas.engine.request import MaskEdit, Request
 from diffatlas.engine.run_record import read_run
 from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import MMWHS, Volume
-from diffatlas.io import read_label_map, write_volume
+from diffatlas.io import read_label_map, read_volume, write_volume
 from diffatlas.session import Frame
 from tests.fakes import SHA256, FakeBackend
 
@@ -69,7 +73,7 @@ def test_every_case_leaves_labels_on_its_voxels_and_a_report_that_replays(folder
     backend = FakeBackend()
     assert states(play(cases, backend)) == dict.fromkeys("abc", DONE)
     assert {p.name for p in out.iterdir()} == {
-        STATUS_FILE,
+        FOLDER,
         *(f"{n}{s}" for n in "abc" for s in ("_labels.nii.gz", ".json")),
     }
     for case, volume in zip(cases, backend.volumes, strict=True):
@@ -80,10 +84,9 @@ def test_every_case_leaves_labels_on_its_voxels_and_a_report_that_replays(folder
         run = read_run(case.report)
         assert (run.source_path, run.other_image(volume, "it")) == (case.path, None)
         assert run.request.to_json() == REQUEST.to_json()
-    table = json.loads((out / STATUS_FILE).read_text())
-    assert [(row["name"], row["state"], row["input"]) for row in table["cases"]] == [
-        (case.name, "done", str(case.path)) for case in cases
-    ]
+    for case in cases:
+        lines = [json.loads(line) for line in (out / FOLDER / f"{case.name}.0.jsonl").read_text().splitlines()]
+        assert [line.get("state") for line in lines] == [None, "done"]
 
 
 def test_what_is_done_is_left_out_and_the_rest_is_done(folder: Path, tmp_path: Path) -> None:
@@ -143,7 +146,7 @@ def test_a_case_that_fails_is_told_in_one_line_and_the_others_are_done(folder: P
 def test_labels_of_a_killed_write_are_not_taken_for_done(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The report is written last and taken away first: whatever is killed in between is done again."""
+    """Labels and report take their names together; a run that was stopped before has changed nothing."""
     cases, _ = find_cases([folder / "a.nii.gz"], tmp_path / "out")
     play(cases, FakeBackend())
 
@@ -151,11 +154,10 @@ def test_labels_of_a_killed_write_are_not_taken_for_done(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cohort, "report_of", killed)
+        patch.setattr(done, "report_of", killed)
         with pytest.raises(KeyboardInterrupt):
             play(cases, FakeBackend(), redo=True)
-    assert not cases[0].report.exists()
-    assert states(play(cases, FakeBackend()))["a"] == DONE
+    assert states(play(cases, FakeBackend(), replace(REQUEST, seed=1)))["a"] == DONE
 
 
 class Gate(FakeBackend):
@@ -255,9 +257,6 @@ def test_inputs_that_cannot_be_used_are_refused_before_any_work(folder: Path, tm
     ):
         with pytest.raises(BadInput, match=words):
             find_cases(inputs, output)
-    (folder / "a.nii").write_bytes(b"")
-    with pytest.raises(BadInput, match="both would be called a"):
-        find_cases([folder], tmp_path / "out")
 
 
 def test_requests_and_workers_that_make_no_sense_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -271,5 +270,185 @@ def test_requests_and_workers_that_make_no_sense_are_refused(folder: Path, tmp_p
             Cohort(cases, REQUEST, workers=workers)
     (tmp_path / "file").write_text("")
     blocked, _ = find_cases([folder], tmp_path / "file" / "out")
+    for options in ({"retries": -1}, {"limit_s": 0.0}):
+        with pytest.raises(BadInput, match="must be"):
+            Cohort(cases, REQUEST, **options)
     with pytest.raises(BadInput, match="cannot be made"):
         list(Cohort(blocked, REQUEST, backend=FakeBackend).run())
+
+
+# -- odd names and odd files ------------------------------------------------------------------------------------------
+
+
+def test_a_link_that_leads_nowhere_is_a_case_that_fails(folder: Path, tmp_path: Path) -> None:
+    (folder / "gone.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
+    (folder / "gone-folder").symlink_to(tmp_path / "no-folder")
+    cases, _ = find_cases([folder], tmp_path / "out")
+    result = play(cases, FakeBackend())
+    assert {name: status.state for name, status in result.items()} == {
+        **dict.fromkeys("abc", "done"),
+        **dict.fromkeys(("gone", "gone-folder"), "failed"),
+    }
+    assert "leads nowhere" in result["gone"].reason
+    assert not result["gone"].fault
+    named, _ = find_cases([folder / "gone.nii.gz"], tmp_path / "out")
+    assert [case.name for case in named] == ["gone"]
+
+
+ODD = (
+    "cohort",
+    "batch",
+    ".cohort",
+    "dseg",
+    "a b",
+    "ü",
+    "x" * 230,
+    "[red]",
+    "a:b",
+    "-o",
+    "line\nbreak",
+    "tab\t",
+    "%s",
+    "=1+1",
+)
+
+
+def test_one_odd_name_stops_nothing_and_every_case_keeps_its_report(folder: Path, tmp_path: Path) -> None:
+    volume = (folder / "a.nii.gz").read_bytes()
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    for name in (*ODD, "ok"):
+        if not name.startswith("."):
+            (odd / f"{name}.nii.gz").write_bytes(volume)
+    cases, _ = find_cases([odd], tmp_path / "out")
+    assert {case.name for case in cases} == {*ODD, "ok"} - {".cohort"}
+    result = play(cases, FakeBackend())
+    assert {name for name, status in result.items() if status.state != "done"} <= {"x" * 230}
+    for case in cases:
+        if result[case.name].state == "done":
+            assert read_run(case.report).source_path == case.path
+            assert case.labels.is_file()
+    assert states(play(cases, FakeBackend()))["cohort"] == ALREADY
+
+
+def test_names_that_clash_are_told_apart(folder: Path, tmp_path: Path) -> None:
+    volume = (folder / "a.nii.gz").read_bytes()
+    for patient in ("p1", "p2"):
+        (tmp_path / "scans" / patient).mkdir(parents=True)
+        (tmp_path / "scans" / patient / "T1.nii.gz").write_bytes(volume)
+    found, _ = find_cases([tmp_path / "scans" / "*" / "T1.nii.gz"], tmp_path / "out")
+    assert [case.name for case in found] == ["p1_T1", "p2_T1"]
+    with pytest.raises(BadInput, match="no file matches"):
+        find_cases([tmp_path / "scans" / "*" / "T2.nii.gz"], tmp_path / "out")
+    (folder / "a.nii").write_bytes(b"")
+    both, _ = find_cases([folder], tmp_path / "out")
+    assert [case.name for case in both] == ["a.nii", "a.nii.gz", "b", "c"]
+
+
+# -- several processes ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_done_is_seen_from_sizes_and_times_and_read_only_where_these_changed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases, _ = find_cases([folder], tmp_path / "out")
+    play(cases, FakeBackend())
+    reads: list[Path] = []
+
+    def read(path: Path) -> Volume:
+        reads.append(path)
+        return read_volume(path)
+
+    monkeypatch.setattr(done, "read_volume", read)
+    assert states(play(cases, FakeBackend())) == dict.fromkeys("abc", ALREADY)
+    assert reads == []
+    os.utime(cases[0].path, (1, 1))
+    for expected in (1, 0):  # read once, and the new time is kept
+        reads.clear()
+        assert states(play(cases, FakeBackend())) == dict.fromkeys("abc", ALREADY)
+        assert len(reads) == expected
+
+
+def test_a_case_that_another_process_holds_is_waited_for(folder: Path, tmp_path: Path) -> None:
+    cases, _ = find_cases([folder], tmp_path / "out")
+    with Attempts(cases[0].output / FOLDER) as other:
+        held = other.take("a")
+        assert held is not None
+        many = Cohort(cases, REQUEST, backend=lambda: FakeBackend())
+        seen: list[Status] = []
+        for status in many.run():
+            seen.append(status)
+            if status.name == "c" and status.state == "done":  # only a is left
+                other.end(held, {"state": "failed", "reason": "no luck", "fault": True})
+    assert states(many.statuses) == {"a": ("failed", "no luck"), "b": DONE, "c": DONE}
+    assert states(play(cases, FakeBackend()))["a"] == DONE  # a later run tries it again
+
+
+def test_a_case_whose_process_died_is_taken_again(folder: Path, tmp_path: Path) -> None:
+    cases, _ = find_cases([folder], tmp_path / "out")
+    records = tmp_path / "out" / FOLDER
+    code = (
+        "import os, sys; from pathlib import Path; from diffatlas.cohort.attempts import Attempts\n"
+        "attempts = Attempts(Path(sys.argv[1])); attempts.folder.mkdir(parents=True); attempts.take('a')\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(records)], check=False)
+    assert (records / "a.0.jsonl").is_file()
+    assert states(play(cases, FakeBackend())) == dict.fromkeys("abc", DONE)
+
+
+def test_an_attempt_of_another_machine_counts_while_it_is_touched(folder: Path, tmp_path: Path) -> None:
+    cases, _ = find_cases([folder], tmp_path / "out")
+    records = tmp_path / "out" / FOLDER
+    records.mkdir(parents=True)
+    theirs = records / "a.0.jsonl"
+    theirs.write_text(json.dumps({"machine": "elsewhere", "pid": 1, "started": "5"}) + "\n")
+    with Attempts(records) as attempts:
+        assert attempts.take("a") is None
+        old = theirs.stat().st_mtime - STALE_S - 1
+        os.utime(theirs, (old, old))
+        taken = attempts.take("a")
+        assert taken is not None
+        assert taken.number == 1
+        assert attempts.take("a") is None  # ours now
+    assert states(play(cases, FakeBackend())) == dict.fromkeys("abc", DONE)
+
+
+def test_a_process_that_was_asleep_too_long_writes_nothing(folder: Path, tmp_path: Path) -> None:
+    """Its case was taken over meanwhile: what the other one wrote stays."""
+    cases, _ = find_cases([folder / "a.nii.gz"], tmp_path / "out")
+    records = tmp_path / "out" / FOLDER
+
+    def taken_over() -> None:
+        (records / "a.1.jsonl").write_text("{}\n")
+
+    many = Cohort(cases, REQUEST, backend=lambda: FakeBackend(before=taken_over))
+    list(many.run())
+    assert many.statuses["a"].state == "pending"
+    assert "took it over" in many.statuses["a"].reason
+    assert not cases[0].labels.exists()
+
+
+def test_faults_are_tried_again_and_bad_files_are_not(folder: Path, tmp_path: Path) -> None:
+    (folder / "b.nrrd").write_text("not a volume")
+    cases, _ = find_cases([folder], tmp_path / "out")
+    failing = [FakeBackend(fail_at=1), FakeBackend()]
+    used: list[FakeBackend] = []
+
+    def backend() -> FakeBackend:
+        used.append(failing.pop(0) if failing else FakeBackend())
+        return used[-1]
+
+    many = Cohort(cases, REQUEST, backend=backend, retries=2)
+    list(many.run())
+    assert {name: status.state for name, status in many.statuses.items()} == {"a": "done", "b": "failed", "c": "done"}
+    attempts = sorted(path.name for path in (tmp_path / "out" / FOLDER).glob("*.jsonl"))
+    assert attempts == ["a.0.jsonl", "a.1.jsonl", "b.0.jsonl", "c.0.jsonl"]
+
+
+def test_a_case_that_takes_too_long_fails_and_the_others_are_done(folder: Path, tmp_path: Path) -> None:
+    cases, _ = find_cases([folder / "a.nii.gz"], tmp_path / "out")
+    slow = Cohort(cases, replace(REQUEST, steps=1000), backend=lambda: FakeBackend(delay_s=0.01), limit_s=0.05)
+    list(slow.run())
+    assert slow.statuses["a"].state == "failed"
+    assert "took longer than 0.05 s" in slow.statuses["a"].reason

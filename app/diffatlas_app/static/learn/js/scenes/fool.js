@@ -1,0 +1,88 @@
+// Scene 6: erase or add something, and see what the atlas makes of it (recorded for four places).
+import { axial, brushOver, button, choice, el, legend, number, percent, slicePicture, slider } from "../parts.js";
+import { loadVolume } from "../files.js";
+import { numberIn, oneOf } from "../state.js";
+import { bestMatch, N } from "../volume.js";
+
+const CASES = ["as-it-is", "no-left-ventricle", "no-right-atrium", "blob-in-lung", "ball-in-ventricle"];
+
+export const fool = {
+  id: "fool",
+  right: 1,
+  live: { preset: "watch", samples: 4 },
+  async mount(stage) {
+    const { book, say, ui, colors, names } = stage;
+    const { cases, samples } = book.fool;
+    let which = oneOf(stage.state, "case", CASES), z = numberIn(stage.state, "z", 8, 56, 32), asked = 0;
+    const scan = slicePicture(say("scan")), mask = slicePicture(say("mask")), residual = slicePicture(say("residual")), agreement = slicePicture(say("agreement"));
+    const volumes = el("p", { class: "note" });
+    const where = {};
+    for (const key of CASES.slice(1)) where[key] = await loadVolume(cases[key].where);
+    const truth = await loadVolume(book.destroy.patient.labels);
+    const heights = Object.fromEntries(CASES.slice(1).map((key) => [key, fullest(where[key])]));
+    const draw = async () => {
+      const mine = ++asked, one = cases[which];
+      const [image, half, labels, votes] = await Promise.all([one.image, one.half, one.labels, one.agreement].map(loadVolume));
+      if (mine !== asked) return;
+      const flat = axial(image, z), found = axial(labels, z), made = axial(half, z);
+      scan.draw({ image: flat, colors });
+      mask.draw({ image: flat, labels: found, outline: axial(truth, z), colors });
+      residual.draw({ image: flat.map((v) => v / 3), heat: Float32Array.from(made, (v, i) => Math.max(0, Math.abs(v - flat[i]) / 127.5 - 0.12) * 1.6), colors });
+      agreement.draw({ image: flat.map((v) => v / 3), heat: Float32Array.from(axial(votes, z), (v) => 1 - v / samples), colors });
+      const ratio = (index) => `${names[book.structures[index].name]} ${number(one.ml[book.structures[index].name], 0)} ml (${ui("truly")} ${number(book.destroy.patient.ml[book.structures[index].name], 0)})`;
+      volumes.textContent = say("volumes", { list: [0, 3].map(ratio).join(", ") });
+      const place = which === "as-it-is" ? null : inPlace(where[which], labels, votes, samples);
+      stage.see(place ? say("see", { filled: percent(place.filled), agree: percent(place.agree) }) : say("whole"));
+      stage.set({ case: which === "as-it-is" ? undefined : which, z: z === 32 ? undefined : z });
+    };
+    const go = (key) => {
+      which = key;
+      if (heights[key] !== undefined) height.set((z = heights[key]));
+      for (const field of pick.querySelectorAll("input")) field.checked = field.value === key;
+      if (key !== "as-it-is") stage.done();
+      draw();
+    };
+    const height = slider({ name: ui("height"), low: 8, high: 56, step: 1, value: z, show: (v) => String(v), input: (v) => { z = v; draw(); } });
+    const pick = choice({ name: say("which"), options: CASES.map((key) => [key, say(key)]), value: which, input: go });
+    const brushed = el("p", { class: "answer", role: "status" }, say("brush"));
+    const brush = brushOver(scan.canvas, N, 3, (region) => {
+      if (stage.locked()) return false;
+      const pen = scan.canvas.getContext("2d");
+      pen.fillStyle = "rgb(255 200 60 / 0.5)";
+      for (let i = 0; i < region.length; i++) if (region[i]) pen.fillRect((i % N) * 5, Math.floor(i / N) * 5, 5, 5);
+      const best = bestMatch(region, Object.fromEntries(CASES.slice(1).map((key) => [key, axial(where[key], z)])), 0.35);
+      brushed.textContent = best ? say("matched", { what: say(best) }) : say("notYet");
+      if (best) {
+        brush.clear();
+        go(best);
+      }
+      return best !== null;
+    });
+    stage.picture.append(el("div", { class: "four" }, scan.box, mask.box, residual.box, agreement.box), legend(book.structures, names), volumes);
+    stage.controls.append(brushed, el("div", { class: "row" }, button(say("clean"), () => { brush.clear(); draw(); })), pick, height.box);
+    await draw();
+  },
+};
+
+/** The slice that shows most of a region. */
+function fullest(region) {
+  let best = 32, most = -1;
+  for (let z = 0; z < N; z++) {
+    let count = 0;
+    for (let i = N * N * z; i < N * N * (z + 1); i++) count += region[i];
+    if (count > most) { most = count; best = z; }
+  }
+  return best;
+}
+
+/** What stands in a region: share that got a structure's label, and mean agreement of the seeds there. */
+function inPlace(region, labels, votes, samples) {
+  let all = 0, filled = 0, agree = 0;
+  for (let i = 0; i < region.length; i++) {
+    if (!region[i]) continue;
+    all++;
+    if (labels[i]) filled++;
+    agree += votes[i] / samples;
+  }
+  return { filled: filled / all, agree: agree / all };
+}

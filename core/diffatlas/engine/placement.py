@@ -1,0 +1,109 @@
+"""Where the model looks: the model grid in the world, the image on it, and the user's edited mask on it.
+
+numpy only. The network is asked for one thing, where the structures of a large volume are, and comes as a function
+(`diffatlas.engine.locate.Answer`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffatlas.engine.locate import AUTOMATIC_LOOKS, Answer, glance, search
+from diffatlas.engine.plan import Plan, larger_than_view_note, window_note
+from diffatlas.engine.request import MaskEdit
+from diffatlas.errors import BadInput
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.resample import image_to_model, labels_to_model
+from diffatlas.geometry.space import Window, field_of_view
+from diffatlas.geometry.volume import LabelMap, Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """``grid``: the model grid in the world. ``source``: the volume's grid, None without a volume.
+
+    ``image``: float32 [X, Y, Z] in [-1, 1] on ``grid``, None without a volume. ``known``: bool [X, Y, Z], the voxels
+    for which the volume gives evidence; elsewhere the image is the fill value of the model's space. ``search_s``:
+    seconds that finding the place took. ``notes``: findings, one line each.
+    """
+
+    grid: Grid
+    source: Grid | None = None
+    image: NDArray[np.float32] | None = None
+    known: NDArray[np.bool_] | None = None
+    search_s: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+def place(plan: Plan, volume: Volume | None, answer: Answer) -> Placement:
+    """Lay the model grid where ``plan`` says, or where a search with ``answer`` finds the structures."""
+    space = plan.card.space
+    if volume is None:
+        return Placement(space.grid_at(np.zeros(3)), notes=plan.notes)
+    begin = time.monotonic()
+    grid, where = (plan.grid, plan.where) if plan.grid is not None else find(plan, volume, answer)
+    search_s = time.monotonic() - begin
+    seen = image_to_model(volume, grid, space.window_for(volume.modality), space.fill, plan.request.ignore)
+    notes = [*plan.notes, *([where] if where else []), window_note(volume, *seen.limits)]
+    if seen.limits[1] - seen.limits[0] < 1e-6 or float(np.ptp(seen.image)) == 0:
+        notes.append("the image is constant within the field of view; there is nothing to see in it")
+    return Placement(grid, volume.grid, seen.image, seen.known, search_s, tuple(notes))
+
+
+def find(plan: Plan, volume: Volume, answer: Answer) -> tuple[Grid, str]:
+    """The model grid about the structures of a large volume, and a sentence on how they were found."""
+    space, expected_ml = plan.card.space, plan.card.expected_volumes_ml
+    centre_mm = glance(volume, space, answer, expected_ml)
+    by, words = "one look from its middle", ""
+    if centre_mm is None:
+        (last,) = deque(search(volume, space, answer, expected_ml, AUTOMATIC_LOOKS), maxlen=1)
+        assert last.proposal is not None
+        centre_mm, by, words = last.proposal.centre_mm, "a search", f": {last.proposal.words}"
+    # As a region of interest it is moved into the volume where it would stick out.
+    grid = space.place(volume.grid, field_of_view(space, volume.grid, centre_mm))
+    moved = float(np.linalg.norm(grid.centre_mm - volume.grid.centre_mm))
+    how = f"{by} placed it {moved:.0f} mm from the volume's centre{words}"
+    return grid, larger_than_view_note(space, volume.grid, how)
+
+
+@dataclass(frozen=True, eq=False)
+class EditedMask:
+    """The user's mask of a request: ``labels`` on the source grid; the rest on the model grid.
+
+    ``channels``: float32 [K, X, Y, Z], the network's mask channels. ``pinned``: bool [X, Y, Z], or None.
+    """
+
+    labels: LabelMap
+    channels: NDArray[np.float32]
+    pinned: NDArray[np.bool_] | None
+
+
+def edited_mask(plan: Plan, placement: Placement) -> EditedMask | None:
+    """The request's edit brought to the model grid, None where it has none; `BadInput` where it does not fit."""
+    edit, card = plan.request.edit, plan.card
+    if edit is None:
+        return None
+    grid = placement.source or placement.grid
+    labels = _labels(edit, grid, plan)
+    distances = labels_to_model(labels, placement.grid, card.space.sdf_clip_mm) / card.space.sdf_clip_mm
+    pinned = None
+    if edit.pinned is not None:
+        if edit.pinned.shape != grid.shape:
+            raise BadInput(f"the pinned voxels have shape {edit.pinned.shape}, the volume {grid.shape}")
+        share = Volume(edit.pinned.astype(np.float32), grid)
+        pinned = image_to_model(share, placement.grid, Window("range", 0.0, 1.0)).image > 0
+    return EditedMask(labels, card.convention.edited_mask(distances), pinned)
+
+
+def _labels(edit: MaskEdit, grid: Grid, plan: Plan) -> LabelMap:
+    scheme = plan.card.scheme
+    if edit.labels.shape != grid.shape:
+        raise BadInput(f"the edited mask has shape {edit.labels.shape}, the volume {grid.shape}")
+    if edit.labels.size and int(edit.labels.max()) > len(scheme):
+        raise BadInput(f"the edited mask holds label {int(edit.labels.max())}, the model knows {len(scheme)}")
+    return LabelMap(np.ascontiguousarray(edit.labels, dtype=np.uint8), grid, scheme)
