@@ -98,8 +98,6 @@ def label_format(name: str | None) -> LabelFormat | None:
     if name in formats:
         return formats[name]
     raise BadInput(f"--format must be nifti, seg or rtstruct, not {name}")
-<<<<<<< HEAD
-=======
 
 
 def ignored_voxels(path: Path, volume: Volume) -> NDArray[np.bool_]:
