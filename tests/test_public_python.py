@@ -95,7 +95,7 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: diffatlas.segment(nib.Nifti1Image(DATA, AFFINE), affine=AFFINE), BadInput, "belongs to an array"),
     (lambda: diffatlas.segment(nib.Nifti1Image(np.zeros((4, 4, 4, 3)), AFFINE)), BadInput, "4 axes"),
     (lambda: diffatlas.segment(DATA, affine=AFFINE, presett="fast"), TypeError, "presett"),
-    (lambda: diffatlas.segment(DATA, "heart-phantom", affine=AFFINE), TypeError, "must be a diffatlas.Request"),
+    (lambda: diffatlas.segment(DATA, "heart-phantom", affine=AFFINE), TypeError, "must be a diffatlas.Request"),  # type: ignore[arg-type]
     (lambda: diffatlas.segment(DATA, affine=AFFINE, steps=0), BadInput, "steps"),
     (lambda: diffatlas.compare(DATA, DATA), BadInput, "labels are a path"),
     (
