@@ -60,6 +60,20 @@ def test_what_is_not_a_recording_is_refused_and_nothing_of_it_runs(tmp_path: Pat
         recording.load(path)
 
 
+def test_a_damaged_recording_is_refused(kept: recording.Recording, tmp_path: Path) -> None:
+    recording.save(tmp_path / f"good{recording.SUFFIX}", kept)
+    whole = (tmp_path / f"good{recording.SUFFIX}").read_bytes()
+    for at in np.linspace(0, len(whole) - 1, 60).astype(int):
+        damaged = whole[:at] + bytes([whole[at] ^ 0xFF]) * 8 + whole[at + 8 :]
+        for what, content in (("cut", whole[:at]), ("damaged", damaged)):
+            path = tmp_path / f"{what}{at}{recording.SUFFIX}"
+            path.write_bytes(content)
+            try:
+                recording.load(path)  # some bytes, as a file's date, change nothing
+            except BadInput as error:
+                assert "is not a recorded run" in str(error)
+
+
 def test_a_folder_of_one_s_own_is_offered_too(
     kept: recording.Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import lzma
 import os
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -32,6 +34,19 @@ FOLDER = Path(__file__).resolve().parents[1] / "recorded"
 LEVELS = 31
 VOLUME_LEVELS = 31
 STEPS = 5
+# What numpy, zip and the two ways of packing raise on a file that is not a recording, or a damaged one.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    AttributeError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    lzma.LZMAError,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +128,7 @@ def _load(path: Path, mtime_ns: int) -> Recording:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(arrays["about"].tobytes())
         return _recording(about, arrays)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise BadInput(f"{path.name}: is not a recorded run of this program ({type(error).__name__})") from error
 
 
@@ -127,7 +142,7 @@ def available() -> tuple[Entry, ...]:
         try:
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 title = str(json.loads(file["about"].tobytes())["title"])
-        except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile):
+        except UNREADABLE:
             continue
         found.append(Entry(path.name.removesuffix(SUFFIX), title, path))
     return tuple(found)
