@@ -253,6 +253,7 @@ class Viewer {
     if (!this.ownDepth) this.scene.depth = this.scene.mask ? DEPTH.behind : DEPTH.alone;
     this.fields();
     what.forEach((part) => this.changed.add(part));
+    if (!this.stage) return; // the stage that comes brings itself up to date
     this.updating ??= (async () => {
       try {
         while (this.changed.size && this.stage) {
