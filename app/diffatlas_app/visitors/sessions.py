@@ -199,7 +199,8 @@ class Visitors:
         """A file of a finished run by the random name of its folder; None where there is none (any more)."""
         with self._lock:
             for visitor in self._visitors.values():
-                if visitor.last is not None and secrets.compare_digest(visitor.last, run):
+                # As bytes: of two strings, `compare_digest` takes ASCII only.
+                if visitor.last is not None and secrets.compare_digest(visitor.last.encode(), run.encode()):
                     path = visitor.folder / visitor.last / name
                     return path if path.is_file() else None
         return None
