@@ -119,7 +119,7 @@ def test_the_manifest_in_the_wheel_is_valid_by_itself(wheel: zipfile.ZipFile, tm
 def test_entry_points(wheel: zipfile.ZipFile) -> None:
     (name,) = [n for n in wheel.namelist() if n.endswith("entry_points.txt")]
     text = wheel.read(name).decode()
-    assert "diffatlas = diffatlas.cli:main" in text
+    assert "diffatlas = diffatlas.__main__:main" in text
     assert "napari-diffatlas = napari_diffatlas:napari.yaml" in text
 
 

@@ -65,7 +65,7 @@ def test_a_series_asks_for_its_channel(tmp_path: Path) -> None:
     root = make.pairs(tmp_path, ("a",))
     one = make.picture(make.numbered() * 100, 0, 0)
     make.save(root / "images" / "a.nii.gz", np.stack([one, one + 5], axis=-1))
-    assert "choose one with channel (0 to 1)" in reason(scan(root), HIPPOCAMPUS)
+    assert "2 volumes, 0 to 1; choose one with channel" in reason(scan(root), HIPPOCAMPUS)
     assert prepared(scan(root, channel=1), HIPPOCAMPUS).facts.intensity[1] == one.max() + 5
 
 

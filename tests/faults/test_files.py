@@ -212,9 +212,9 @@ def test_12_series_asks_which_volume(tmp_path: Path) -> None:
     path = put(tmp_path / "a.nii.gz", nifti_bytes(dim=[4, 8, 9, 2, 5, 1, 1, 1]))
     with pytest.raises(BadInput, match=r"a\.nii\.gz.*5 volumes, 0 to 4"):
         io.read_volume(path)
-    with pytest.raises(BadInput, match=r"a\.nii\.gz.*outside"):
+    with pytest.raises(BadInput, match=r"a\.nii\.gz.*no volume 5"):
         io.read_volume(path, volume_index=5)
-    with pytest.raises(BadInput, match="outside"):
+    with pytest.raises(BadInput, match="no volume -1"):
         io.read_volume(path, volume_index=-1)
     assert io.read_volume(path, volume_index=4).data[0, 0, 0] == 4 * 8 * 9 * 2
     refused(put(tmp_path / "b.nii.gz", nifti_bytes(dim=[5, 8, 9, 2, 1, 5, 1, 1])), "several values")

@@ -89,12 +89,11 @@ def save(path: Path, recording: Recording) -> None:
         }
         arrays["volume"] = _bits(volume.data, low, max(high, low + 1e-6), VOLUME_LEVELS)
     arrays["about"] = np.frombuffer(json.dumps(about, allow_nan=False).encode("utf-8"), np.uint8)
-    with io.atomic_path(path) as part, part.open("wb") as out:
-        # As numpy's npz, with the better packing that zip files know.
-        with zipfile.ZipFile(out, "w", zipfile.ZIP_LZMA) as packed:
-            for name, array in arrays.items():
-                with packed.open(f"{name}.npy", "w") as entry:
-                    np.lib.format.write_array(entry, array, allow_pickle=False)
+    # As numpy's npz, with the better packing that zip files know.
+    with io.atomic_path(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_LZMA) as packed:
+        for name, array in arrays.items():
+            with packed.open(f"{name}.npy", "w") as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
 def load(path: Path) -> Recording:

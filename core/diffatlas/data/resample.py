@@ -91,7 +91,8 @@ def prepare_case(case: Case, plan: Plan) -> PreparedCase | Refused:
             return _from_labels(case, case.image, plan)
         return _read(case, case.image, plan)
     except BadInput as error:
-        return Refused(case.id, str(error))
+        # The reader leaves to its caller how a volume is chosen; here that is called channel.
+        return Refused(case.id, str(error).replace("choose one, or", "choose one with channel, or"))
 
 
 def phantom_case(seed: int, space: ModelSpace, modalities: tuple[PhantomModality, ...]) -> Tensors:
