@@ -139,9 +139,7 @@ def run_and_write(
         write_run(outputs, result, volume, recorder, report)
     notes = [*volume.notes, *result.notes]
     if outputs.labels.suffix.lower() == ".dcm" and volume.series is None:
-        notes.append(
-            "the image was not DICOM: the labels name no patient and refer to no series"
-        )
+        notes.append("the image was not DICOM: the labels name no patient and refer to no series")
     terminal.notes(notes)
     if as_json:
         terminal.print_json({**report, "outputs": outputs.files()})
