@@ -245,6 +245,13 @@ def test_labels_of_a_dicom_series_as_dicom(cli: Cli, tmp_path: Path) -> None:
         assert not (tmp_path / name).exists()
 
 
+def test_dicom_labels_of_another_image_say_that_they_refer_to_none(cli: Cli, image: Path, tmp_path: Path) -> None:
+    outcome = cli("segment", image, "-o", tmp_path / "l.dcm")
+    assert outcome.code == 0, outcome.err
+    assert "the image was not DICOM" in outcome.out + outcome.err
+    assert dcmread(tmp_path / "l.dcm").PatientID in ("", None)
+
+
 def test_a_volume_of_several_is_chosen(cli: Cli, tmp_path: Path) -> None:
     stored = np.random.default_rng(0).integers(0, 2000, (9, 20, 24)).astype(np.uint16)
     write_series(tmp_path / "s/a", stored, SeriesInstanceUID="1.7")

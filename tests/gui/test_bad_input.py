@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 Open = Callable[[Any, FakeBackend], DiffAtlasWidget]
-SHAPE = (12, 13, 14)
+SHAPE = (16, 17, 18)  # at 2 mm it fills the tiny model's field of view: no result is doubtful for lying outside
 MM: dict[str, Any] = {"units": ("mm",) * 3, "scale": (2, 2, 2)}
 
 

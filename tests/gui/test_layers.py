@@ -36,7 +36,12 @@ def layer_of(layer_tuple: Any) -> Any:
 @pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
 def test_every_transform_of_a_layer_counts() -> None:
     layer = image(
-        scale=(2, 3, 4), translate=(10, -20, 30), rotate=(10, 20, 30), shear=(0.1, 0.2, 0.05), units=("mm",) * 3
+        scale=(2, 3, 4),
+        translate=(10, -20, 30),
+        rotate=(10, 20, 30),
+        shear=(0.1, 0.2, 0.05),
+        units=("mm",) * 3,
+        axis_labels=("x", "y", "z"),
     )
     layer.affine = np.array([[0, 1, 0, 5], [-1, 0, 0, 6], [0, 0, 1, 7], [0, 0, 0, 1.0]])
     source = read_layer(layer)
@@ -125,10 +130,12 @@ def test_lazy_arrays_are_computed_by_volume_and_not_before() -> None:
 def test_voxels_without_a_value_take_the_lowest() -> None:
     data = np.full(SHAPE, 7.0)
     data[0, 0, 0], data[0, 0, 1], data[0, 0, 2], data[0, 0, 3] = -3, np.nan, np.inf, 1e300
-    volume = read_layer(image(data, contrast_limits=(0, 1), units=("mm",) * 3)).volume()
+    layer = image(data, contrast_limits=(0, 1), units=("mm",) * 3, axis_labels=("x", "y", "z"))
+    volume = read_layer(layer).volume()
     assert volume.data[0, 0, 1:4].tolist() == [-3, -3, -3]
     assert volume.data.max() == 7
-    assert "2.50%" in volume.notes[0]  # 3 of 120
+    (note,) = volume.notes
+    assert "2.50%" in note  # 3 of 120
 
 
 def test_a_volume_mostly_without_values_is_refused() -> None:
@@ -166,7 +173,9 @@ def test_labels_are_saved_on_the_voxels_of_the_file(tmp_path: Path, volume: Volu
     state = layer_tuple[1] | {"metadata": {"diffatlas": {"origin": source.origin, "scheme": HIPPOCAMPUS}}}
     layer = Labels(shown.to_ids(), **{k: state[k] for k in ("affine", "units", "axis_labels", "metadata")})
     out = str(tmp_path / f"out{suffix}")
-    assert write_labels(out, *layer.as_layer_data_tuple()[:2]) == [out]
+    names = str(tmp_path / "out.structures.json")
+    assert write_labels(out, *layer.as_layer_data_tuple()[:2]) == [out, names]
+    assert Path(names).is_file()
 
     saved = read_label_map(out, HIPPOCAMPUS)
     assert np.array_equal(saved.data, truth)

@@ -63,7 +63,8 @@ def test_labels_come_back_where_they_were_shown(
         shown = viewer.layers[-1]
         shown.data[2:5, 3:6, 4:9] = 600  # an edit is saved with the rest
         saved = tmp_path / f"case_labels{suffix}"
-        assert shown.save(str(saved), plugin=NAME) == [str(saved)]
+        names = str(tmp_path / "case_labels.structures.json")
+        assert shown.save(str(saved), plugin=NAME) == [str(saved), names]
         (again,) = viewer.open(str(saved), plugin=NAME)
     assert backend.volumes[0] is not None
     assert backend.volumes[0].sha256() == on_disk.sha256()

@@ -137,7 +137,10 @@ def run_and_write(
         result = finished(result)
         report = report_of(result, source_path)
         write_run(outputs, result, volume, recorder, report)
-    terminal.notes((*volume.notes, *result.notes))
+    notes = [*volume.notes, *result.notes]
+    if outputs.labels.suffix.lower() == ".dcm" and volume.series is None:
+        notes.append("the image was not DICOM: the labels name no patient and refer to no series")
+    terminal.notes(notes)
     if as_json:
         terminal.print_json({**report, "outputs": outputs.files()})
     elif not quiet:

@@ -134,7 +134,7 @@ def judge_modality(data: NDArray[np.float32], unknown: NDArray[np.bool_] | None 
         for hit in (seen < LOWEST_HU, (seen >= LOWEST_HU) & (seen < -150), seen < -50)
     )
     if negative < 0.1:
-        return "mr", "it has no negative values, as MR magnitude"
+        return "mr", "no voxel is negative, as in MR magnitude images"
     if air > 100 * FEW and below <= 100 * FEW:
-        return "ct", f"{air:.0f}% of it lie between {LOWEST_HU:g} and -150, where HU of air and lung are"
+        return "ct", f"{air:.0f}% of the voxels lie between {LOWEST_HU:g} and -150, as air and lung do in HU"
     return "unknown", f"{negative:.2g}% of it are negative, and {air:.2g}% are as air in HU"
