@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -49,6 +50,11 @@ GRADIO_WARNINGS = (
     pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The copy keyword is deprecated:DeprecationWarning"),
 )
+
+
+def pytest_unconfigure() -> None:
+    """What gradio left open is collected after the last test too, when no mark of a test holds any more."""
+    warnings.filterwarnings("ignore", "unclosed", ResourceWarning)
 
 
 @dataclass

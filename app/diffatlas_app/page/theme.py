@@ -127,7 +127,9 @@ CSS = """
 """
 
 # Gradio confines CSS to the page's content; the frame around it is reached from the head.
-_FRAME = """<style>@media (max-width: 720px) {
+# That frame is as wide as what is in it wants to be, and a viewer wants nothing: it takes the place that it is given.
+_FRAME = """<style>.gradio-container { width: 100%; }
+@media (max-width: 720px) {
   .main.fillable { padding: 14px !important; }
   footer .divider { display: none; }
 }</style>"""
