@@ -156,10 +156,11 @@ def test_weights_that_are_missing_are_told_without_asking_a_network(
 def test_a_model_that_is_gone_altogether_is_told(tiny: Any, qtbot: Any) -> None:
     viewer, widget, folder = tiny
     viewer.add_image(ramp(), name="it", **MM)
-    folder.rename(folder.with_name("other"))
+    elsewhere = folder.parent.with_name("elsewhere")  # beside the others it would be found by the name on its card
+    folder.rename(elsewhere)
     assert "no model named 'tiny'" in run(qtbot, widget)
     assert is_refusal(widget)
-    folder.with_name("other").rename(folder)
+    elsewhere.rename(folder)
     assert works_again(qtbot, viewer, widget)
 
 
