@@ -180,3 +180,6 @@ def test_a_file_beyond_the_upload_limit_is_refused_with_the_limit(
     tab.upload(path)
     tab.page.get_by_text("larger than 1 MB, the limit").first.wait_for()
     assert "up to 300 MB as uploaded" in tab.page.inner_text("#limits")
+    (said,) = tab.errors  # the browser itself reports the refused upload
+    assert "413" in said
+    tab.errors.clear()
