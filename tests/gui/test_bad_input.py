@@ -226,7 +226,7 @@ def test_a_layer_that_changes_during_the_run_changes_nothing(
     assert np.array_equal(labels.affine.affine_matrix, place)
     assert backend.volumes[0] is not None
     assert backend.volumes[0].sha256() == voxels
-    assert run(qtbot, widget).startswith("Done in ")  # on what the layer is now
+    assert "Done in " in run(qtbot, widget)  # on what the layer is now, which is too small to be trusted
 
 
 def test_every_layer_deleted_during_the_run(

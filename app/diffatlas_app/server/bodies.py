@@ -100,4 +100,7 @@ def completed(data: Any, names: Sequence[str], call: str) -> list[Any]:
         raise Refused(422, f"{call} takes its arguments as a list: {{'data': [{', '.join(names)}]}}")
     if len(data) > len(names):
         raise Refused(422, f"{call} takes {len(names)} arguments ({', '.join(names)}), not {len(data)}")
+    for name, value in zip(names, data, strict=False):
+        if name == "volume" and value is not None and not isinstance(value, dict):
+            raise Refused(422, "give a volume as the reference that its upload answered: {'path': REFERENCE}")
     return [*data, *[None] * (len(names) - len(data))]

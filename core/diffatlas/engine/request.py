@@ -211,10 +211,16 @@ class Request:
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise BadInput(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+        raise BadInput(f"{name} must be one of {', '.join(allowed)}, not {_short(value)}")
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not low <= value <= high:
-        raise BadInput(f"{name} must be between {low} and {high}, not {value!r}")
+        raise BadInput(f"{name} must be between {low} and {high}, not {_short(value)}")
+
+
+def _short(value: object) -> str:
+    """A value as a message shows it: at most some forty characters."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
