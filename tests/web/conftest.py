@@ -218,6 +218,7 @@ def fake_site() -> Iterator[Site]:
         patch.setattr(session, "local_backend", lambda: backend)  # the page asks for plans while it is built
         site = serve_site()
         patch.setattr(session, "local_backend", lambda: site.backend)
+        patch.setattr(session, "plan", lambda volume, request: session.local_backend().plan(volume, request))
         patch.setattr(session, "start", lambda volume, request: site.backend.start(volume, request))
         yield site
         site.served.close()
