@@ -142,7 +142,7 @@ def test_a_working_folder_that_is_gone_is_one_line(tmp_path: Path, image: Path) 
 
 
 @posix
-@pytest.mark.parametrize("delay_s", [0.03, 0.1, 0.25])
+@pytest.mark.parametrize("delay_s", [0.03, 0.1, 0.2, 0.3, 0.4])
 def test_ctrl_c_while_the_program_starts_is_one_line(delay_s: float, tmp_path: Path) -> None:
     """The process says when the entry point, a module of a few lines, is there; importing the commands comes after."""
     code = (

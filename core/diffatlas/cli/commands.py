@@ -63,19 +63,26 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     """Options before the command."""
+    if context.obj is _unwind_when_stopped:
+        _unwind_when_stopped()
 
 
 def main() -> None:
     """Run the command line; SIGTERM ends a run as cleanly as Ctrl-C."""
+    app(prog_name="diffatlas", obj=_unwind_when_stopped)
+
+
+def _unwind_when_stopped() -> None:
+    """Called as the command begins: before that, `Commands` is not there to turn an interrupt into its line."""
     signal.signal(signal.SIGTERM, _interrupt)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
         signal.signal(signal.SIGINT, _interrupt)
-    app(prog_name="diffatlas")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
