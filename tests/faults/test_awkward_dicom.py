@@ -292,10 +292,10 @@ def test_two_series_are_listed_and_chosen(tmp_path: Path) -> None:
     write_series(folder / "b", STORED[:4] + 7, SeriesInstanceUID="1.6", SeriesNumber=1, SeriesDescription="native")
     message = refused(folder, "2 DICOM series")
     assert "0: 4 slices of 7x5 (native), 1: 6 slices of 7x5 (venous)" in message
-    assert "--volume" in message
+    assert "choose one" in message
     np.testing.assert_array_equal(values(read(folder, 1)), STORED - 1024.0)
     np.testing.assert_array_equal(values(read(folder, 0)), STORED[:4] + 7 - 1024.0)
-    refused(folder, "volume_index 2", volume_index=2)
+    refused(folder, "no volume 2", volume_index=2)
     # One file of the series gives the series, through the same checks.
     np.testing.assert_array_equal(values(read(folder / "a/002.dcm")), STORED - 1024.0)
     (folder / "a/003.dcm").unlink()
@@ -596,6 +596,31 @@ def test_a_damaged_compressed_slice_is_named(tmp_path: Path) -> None:
     content[at : at + 40] = bytes(40)
     path.write_bytes(content)
     refused(tmp_path / "s", r"2\.dcm")
+
+
+def test_compressed_pixels_are_decoded_in_a_process_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash inside a codec is the file's fault; plain pixels need no process."""
+    plain = write_series(tmp_path / "plain", LARGE[:3])
+    for k in range(3):
+        out = dataset(LARGE[k], ImagePositionPatient=[-10, -20, 3 * k])
+        out.compress(JPEG2000Lossless)
+        save(out, tmp_path / f"s/{k}.dcm")
+    asked: list[Path] = []
+
+    def contained(path: Path, *arguments: Any, **options: Any) -> Source:
+        asked.append(path)
+        return read_contained(path, *arguments, **options)
+
+    monkeypatch.setattr("diffatlas.io.contained.read_contained", contained)
+    monkeypatch.setattr("diffatlas.io.dicom.read.decoded", lambda *_: pytest.fail("decoded here"))
+    np.testing.assert_array_equal(values(read(tmp_path / "s")), LARGE[:3] - 1024.0)
+    assert asked == [tmp_path / "s"]
+    monkeypatch.undo()
+    monkeypatch.setattr("diffatlas.io.contained.read_contained", contained)
+    read(plain)
+    assert len(asked) == 1
 
 
 def test_the_reader_of_strangers_gives_the_same(tmp_path: Path) -> None:

@@ -63,6 +63,10 @@ PATIENT = (
 )  # fmt: skip
 
 
+class InDecoder(Exception):
+    """The pixels are compressed: they are to be decoded in a process of its own."""
+
+
 @dataclass(frozen=True, eq=False)
 class Header:
     """One file: what all its frames share. ``bits``: (allocated, stored, highest); ``dtype``: of the stored pixels."""

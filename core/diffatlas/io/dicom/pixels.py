@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 
 from diffatlas.errors import BadInput
 from diffatlas.io.atomic import shown
-from diffatlas.io.dicom.header import Header, damaged
+from diffatlas.io.dicom.header import DEFLATED, Header, InDecoder, damaged
+from diffatlas.io.source import Limits
+
+# Implicit and explicit little endian, explicit big endian, deflated: no decoder but Python's own.
+NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", DEFLATED)
 
 
 def decoded(header: Header, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
@@ -42,6 +46,12 @@ def decoded(header: Header, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
         raise damaged(header.path, error) from error
     if count != len(indices):
         raise damaged(header.path, f"it holds {count} of {len(indices)} frames")
+
+
+def check_place(headers: Iterable[Header], limits: Limits) -> None:
+    """Raise `InDecoder` where pixels of these files go through native code and this process is not made for it."""
+    if not limits.compressed and any(header.transfer_syntax not in NATIVE for header in headers):
+        raise InDecoder
 
 
 def _readable(header: Header) -> Any:

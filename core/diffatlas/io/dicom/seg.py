@@ -20,9 +20,9 @@ from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import DicomSeries, LabelMap, Structure
 from diffatlas.io.atomic import shown
-from diffatlas.io.dicom.codes import ANATOMICAL_STRUCTURE, code_item, code_of
+from diffatlas.io.dicom.codes import ANATOMICAL_STRUCTURE, code_item, code_of, name_by_code
 from diffatlas.io.dicom.header import PATIENT, Frame, damaged, frames_of, open_header, read_header
-from diffatlas.io.dicom.pixels import decoded
+from diffatlas.io.dicom.pixels import check_place, decoded
 from diffatlas.io.dicom.volumes import LPS_TO_RAS, UNEVEN_SLICES, affine_of
 from diffatlas.io.source import Limits, Source, make_grid
 
@@ -110,6 +110,7 @@ def read_seg(path: Path, limits: Limits) -> Source:
     try:
         frames = tuple(frames_of(dataset, int(dataset.NumberOfFrames), path))
         structures = [_structure(item) for item in dataset.SegmentSequence]
+        known = {int(item.SegmentNumber): _known(item) for item in dataset.SegmentSequence}
         ids = {number: structure.id for number, structure in structures}
         per_frame = None if header.bits[0] > 1 else [_segment_number(dataset, k) for k in range(len(frames))]
     except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
@@ -117,6 +118,7 @@ def read_seg(path: Path, limits: Limits) -> Source:
     if len(set(ids.values())) < len(ids):
         ids = {number: number for number in ids}
         structures = [(number, replace(s, id=number)) for number, s in structures]
+    check_place([header], limits)
     slices, affine = _places(frames, dataset, path)
     shape = (header.shape[1], header.shape[0], max(slices) + 1)
     dtype = np.min_scalar_type(max(ids.values(), default=0))
@@ -129,8 +131,14 @@ def read_seg(path: Path, limits: Limits) -> Source:
             if (place[inside] > 0).any():
                 raise BadInput(f"{name}: its segments overlap, which a label map cannot hold; export them one by one")
             place[inside] = ids[number]
-    found = tuple(structure for _, structure in structures if structure.id)
-    return Source(data.transpose(2, 1, 0), make_grid(path, shape, affine), "DICOM SEG", structures=found)
+    named = [(structure, known[number]) for number, structure in structures if structure.id]
+    return Source(
+        data.transpose(2, 1, 0),
+        make_grid(path, shape, affine),
+        "DICOM SEG",
+        structures=tuple(structure for structure, _ in named),
+        known=tuple(name for _, name in named),
+    )
 
 
 def _places(frames: Sequence[Frame], dataset: Any, path: Path) -> tuple[list[int], NDArray[np.float64]]:
@@ -168,6 +176,12 @@ def _structure(item: Any) -> tuple[int, Structure]:
     ours = ID.match(str(item.get("TrackingID", "")))
     label = "".join(c for c in str(item.get("SegmentLabel", "")) if c.isprintable()).strip()
     return number, Structure(label or f"segment {number}", int(ours[1]) if ours else number, _color(item))
+
+
+def _known(item: Any) -> str:
+    """The name that a segment's structure has here, by its code."""
+    code = next(iter(item.get("SegmentedPropertyTypeCodeSequence") or []), None)
+    return "" if code is None else name_by_code(code)
 
 
 def _color(item: Any) -> tuple[int, int, int]:
