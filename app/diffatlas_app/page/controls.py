@@ -110,7 +110,10 @@ def _image(made: dict[str, Any]) -> None:
     with gr.Group():
         made["example"] = gr.Dropdown(example_choices(), value="heart-ct", label="Example", elem_id="examples")
         made["upload"] = gr.File(label="Or a scan of your own", height=132, elem_id="upload")
-        gr.HTML(markup.paragraph(f"NIfTI, NRRD, or a zipped DICOM series; {limits.in_words()}."), elem_id="limits")
+        gr.HTML(
+            markup.paragraph(f"NIfTI, NRRD, MetaImage, or DICOM (a series zipped); {limits.in_words()}."),
+            elem_id="limits",
+        )
         made["which"] = gr.Dropdown(
             label="Which of its volumes", visible=False, allow_custom_value=False, elem_id="which-volume"
         )

@@ -13,6 +13,7 @@ from diffatlas.io.atomic import (
     temporary_folder_in,
 )
 from diffatlas.io.dicom import (
+    DICOM_SUFFIXES,
     is_dicom,
     is_dicom_folder,
     is_dicom_labels,
@@ -40,6 +41,7 @@ from diffatlas.io.intensity import guess_modality
 from diffatlas.io.source import MAX_CHOICES, Limits
 
 __all__ = [
+    "DICOM_SUFFIXES",
     "IMAGE_SUFFIXES",
     "LABEL_SUFFIXES",
     "MAX_CHOICES",

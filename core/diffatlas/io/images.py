@@ -15,7 +15,7 @@ from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import DicomSeries, LabelMap, LabelScheme, Modality, NiftiHeader, Structure, Volume
 from diffatlas.io.atomic import IMAGE_SUFFIXES, atomic_path, check_output, shown, suffix_of
-from diffatlas.io.dicom import is_dicom, read_dicom, write_rtstruct, write_seg
+from diffatlas.io.dicom import is_dicom, is_dicom_labels, read_dicom, write_rtstruct, write_seg
 from diffatlas.io.dicom.header import InDecoder
 from diffatlas.io.intensity import intensities, judge_modality
 from diffatlas.io.metaimage import read_metaimage, write_metaimage
@@ -33,7 +33,7 @@ _LABEL_NAME = re.compile(r"(^|[^a-z])(labels?|seg|segmentation|mask)([^a-z]|$)",
 # How long a decoder may take for a user's own series; a stranger's time is in `Limits`.
 OWN_FILE_S = 3600.0
 # What whoever writes such labels is told; see `write_label_map`.
-UNREFERENCED = "the image was not DICOM: the labels name no patient and refer to no series"
+UNREFERENCED = "the image has no identifiers of DICOM: the labels name no patient and refer to no series"
 
 READABLE = ".nii, .nii.gz, .nrrd, .mha, .mhd, or a DICOM series"
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
@@ -153,7 +153,10 @@ def check_label_output(path: StrPath, format: LabelFormat | None = None) -> Path
     if format not in (None, "nifti", "seg", "rtstruct"):
         raise BadInput(f"unknown format '{format}': choose nifti, seg or rtstruct")
     endings = {None: LABEL_SUFFIXES, "nifti": (".nii.gz", ".nii"), "seg": (".dcm",), "rtstruct": (".dcm",)}
-    return check_output(path, endings[format])
+    path = check_output(path, endings[format])
+    if is_dicom(path) and not is_dicom_labels(path):
+        raise BadInput(f"{shown(path)}: is a DICOM image or report, which labels do not replace; give another name")
+    return path
 
 
 def write_volume(volume: Volume, path: StrPath) -> None:
@@ -196,9 +199,10 @@ def describe(
 
     ``modality``: as the user names it; None takes the file's word, or judges by the intensities.
 
-    Keys: file, format, shape, volumes, spacing_mm, extent_mm, axis_codes, affine, dtype, intensity (min, max, mean,
-    percentiles), values (the different ones of an integer file that has few, else None), modality and modality_reason,
-    qform_code and sform_code (None but for NIfTI), notes.
+    Keys: file, format, structures (names by id, of a SEG or RTSTRUCT, else None), shape, volumes, spacing_mm,
+    extent_mm, axis_codes, affine, dtype, intensity (min, max, mean, percentiles), values (the different ones of an
+    integer file that has few, else None), modality and modality_reason, qform_code and sform_code (None but for NIfTI),
+    notes.
     """
     path = Path(path)
     source = _read(path, volume_index, limits, series_first=True)
@@ -210,6 +214,7 @@ def describe(
     return {
         "file": shown(path),
         "format": source.format,
+        "structures": {str(s.id): s.name for s in source.structures} or None,
         "shape": list(grid.shape),
         "volumes": source.volumes,
         "spacing_mm": list(grid.spacing_mm),

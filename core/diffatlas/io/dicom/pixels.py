@@ -21,6 +21,7 @@ NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", DEF
 def decoded(header: Header, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
     """Stored pixels of the frames of one file; whatever the decoder says is the file's fault."""
     from pydicom.pixels.utils import iter_pixels
+    from pydicom.uid import UID
 
     count = 0
     try:
@@ -36,9 +37,12 @@ def decoded(header: Header, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
         raise
     except Exception as error:  # decoders raise all kinds
         reason = str(error)
+        if header.transfer_syntax not in NATIVE and not UID(header.transfer_syntax).is_transfer_syntax:
+            raise BadInput(
+                f"{shown(header.path)}: its transfer syntax {header.transfer_syntax[:64]} is a private one, which only "
+                "its maker's programs read; export it uncompressed"
+            ) from error
         if "missing required dependencies" in reason or "plugins are missing" in reason:
-            from pydicom.uid import UID
-
             what = UID(header.transfer_syntax).name
             raise BadInput(
                 f"{shown(header.path)}: its compression ({what}) is not read; export it uncompressed"

@@ -139,14 +139,14 @@ def _notes(
 
 
 def _series(volume: FrameVolume, own: Sequence[Header]) -> DicomSeries | None:
-    """References to the slices, or None where an identifier is missing."""
+    """References to the slices, or None where an identifier is missing or stands for several."""
     header = volume.header
     many = len(volume.frames) > len({h.path for h in own}) or len(header.frames) > 1
     slices = tuple(
         (h.sop_instance, frame.index + 1 if many else 0) for h, frame in zip(own, volume.frames, strict=True)
     )
     needed = (header.study, header.series, header.sop_class, *(uid for uid, _ in slices))
-    if not all(needed):
+    if not all(needed) or len(set(slices)) < len(slices):
         return None
     return DicomSeries(
         study=header.study,
