@@ -17,7 +17,7 @@ from diffatlas.io import read_label_ids, read_volume, write_volume
 from napari_diffatlas.widget import DiffAtlasWidget
 from tests.dicom_files import write_series as write_slices
 from tests.fakes import FakeBackend
-from tests.io.test_io import write_series
+from tests.io.files import write_series
 
 pytestmark = pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
 
