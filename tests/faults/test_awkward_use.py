@@ -77,7 +77,7 @@ def test_an_error_is_one_line_of_bounded_length(cli: Cli, tmp_path: Path) -> Non
 
 
 def placed(path: Path, sform: Any, qform: Any, codes: tuple[int, int] = (1, 1)) -> Path:
-    image = nib.Nifti1Image(np.zeros((10, 12, 14), np.int16), sform)  # noqa: F811
+    image = nib.Nifti1Image(np.arange(1680, dtype=np.int16).reshape(10, 12, 14), sform)  # noqa: F811
     image.set_sform(sform, codes[0])
     image.set_qform(qform, codes[1])
     nib.save(image, path)

@@ -150,9 +150,11 @@ def test_compare_goes_by_name(cli: Cli, scan: Volume, tmp_path: Path) -> None:  
 
 def test_contours_without_their_series_say_what_they_need(scan: Volume, tmp_path: Path) -> None:
     made = theirs(scan, tmp_path / "s/r.dcm", "rtstruct", named("a", "b"))
-    (tmp_path / "r.dcm").write_bytes((tmp_path / "s/r.dcm").read_bytes())
+    alone = tmp_path / "alone" / "r.dcm"
+    alone.parent.mkdir()
+    alone.write_bytes((tmp_path / "s/r.dcm").read_bytes())
     assert scan.series is not None
     with pytest.raises(BadInput, match=rf"r\.dcm: its series is not beside it.*series {scan.series.series}"):
-        io.read_label_ids(tmp_path / "r.dcm")
-    ids = io.read_rtstruct(tmp_path / "r.dcm", io.Limits(), scan.grid).data
+        io.read_label_ids(alone)
+    ids = io.read_rtstruct(alone, io.Limits(), scan.grid).data
     np.testing.assert_array_equal(ids > 0, made.data > 0)

@@ -22,7 +22,7 @@ from diffatlas.geometry.volume import DicomSeries, LabelMap, Structure
 from diffatlas.io.atomic import shown
 from diffatlas.io.dicom.codes import code_item, code_of, name_by_code
 from diffatlas.io.dicom.files import find
-from diffatlas.io.dicom.header import STRUCTURE_SET, damaged, open_header
+from diffatlas.io.dicom.header import STRUCTURE_SET, Header, damaged, open_header
 from diffatlas.io.dicom.seg import MANUFACTURER, patient_dataset, planes_of
 from diffatlas.io.dicom.volumes import LPS_TO_RAS, affine_of, volumes_of
 from diffatlas.io.source import Limits, Source, make_grid
@@ -166,16 +166,17 @@ def _filled(item: Any, grid: Grid) -> NDArray[np.bool_]:
 
 
 def _grid_of(series: str, path: Path, limits: Limits) -> Grid:
-    missing = f"{shown(path)}: its series is not beside it"
+    headers: list[Header] = []
+    why = ""
     try:
         headers = [h for h in find(path.parent, limits).headers if h.series == series] if series else []
     except BadInput as error:
-        raise BadInput(f"{missing} ({error})") from error
+        why = f" ({error})"
     if not headers:
-        wanted = "the image that it was drawn on, which it does not name" if not series else f"series {series[:64]}"
+        wanted = f"series {series[:64]}" if series else "the image that it was drawn on, which it does not name"
         raise BadInput(
-            f"{missing}; contours say nothing of voxels: put the file into the folder of {wanted}, or give that grid "
-            "to diffatlas.io.read_rtstruct"
+            f"{shown(path)}: its series is not beside it{why}; contours say nothing of voxels: put the file into the "
+            f"folder of {wanted}, or give that grid to diffatlas.io.read_rtstruct"
         )
     volumes, _ = volumes_of(headers, path)
     volume = max(volumes, key=lambda v: len(v.frames))
