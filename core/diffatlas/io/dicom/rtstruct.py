@@ -22,7 +22,7 @@ from diffatlas.geometry.volume import DicomSeries, LabelMap, Structure
 from diffatlas.io.atomic import shown
 from diffatlas.io.dicom.codes import code_item, code_of, name_by_code
 from diffatlas.io.dicom.files import find
-from diffatlas.io.dicom.header import STRUCTURE_SET, Header, damaged, open_header
+from diffatlas.io.dicom.header import MALFORMED, STRUCTURE_SET, Header, damaged, open_header
 from diffatlas.io.dicom.seg import MANUFACTURER, patient_dataset, planes_of
 from diffatlas.io.dicom.volumes import LPS_TO_RAS, affine_of, volumes_of
 from diffatlas.io.source import Limits, Source, make_grid
@@ -124,7 +124,9 @@ def read_rtstruct(path: Path, limits: Limits, grid: Grid | None = None) -> Sourc
             for code in (item.get("RTROIIdentificationCodeSequence") or [])[:1]
         }
         series = _referenced_series(dataset)
-    except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
+    except BadInput:
+        raise
+    except MALFORMED as error:
         raise damaged(path, error) from error
     if len({s.id for s in structures.values()}) < len(structures):
         structures = {n: Structure(s.name, n, s.color) for n, s in structures.items()}
@@ -135,7 +137,7 @@ def read_rtstruct(path: Path, limits: Limits, grid: Grid | None = None) -> Sourc
     for number, item in drawn:
         try:
             mask = _filled(item, grid)
-        except (AttributeError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             raise BadInput(f"{name}: '{structures[number].name[:40]}': {error}") from error
         overlap += int(np.count_nonzero(ids[mask]))
         ids[mask] = structures[number].id
