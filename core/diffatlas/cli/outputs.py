@@ -105,9 +105,7 @@ def write_run(outputs: Outputs, result: Result, source: Volume, recorder: Record
 
     confidence = result.confidence
     if outputs.confidence is not None and confidence is None:
-        raise BadInput(
-            "this run has no confidence map to write: run more than one sample, or a calibrated model"
-        )
+        raise BadInput("this run has no confidence map to write: run more than one sample, or a calibrated model")
     if outputs.frames is not None and recorder.folder is not None:
         publish(recorder.folder, outputs.frames)
     wanted = (outputs.confidence, outputs.gif, outputs.labels, outputs.report)
