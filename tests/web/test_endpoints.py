@@ -46,7 +46,9 @@ pytestmark = [*GRADIO_WARNINGS, pytest.mark.timeout(400)]
         (["FILE", None, None, 0, 64], "samples must be a whole number, 1 to 8"),
         (["FILE", None, None, 0, 1, "low"], "guidance_noise must be a number"),
         (["FILE", None, None, 0, 1, 7], "guidance_noise must be 0 to 1"),
-        (["FILE", None, None, 0, 1, -1, "more"], "segment takes 6 arguments"),
+        (["FILE", None, None, 0, 1, -1, "pet"], "modality must be one of"),
+        (["FILE", None, None, 0, 1, -1, None, 1.5], "volume_index must be a whole number"),
+        (["FILE", None, None, 0, 1, -1, None, None, "more"], "segment takes 8 arguments"),
         ({"volume": None}, "segment takes its arguments as a list"),
     ],
 )
