@@ -89,6 +89,6 @@ def test_labels_are_no_image(tmp_path: Path) -> None:
     volume = io.read_volume(folder)
     labels = LabelMap(np.ones(volume.grid.shape, np.uint8), volume.grid, MMWHS)
     for format_ in ("seg", "rtstruct"):
-        io.write_label_map(labels, folder / "l.dcm", source=volume, format=format_)  # type: ignore[arg-type]
+        io.write_label_map(labels, folder / "l.dcm", source=volume, format=format_)
         with pytest.raises(BadInput, match="holds labels and no image"):
             io.read_volume(folder / "l.dcm")
