@@ -8,24 +8,37 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from diffatlas.data import SCHEMES, Centre, Layout, named_scheme
+from diffatlas.data.schemes import COLORS
 from diffatlas.errors import BadInput
 from diffatlas.geometry.space import ModelSpace
-from diffatlas.geometry.volume import Byte, LabelScheme
+from diffatlas.geometry.volume import LabelScheme, Structure
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class StructureConfig(_Strict):
-    """One structure to learn: its name, the id that results carry, and a display colour (r, g, b), 0 to 255."""
-
-    name: str = Field(min_length=1)
-    id: int = Field(ge=1, le=65_535)
-    color: tuple[Byte, Byte, Byte] | None = None
+def _coloured(rows: Any) -> Any:
+    """Structures without a colour get one by their place in the list."""
+    if not isinstance(rows, (list, tuple)):
+        return rows
+    return [
+        {**row, "color": row.get("color") or COLORS[place % len(COLORS)]} if isinstance(row, dict) else row
+        for place, row in enumerate(rows)
+    ]
 
 
 class DataConfig(_Strict):
@@ -60,7 +73,7 @@ class DataConfig(_Strict):
     modalities: tuple[Literal["ct", "mr", "random"], ...] | None = None
     shares: tuple[float, ...] | None = None
     scheme: Literal["mmwhs", "hippocampus"] | None = None
-    structures: tuple[StructureConfig, ...] | None = None
+    structures: Annotated[tuple[Structure, ...], BeforeValidator(_coloured)] | None = None
     labels: dict[str, int] | None = None
     channel: int | None = Field(None, ge=0)
     centre: Centre = "auto"
