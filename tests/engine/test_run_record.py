@@ -60,6 +60,8 @@ def test_the_report_of_an_older_version_opens(tmp_path: Path) -> None:
     assert (run.file, run.weights_sha256) == ("run.json", OLD["model"]["sha256"])
     assert (run.source.path, run.source.name) == (Path("/data/case 7.nii.gz"), "case 7")
     assert run.other_image(VOLUME, "it") is None
+    moved = replace(VOLUME, grid=Grid((2, 3, 4), VOLUME.grid.affine + np.eye(4, k=3) * 0.01))
+    assert "elsewhere in the world" in str(run.other_image(moved, "it"))
     assert run.prepared(replace(VOLUME, modality="ct")).modality == "mr"
     assert run.request.roi == ((0, 2), (0, 3), (1, 4))
     edit = run.request.edit

@@ -116,6 +116,18 @@ class NetworkConfig(_Strict):
     evidence: bool = False
 
 
+class MonaiNetworkConfig(_Strict):
+    """MONAI's (`diffatlas.models.monai_unet.MonaiUNet`)."""
+
+    kind: Literal["monai-unet"]
+    widths: tuple[int, ...] = Field((32, 64, 128), min_length=1)
+    blocks: int = Field(1, ge=1)
+    patch: int = Field(2, ge=1)
+    attention: tuple[bool, ...] = (False, False, True)
+    groups: int = Field(8, ge=1)
+    evidence: bool = False
+
+
 class PublishedNetworkConfig(_Strict):
     """The published one (`diffatlas.published.network.PublishedUNet`); 36 million parameters as it stands here."""
 
@@ -135,7 +147,9 @@ def _kind(value: Any) -> str:
 
 
 AnyNetwork = Annotated[
-    Annotated[NetworkConfig, Tag("atlas-unet")] | Annotated[PublishedNetworkConfig, Tag("published-unet")],
+    Annotated[NetworkConfig, Tag("atlas-unet")]
+    | Annotated[MonaiNetworkConfig, Tag("monai-unet")]
+    | Annotated[PublishedNetworkConfig, Tag("published-unet")],
     Discriminator(_kind),
 ]
 
@@ -241,6 +255,11 @@ class TrainConfig(_Strict):
         scheme = self.data.build_scheme()
         assert scheme is not None  # validated above
         return LabelScheme(self.name, scheme.structures) if self.data.structures else scheme
+
+
+def told_evidence(config: TrainConfig) -> bool:
+    """Whether the network is told where the image was acquired: then a batch says so in one more channel."""
+    return bool(getattr(config.network, "evidence", False))
 
 
 def read_mapping(path: Path, what: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from diffatlas.errors import BadInput
 from diffatlas.train.augment import appearance, geometry
-from diffatlas.train.config import NetworkConfig, TrainConfig
+from diffatlas.train.config import TrainConfig, told_evidence
 from diffatlas.train.devices import share, start, summed
 from diffatlas.train.draws import Draws, torch_generator
 from diffatlas.train.log import Log
@@ -69,16 +69,11 @@ def batch_of(data: Prepared, config: TrainConfig, draws: Draws) -> Tensor:
     sdf = data.sdf[picks].to(draws.device).float() * (REACH / 127)
     space = config.space
     known = None
-    if evidence(config):
+    if told_evidence(config):
         known = torch.ones_like(image) if data.known is None else data.known[picks, looks][:, None].to(image)
     image, sdf, known = geometry(image, sdf, space.shape, space.spacing_mm, config.augment, draws, space.fill, known)
     channels = [appearance(image, config.augment, draws), sdf.clamp(-1, 1)]
     return torch.cat(channels if known is None else [*channels, known.to(image.dtype)], dim=1)
-
-
-def evidence(config: TrainConfig) -> bool:
-    """Whether the network is told where the image was acquired: then a batch says so in one more channel."""
-    return isinstance(config.network, NetworkConfig) and config.network.evidence
 
 
 def advance(run: Run, data: Prepared) -> None:

@@ -1,4 +1,4 @@
-"""What is learnt: image-mask pairs at two noise levels, and an answer that survives its own walk.
+"""Training loss: pairs at two noise levels, and samples noised again from the network's own prediction.
 
 Every sample of a batch gets one of five ways of noising (shares in `ObjectiveConfig`). Four are the tasks of one joint
 and conditional model: one step from pure noise, the walk with the image at rho * t, the pair at one level, an image
@@ -72,8 +72,10 @@ def noised(x0: Tensor, noise: Tensor, t_image: Tensor, t_mask: Tensor) -> Tensor
 
 
 def soft_dice_loss(sdf: Tensor, target: Tensor, width: float, weight: Tensor | None = None) -> Tensor:
-    """1 - soft Dice over structures present, [B]; occupancy is sigmoid(-sdf / width), a voxel counts ``weight``
-    [B, 1, X, Y, Z]."""
+    """1 - soft Dice, [B]: the mean over structures, absent ones counting as right.
+
+    A voxel's share in a structure is sigmoid(-sdf / width); it counts ``weight`` [B, 1, X, Y, Z].
+    """
     p, q = torch.sigmoid(-sdf / width), (target < 0).to(sdf.dtype)
     if weight is not None:
         p, q = p * weight, q * weight
