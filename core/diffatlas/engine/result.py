@@ -1,4 +1,4 @@
-"""From steps to what front ends see: frames, and with the last one the result and where it comes from.
+"""Steps of a walk -> frames; the last frame carries the result and its provenance.
 
 numpy only; a test can feed it steps that no network made.
 """

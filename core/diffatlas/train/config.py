@@ -1,4 +1,4 @@
-"""What a training run is told: a validated YAML file."""
+"""The configuration of a training run: a validated YAML file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _coloured(rows: Any) -> Any:
 
 
 class DataConfig(_Strict):
-    """Where the cases come from, and what of them is learnt.
+    """The source of the cases, and which structures are learnt.
 
     ``source``: "folder" (images/NAME.nii.gz and labels/NAME.nii.gz under ``path``, or ``path`` is a CSV table),
     "mmwhs", "totalsegmentator", "diffatlas" (the authors' preprocessed data), "decathlon": `diffatlas.data` says what
@@ -186,7 +186,7 @@ class ObjectiveConfig(_Strict):
 
 
 class TrainConfig(_Strict):
-    """What to learn, from what, for how long, where; times are in updates, each over a global batch of ``batch``.
+    """Task, data, network, duration and devices. Times are in updates, each over a global batch of ``batch``.
 
     ``task``: what is learnt (`diffatlas.train.task`), with ``task_options`` of its own. ``start_from``: a model
     whose weights a new run begins with, by name as ``--model`` takes it, or its folder.

@@ -1,8 +1,7 @@
-"""The training loop: any number of devices, resumable to the bit, time-boxed.
+"""The training loop, on any number of devices, with a time limit; a resumed run gives the same bits.
 
-An update is a function of its number: the cases, their augmentation and their noise are drawn for the whole global
-batch, and each process takes its share of it, in as many parts as it is told. The loss is the mean over the global
-batch however it is shared.
+Cases, augmentation and noise of an update depend only on its number. They are drawn for the global batch, and each
+process takes its share, in ``accumulate`` parts. The loss is the mean over the global batch.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def cases_of(draws: Draws, cases: int) -> list[int]:
 
 
 def batch_of(data: Prepared, config: TrainConfig, draws: Draws) -> Tensor:
-    """Random augmented pairs x0 [B, 1 + K, X, Y, Z] for ``draws``, on their device; see `evidence` for one more."""
+    """Random augmented pairs x0 [B, 1 + K, X, Y, Z] for ``draws``, on their device; one more channel with evidence."""
     picks = cases_of(draws, len(data))
     shares = torch.tensor(config.data.shares or (1.0,) * data.image.shape[1], dtype=torch.float64, device="cpu")
     if len(shares) != data.image.shape[1]:
@@ -107,7 +106,7 @@ def advance(run: Run, data: Prepared) -> None:
 
 
 def _told(values: Tensor) -> Tensor:
-    """Detached, with NaN as infinity: to the meter NaN means that there is none."""
+    """Detached, with NaN replaced by infinity, because `Meter` uses NaN for "no value"."""
     return values.detach().nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 

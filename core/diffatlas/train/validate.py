@@ -1,4 +1,4 @@
-"""How well the averaged weights segment the cases kept apart, and what their answers and their pairs look like."""
+"""Validation: Dice of the averaged weights on the cases kept apart, and pictures of predictions and generated pairs."""
 
 from __future__ import annotations
 
