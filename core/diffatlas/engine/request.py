@@ -55,7 +55,7 @@ def _unpack(packed: dict[str, Any], key: str, bits: bool) -> NDArray[Any]:
         count = math.prod(shape)
         size = (count + 7) // 8 if bits else count
         raw = zlib.decompressobj().decompress(base64.b64decode(packed[key], validate=True), size + 1)
-    except (KeyError, TypeError, zlib.error) as error:
+    except (KeyError, TypeError, OverflowError, zlib.error) as error:
         raise ValueError(f"is not a packed mask ({type(error).__name__} {error})") from error
     if len(raw) != size:
         raise ValueError("its data do not fill its shape")
@@ -187,5 +187,7 @@ class Request:
         what = "not a request of this program"
         try:
             return load(cls, json.loads(data) if isinstance(data, str) else data, what)
-        except json.JSONDecodeError as error:
-            raise BadInput(f"{what}: {error}") from error
+        except BadInput:
+            raise
+        except (ValueError, RecursionError) as error:  # of the JSON text
+            raise BadInput(f"{what}: {str(error)[:100]}") from error
