@@ -190,4 +190,4 @@ class Request:
         except BadInput:
             raise
         except (ValueError, RecursionError) as error:  # of the JSON text
-            raise BadInput(f"{what}: {str(error)[:100]}") from error
+            raise BadInput(f"{what}: {str(error)[:100]!a}") from error
