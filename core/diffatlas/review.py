@@ -13,22 +13,23 @@ import io as text_io
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import LabelMap
 from diffatlas.io import atomic_write_bytes
 from diffatlas.metrics import dice
+from diffatlas.values import load, plain, value
 
 FILE, TABLE, FOLDER = "review.jsonl", "review.csv", "reviewed"
 
 State = Literal["to do", "accepted", "corrected", "rejected"]
 
 
-@dataclass(frozen=True)
+@value(frozen=True)
 class Verdict:
     """What was said of a case.
 
@@ -47,18 +48,6 @@ class Verdict:
     volumes_ml: dict[str, float] = field(default_factory=dict)
     changed_dice: dict[str, float] = field(default_factory=dict)
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Verdict:
-        """KeyError, TypeError or ValueError where it is no verdict."""
-        if value["state"] not in get_args(State):
-            raise ValueError(f"state {value['state']!r} is unknown")
-        texts = {key: str(value.get(key, "")) for key in ("reason", "who", "when", "labels")}
-        volumes, changed = (
-            {str(k): float(v) for k, v in dict(value.get(key) or {}).items()} for key in ("volumes_ml", "changed_dice")
-        )
-        run = {str(k): str(v) for k, v in dict(value.get("run") or {}).items()}
-        return cls(str(value["case"]), value["state"], run=run, volumes_ml=volumes, changed_dice=changed, **texts)
-
 
 def read(folder: Path) -> dict[str, Verdict]:
     """The last verdict of each case in ``folder``; empty where nobody has reviewed yet."""
@@ -71,8 +60,8 @@ def read(folder: Path) -> dict[str, Verdict]:
     verdicts: dict[str, Verdict] = {}
     for line in lines:
         try:
-            verdict = Verdict.from_json(json.loads(line))
-        except (ValueError, KeyError, TypeError):
+            verdict = load(Verdict, json.loads(line), FILE)
+        except ValueError:
             continue  # cut short
         verdicts[verdict.case] = verdict
     return verdicts
@@ -80,7 +69,7 @@ def read(folder: Path) -> dict[str, Verdict]:
 
 def add(folder: Path, verdict: Verdict) -> None:
     """Write a verdict behind those that are there, and see it onto the disk."""
-    line = json.dumps(asdict(verdict), ensure_ascii=False) + "\n"
+    line = json.dumps(plain(verdict), ensure_ascii=False) + "\n"
     path = folder / FILE
     try:
         with path.open("ab+") as file:

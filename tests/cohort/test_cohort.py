@@ -82,7 +82,7 @@ def test_every_case_leaves_labels_on_its_voxels_and_a_report_that_replays(folder
         assert np.array_equal(labels.data, backend.labels_at(volume.grid, 1.0).data)
         assert np.array_equal(labels.grid.affine, volume.grid.affine)
         run = read_run(case.report)
-        assert (run.source_path, run.other_image(volume, "it")) == (case.path, None)
+        assert (run.source.path, run.other_image(volume, "it")) == (case.path, None)
         assert run.request.to_json() == REQUEST.to_json()
     for case in cases:
         lines = [json.loads(line) for line in (out / FOLDER / f"{case.name}.0.jsonl").read_text().splitlines()]
@@ -326,7 +326,7 @@ def test_one_odd_name_stops_nothing_and_every_case_keeps_its_report(folder: Path
     assert {name for name, status in result.items() if status.state != "done"} <= {"x" * 230}
     for case in cases:
         if result[case.name].state == "done":
-            assert read_run(case.report).source_path == case.path
+            assert read_run(case.report).source.path == case.path
             assert case.labels.is_file()
     assert states(play(cases, FakeBackend()))["cohort"] == ALREADY
 

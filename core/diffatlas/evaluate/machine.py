@@ -1,4 +1,4 @@
-"""What a result was made on: processor, cores, versions."""
+"""The machine of a result: processor, cores, versions."""
 
 from __future__ import annotations
 

@@ -29,7 +29,11 @@ WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "card.yaml"
 MAX_CARD_BYTES = 2**20
 # Architecture kind -> module with ``build(card, **arguments)``; imported on first use, because it imports torch.
-NETWORKS = {"atlas-unet": "diffatlas.models.unet", "published-unet": "diffatlas.published.network"}
+NETWORKS = {
+    "atlas-unet": "diffatlas.models.unet",
+    "monai-unet": "diffatlas.models.monai_unet",
+    "published-unet": "diffatlas.published.network",
+}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -178,6 +182,9 @@ def build_network(card: ModelCard) -> nn.Module:
         raise BadInput(f"{card.path / CARD_FILE}: architecture '{kind}' is unknown")
     try:
         network: nn.Module = import_module(NETWORKS[kind]).build(card, **arguments)
+    except ImportError as error:
+        needs = str(error).splitlines()[0]
+        raise BadInput(f"{card.name}: {needs}; install it with: pip install 'napari-diffatlas[train]'") from error
     except (TypeError, ValueError, RuntimeError) as error:
         raise BadInput(f"{card.path / CARD_FILE}: architecture does not fit ({str(error).splitlines()[0]})") from error
     return network

@@ -1,4 +1,4 @@
-"""Where a run runs: one device, or several processes that share every batch.
+"""Devices of a training run: one, or several processes that share each batch.
 
 Processes come from ``torchrun`` or SLURM's ``srun``, whose environment says how many there are, or, for
 several devices of one machine, are started here.
