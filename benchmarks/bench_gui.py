@@ -162,11 +162,11 @@ def figures(gaps: list[tuple[float, float]]) -> dict[str, Any]:
     }
 
 
-def wait(condition: Callable[[], bool], seconds: float) -> None:
-    """Let Qt's own loop run until ``condition`` holds or the time is up."""
+def wait(condition: Callable[[], bool], seconds: float, look_ms: int = 50) -> None:
+    """Let Qt's own loop run until ``condition`` holds, looked at every ``look_ms``, or the time is up."""
     loop, look, end = QEventLoop(), QTimer(), time.monotonic() + seconds
     look.timeout.connect(lambda: loop.quit() if condition() or time.monotonic() > end else None)
-    look.start(50)
+    look.start(look_ms)
     loop.exec()
     look.stop()
 

@@ -67,7 +67,7 @@ def region(viewer: Any, widget: DiffAtlasWidget, _: argparse.Namespace) -> None:
     data, state, _kind = volume_to_layer(volume)
     viewer.add_image(data, **(state | {"name": "chest CT"}))
     viewer.reset_view()
-    widget.segment.panel.about.open(False)
+    widget.segment.panel.about.collapse(animate=False)
     widget.segment.region.find_button.click()
     wait(lambda: not widget.running)
     viewer.dims.set_point(2, 0.0)
@@ -76,7 +76,7 @@ def region(viewer: Any, widget: DiffAtlasWidget, _: argparse.Namespace) -> None:
 def atlas(viewer: Any, widget: DiffAtlasWidget, options: argparse.Namespace) -> None:
     """Pairs in the gallery, the first opened."""
     widget.tabs.setCurrentWidget(widget.atlas)
-    widget.atlas.count_box.setValue(options.pairs)
+    widget.atlas.form["count"].value = options.pairs
     widget.atlas.draw_button.click()
     wait(lambda: not widget.running, 1200)
     widget.atlas.gallery.item(0).setSelected(True)
@@ -96,8 +96,8 @@ def compare(viewer: Any, widget: DiffAtlasWidget, _: argparse.Namespace) -> None
     wait(lambda: not widget.running)
     widget.tabs.setCurrentWidget(widget.compare)
     tab = widget.compare
-    tab.reference_combo.setCurrentText("phantom CT truth")
-    tab.labels_combo.setCurrentIndex(tab.labels_combo.count() - 1)
+    tab.form["labels"].value = viewer.layers[-1]
+    tab.form["reference"].value = viewer.layers["phantom CT truth"]
     tab.compare_button.click()
     wait(lambda: bool(tab.table.rows()))
     for layer in viewer.layers:
@@ -118,13 +118,14 @@ def folder(viewer: Any, widget: DiffAtlasWidget, _: argparse.Namespace) -> None:
         widget.segment.panel.model_combo.setCurrentIndex(widget.segment.panel.model_combo.findData("heart-phantom"))
         tab = widget.folder
         widget.tabs.setCurrentWidget(tab)
-        tab.input_edit.setText(str(cases))
-        tab.output_edit.setText(f"{cases}-labels")
+        tab.form["images"].value, tab.form["results"].value = cases, f"{cases}-labels"
         tab.run_button.click()
         wait(lambda: not widget.running, 1200)
         tab.table.cellDoubleClicked.emit(0, 0)
-        tab.input_edit.setText("patients")  # where it lies on this machine is no matter
-        tab.output_edit.setText("patients-labels")
+        tab.form["images"].value, tab.form["results"].value = (
+            "patients",
+            "patients-labels",
+        )  # where it lies is no matter
         viewer.reset_view()
 
 

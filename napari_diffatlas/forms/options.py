@@ -26,7 +26,7 @@ from diffatlas.engine.request import (
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import Volume
 from diffatlas.session import Plan
-from napari_diffatlas.forms.parts import Fold, Text, about, combo_box, yielding
+from napari_diffatlas.forms.parts import Text, about, combo_box, fold, yielding
 
 PRESET_TITLES: dict[PresetName, str] = {"fast": "Fast", "watch": "Watch", "published": "As published"}
 GUIDANCE_TITLES: dict[GuidanceName, str] = {
@@ -196,7 +196,7 @@ class Options(QWidget):
             self.precision_combo.addItem(precision, precision)
         self.device_text = Text()
         self.advanced = Advanced()
-        self.fold = Fold("Advanced", self.advanced)
+        self.fold = fold("Advanced", self.advanced)
         device_row = QHBoxLayout()
         device_row.addWidget(QLabel("Device"))
         device_row.addWidget(self.device_combo, 1)

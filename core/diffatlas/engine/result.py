@@ -138,7 +138,11 @@ class Frames:
             "request": self.plan.request.to_json(),
             "model": {"name": card.name, "sha256": card.sha256},
             "source": source,
-            "placement": {"shape": list(grid.shape), "affine": grid.affine.tolist()},
+            "placement": {
+                "shape": list(grid.shape),
+                "affine": grid.affine.tolist(),
+                "confidence": self.placement.confidence,
+            },
             **self.where,
             "versions": {"python": platform.python_version(), "torch": version("torch"), "numpy": np.__version__},
             "seconds": round(seconds, 3),
