@@ -89,7 +89,7 @@ class CrossOut(QWidget):
         """Say how much is crossed out, and whether the model can be told."""
         source = self._source()
         layer = None if source is None else self._crossed.layer(source)
-        self.start_button.setEnabled(source is not None and self._idle)
+        self.start_button.setEnabled(source is not None and self._idle and not source.large)
         self.clear_button.setEnabled(layer is not None and self._idle)
         text, warn = "", False
         if source is not None and layer is not None:

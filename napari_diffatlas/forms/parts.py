@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from qtpy.QtCore import Qt
+from magicgui.widgets import Container
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QIcon
-from qtpy.QtWidgets import QComboBox, QLabel, QProgressBar, QSizePolicy, QWidget
+from qtpy.QtWidgets import QComboBox, QLabel, QProgressBar, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
 from superqt import QCollapsible
 
+HEADING = "text-align: left; border: none; background: transparent; padding: 2px 0;"
 MAX_HEIGHT = 2**24 - 1  # Qt's own
 W = TypeVar("W", bound=QWidget)
 # By whether the ground is dark; readable on it.
@@ -22,6 +24,9 @@ class Text(QLabel):
 
     def __init__(self, text: str = "") -> None:
         super().__init__()
+        self._grown = QTimer(self)
+        self._grown.setSingleShot(True)
+        self._grown.timeout.connect(self._tell_parents)
         self.setWordWrap(True)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
         self.setText(text)
@@ -35,8 +40,21 @@ class Text(QLabel):
         self._fit()
 
     def _fit(self) -> None:
+        before = self.maximumHeight()
         self.setMinimumHeight(0)  # heightForWidth never answers less than the minimum
         self.setFixedHeight(max(0, self.heightForWidth(self.width())) if self.text() else 0)
+        if self.maximumHeight() != before:
+            self._grown.start(0)
+
+    def _tell_parents(self) -> None:
+        """Have every layout above make room: one that is at work while this text grows keeps its old height."""
+        parent = self.parentWidget()
+        while parent is not None and not isinstance(parent, QScrollArea):
+            layout = parent.layout()
+            if layout is not None:
+                layout.invalidate()
+            parent.updateGeometry()
+            parent = parent.parentWidget()
 
 
 class Status(Text):
@@ -93,6 +111,7 @@ def fold(title: str, content: QWidget, opened: bool = False) -> QCollapsible:
     unused.deleteLater()
     layout.setContentsMargins(0, 0, 0, 0)
     layout.setSpacing(2)
+    collapsible.toggleButton().setStyleSheet(HEADING)
     collapsible.setDuration(0)
     collapsible.setContent(content)
 
@@ -105,6 +124,35 @@ def fold(title: str, content: QWidget, opened: bool = False) -> QCollapsible:
     collapsible.toggled.connect(show)
     (collapsible.expand if opened else collapsible.collapse)(animate=False)
     return collapsible
+
+
+class Rows(QWidget):
+    """A magicgui form in a narrow dock: no margins, rows as wide as the dock, and all labels as wide as the widest.
+
+    magicgui measures its labels when they are made, in another font than the viewer's.
+    """
+
+    def __init__(self, form: Container[Any]) -> None:
+        super().__init__()
+        form.margins = (0, 0, 0, 0)
+        native = form.native
+        assert isinstance(native, QWidget)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(native)
+        self._labels = []
+        for row in form:
+            yielding(row.native)
+            around = row.native.parentWidget()
+            label = None if around is native else around.findChild(QLabel)
+            if label is not None:
+                self._labels.append(label)
+
+    def resizeEvent(self, event: Any) -> None:
+        super().resizeEvent(event)
+        widest = max((label.sizeHint().width() for label in self._labels), default=0)
+        for label in self._labels:
+            label.setFixedWidth(widest)
 
 
 def size_mm(extent: Sequence[float]) -> str:

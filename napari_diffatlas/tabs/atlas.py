@@ -17,7 +17,6 @@ from qtpy.QtWidgets import (
     QListWidget,
     QListWidgetItem,
     QPushButton,
-    QWidget,
 )
 
 from diffatlas import session
@@ -26,7 +25,7 @@ from diffatlas.errors import BadInput
 from diffatlas.session import Backend
 from napari_diffatlas.forms.options import MAX_SEED, Presets
 from napari_diffatlas.forms.panel import Card, legend
-from napari_diffatlas.forms.parts import Bar, Status, Text, yielding
+from napari_diffatlas.forms.parts import Bar, Rows, Status, Text, yielding
 from napari_diffatlas.forms.thumbnail import HEIGHT, WIDTH, picture, pixmap
 from napari_diffatlas.jobs.pairs import AllDrawn, Coming, Drawn, Pair, Pairs
 from napari_diffatlas.jobs.runner import Runner
@@ -59,14 +58,11 @@ class AtlasTab(Tab):
         models = {"choices": [(card.title, card.name) for card in cards], "tooltip": "The atlas to draw from"}
         self.form = Container(
             widgets=[
-                create_widget(annotation=str, name="model", widget_type="ComboBox", options=models),
+                create_widget(annotation=str, name="model", label="Model", widget_type="ComboBox", options=models),
                 create_widget(annotation=int, name="count", label="Pairs", value=6, options=COUNT),
-                create_widget(annotation=int, name="seed", value=0, options=SEED),
+                create_widget(annotation=int, name="seed", label="Seed", value=0, options=SEED),
             ]
         )
-        self.form.margins = (0, 0, 0, 0)
-        for row in self.form:
-            yielding(row.native)
         self.model_text = Text()
         self.presets = Presets()
         self.draw_button = QPushButton("Draw pairs")
@@ -92,8 +88,6 @@ class AtlasTab(Tab):
         self._enable()
 
     def _lay_out(self) -> None:
-        native = self.form.native
-        assert isinstance(native, QWidget)
         gallery = self.gallery
         gallery.setViewMode(QListView.ViewMode.IconMode)
         gallery.setResizeMode(QListView.ResizeMode.Adjust)
@@ -107,7 +101,7 @@ class AtlasTab(Tab):
         buttons.addWidget(yielding(self.stop_button), 1)
         after.addWidget(yielding(self.open_button), 1)
         after.addWidget(yielding(self.save_button), 1)
-        self.column.addWidget(native)
+        self.column.addWidget(Rows(self.form))
         self.column.addWidget(self.model_text)
         self.column.addWidget(self.presets)
         self.column.addLayout(buttons)

@@ -9,11 +9,11 @@ from typing import Any
 import napari.layers
 from magicgui.widgets import Container, create_widget
 from napari.qt.threading import create_worker
-from qtpy.QtWidgets import QPushButton, QWidget
+from qtpy.QtWidgets import QPushButton
 
 from diffatlas.errors import BadInput
 from napari_diffatlas.forms.panel import legend
-from napari_diffatlas.forms.parts import Bar, Status, Text, short, yielding
+from napari_diffatlas.forms.parts import Bar, Rows, Status, Text, short
 from napari_diffatlas.forms.table import Table
 from napari_diffatlas.jobs.worker import Failed, guarded
 from napari_diffatlas.tabs.tab import Tab
@@ -56,9 +56,6 @@ class CompareTab(Tab):
                 create_widget(annotation=float, name="tolerance", label="Tolerance, mm", value=2.0, options=TOLERANCE),
             ]
         )
-        self.form.margins = (0, 0, 0, 0)
-        for row in self.form:
-            yielding(row.native)
         self.compare_button = QPushButton("Compare")
         self.progress = Bar()
         self.progress.setRange(0, 0)
@@ -71,9 +68,7 @@ class CompareTab(Tab):
             assert item is not None
             item.setToolTip(tip)
         self.legend = Text()
-        native = self.form.native
-        assert isinstance(native, QWidget)
-        self.column.addWidget(native)
+        self.column.addWidget(Rows(self.form))
         for part in (self.compare_button, self.progress, self.status, self.table, self.legend):
             self.column.addWidget(part)
         self.column.addStretch(1)
@@ -114,7 +109,7 @@ class CompareTab(Tab):
     def _layer_choice(self, name: str, tip: str) -> Any:
         """napari's choice of a layer, of those that can be compared."""
         options = {"choices": self.choices, "tooltip": tip}
-        return create_widget(annotation=napari.layers.Labels, name=name, options=options)
+        return create_widget(annotation=napari.layers.Labels, name=name, label=name.title(), options=options)
 
     def set_dark(self, dark: bool) -> None:
         self.status.set_dark(dark)

@@ -19,7 +19,6 @@ from qtpy.QtWidgets import (
     QPushButton,
     QTableWidget,
     QTableWidgetItem,
-    QWidget,
 )
 
 from diffatlas import session
@@ -29,7 +28,7 @@ from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import LabelScheme
 from diffatlas.session import Backend
 from napari_diffatlas.forms.options import Planner
-from napari_diffatlas.forms.parts import Bar, Text, yielding
+from napari_diffatlas.forms.parts import Bar, Rows, Text, yielding
 from napari_diffatlas.forms.parts import Status as StatusLine
 from napari_diffatlas.jobs.folder import Finished, FolderRun, FolderUpdate, Listed
 from napari_diffatlas.jobs.runner import Runner
@@ -87,9 +86,6 @@ class FolderTab(Tab):
                 ),
             ]
         )
-        self.form.margins = (0, 0, 0, 0)
-        for row in self.form:
-            yielding(row.native)
         self.options_text = Text()
         self.run_button = QPushButton("Run")
         self.run_button.setToolTip("Segment what is not done yet, and try again what failed")
@@ -111,8 +107,6 @@ class FolderTab(Tab):
 
     def _lay_out(self) -> None:
         hint = Text("Each volume of the folder leaves labels (.nii.gz) and a report that can be replayed (.json).")
-        native = self.form.native
-        assert isinstance(native, QWidget)
         buttons = QHBoxLayout()
         for button in (self.run_button, self.stop_button, self.rerun_button):
             buttons.addWidget(yielding(button), 1)
@@ -134,7 +128,7 @@ class FolderTab(Tab):
         self.table.hide()
         self.progress.setTextVisible(False)
         self.column.addWidget(hint)
-        self.column.addWidget(native)
+        self.column.addWidget(Rows(self.form))
         self.column.addWidget(self.options_text)
         self.column.addLayout(buttons)
         for part in (self.progress, self.status):

@@ -21,7 +21,6 @@ from qtpy.QtWidgets import (
     QPushButton,
     QTableWidget,
     QTableWidgetItem,
-    QWidget,
 )
 
 from diffatlas import review
@@ -30,7 +29,7 @@ from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import LabelMap
 from diffatlas.session import Backend
 from napari_diffatlas.forms.edit import DEFAULT_NOISE
-from napari_diffatlas.forms.parts import Status, Text, yielding
+from napari_diffatlas.forms.parts import Rows, Status, Text, yielding
 from napari_diffatlas.jobs.review import TRAINING, Opened, Review
 from napari_diffatlas.jobs.runner import Runner
 from napari_diffatlas.jobs.training import Training
@@ -74,7 +73,6 @@ class ReviewTab(Tab):
             tooltip="The folder of their labels: a batch's output",
         )
         self.folders = Container(widgets=[self.images_edit, self.results_edit], labels=True)
-        self.folders.margins = (0, 0, 0, 0)
         self.start_button = QPushButton("Start")
         self.start_button.setToolTip("Cases without labels are segmented with the options of the Segment tab")
         self.case_text = Text()
@@ -120,10 +118,6 @@ class ReviewTab(Tab):
         self._enable()
 
     def _lay_out(self) -> None:
-        native = self.folders.native
-        assert isinstance(native, QWidget)
-        for row in self.folders:
-            yielding(row.native)
         rows = (
             (self.previous_button, self.next_button),
             (self.accept_button, self.undo_button),
@@ -141,7 +135,7 @@ class ReviewTab(Tab):
         self.list.setToolTip("Double-click a case to go to it")
         head.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
         self.list.setMinimumHeight(TABLE_ROWS * (self.list.fontMetrics().height() + 6))
-        self.column.addWidget(native)
+        self.column.addWidget(Rows(self.folders))
         self.column.addWidget(self.start_button)
         self.column.addWidget(self.case_text)
         for parts in rows:

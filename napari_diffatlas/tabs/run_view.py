@@ -20,6 +20,7 @@ from napari_diffatlas.forms.options import Planner
 from napari_diffatlas.forms.panel import Card, Panel
 from napari_diffatlas.forms.parts import in_our_words
 from napari_diffatlas.forms.scrubber import Scrubber
+from napari_diffatlas.jobs.large import LargeRun
 from napari_diffatlas.jobs.recording import Picture, Recording
 from napari_diffatlas.jobs.runner import Runner
 from napari_diffatlas.jobs.worker import Done, Failed, Paused, Resumed, Run, Step, Stopped, Update, guarded
@@ -56,6 +57,7 @@ class RunView(QObject):
         self._scene, self._runner, self._backend, self._plan = scene, runner, backend, plan
         self._panel, self._scrubber, self._edit = panel, scrubber, edit
         self._source: Source | None = None
+        self._large: LargeRun | None = None
         self._seen: tuple[Source, Card] | None = None
         self._coming: tuple[Source, Request, Recording] | None = None
         self._recorded: int | None = None
@@ -77,13 +79,19 @@ class RunView(QObject):
         self._panel.set_running(True)
         self._panel.reset_progress(busy=True)
         self._panel.set_status(self._opening_words(source, request))
-        run = Run(
-            self._backend,
-            volume or source.file_volume,
-            source.origin.restore_request(request),
-            recording=recording,
-            present=partial(Outcome.of, source=source, title=title, card=self._panel.card_of(request.model)),
-        )
+        card = self._panel.card_of(request.model)
+        self._large = None
+        if source.large and card is not None and volume is None:
+            run: Run = LargeRun(self._backend, source, request, card.space, title, card, recording)
+            self._large = run
+        else:
+            run = Run(
+                self._backend,
+                volume or source.file_volume,
+                source.origin.restore_request(request),
+                recording=recording,
+                present=partial(Outcome.of, source=source, title=title, card=card),
+            )
         self._runner.start(run, self.on_update)
 
     def scrub(self, index: int | None) -> None:
@@ -187,6 +195,8 @@ class RunView(QObject):
 
     def _opening_words(self, source: Source, request: Request) -> str:
         """What the run does before its first step, by the engine's plan."""
+        if source.large:
+            return "Reading the image, which is larger than memory: once at low resolution, then the region found ..."
         try:
             searches = self._plan(source.placeholder(), request).search
         except BadInput:  # the run says it
@@ -197,6 +207,8 @@ class RunView(QObject):
         if self._coming is not None:  # the first: from here on the viewer shows this run
             self.before = self.recording if self.recording.trace().kept else None
             source, self.request, self.recording = self._coming
+            if self._large is not None:  # what was read of it is what the steps and the labels belong to
+                source = self._source = self._large.source
             self._coming = self._recorded = None
             card = self._panel.card_of(self.request.model)
             self._seen = None if card is None else (source, card)

@@ -35,6 +35,7 @@ ASSUMED = "RAS"
 DIRECTIONS = {"R": (0, 1.0), "L": (0, -1.0), "A": (1, 1.0), "P": (1, -1.0), "S": (2, 1.0), "I": (2, -1.0)}
 AS_IS = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
 MAX_FILLED = 0.5
+WHOLE_VOXELS = 2**26  # of a lazy array that is computed whole; 256 MiB as float32
 
 # Where the samples agree there is nothing to see: doubt shines through.
 CONFIDENCE_STYLE = {"contrast_limits": (0, 1), "colormap": "hot_r", "blending": "additive"}
@@ -108,7 +109,8 @@ class Origin:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """An image layer as the engine needs it. ``data`` may be lazy: call `volume` in the worker."""
+    """An image layer as the engine needs it. ``data`` may be lazy: call `volume` in the worker. ``levels``: of a
+    multiscale layer, the finest first; ``data`` is that one."""
 
     name: str
     data: Any
@@ -117,6 +119,13 @@ class Source:
     origin: Origin
     modality: Modality | None = None
     notes: tuple[str, ...] = ()
+    levels: tuple[Any, ...] = ()
+
+    @property
+    def large(self) -> bool:
+        """Whether the voxels are not to be read all at once: a lazy array of many, or one of several levels."""
+        many = float(np.prod(self.grid.shape, dtype=float)) > WHOLE_VOXELS
+        return len(self.levels) > 1 or (many and not isinstance(self.data, np.ndarray))
 
     def file_volume(self) -> Volume:
         """`volume` as the file holds it: what the engine is given, so that a run has one hash behind every door."""
@@ -148,17 +157,15 @@ def read_layer(layer: Image) -> Source:
     name = str(layer.name)
     if layer.rgb:
         raise BadInput(f"'{name}' is a colour image; DiffAtlas needs one grey value per voxel")
-    if layer.multiscale:
-        raise BadInput(f"'{name}' is a multiscale image; add its finest level as a layer of its own")
     if layer.ndim != 3:
         hint = "; add one of its volumes as a layer of its own" if layer.ndim > 3 else ""
         raise BadInput(f"'{name}' is {layer.ndim}-D; DiffAtlas needs a 3-D volume{hint}")
-    data = layer.data
+    levels = tuple(layer.data) if layer.multiscale else ()
+    data = levels[0] if levels else layer.data
     if min(data.shape) < 1:
         raise BadInput(f"'{name}' is empty (shape {tuple(data.shape)}); choose another image")
     if np.dtype(data.dtype).kind not in "biuf":
         raise BadInput(f"'{name}' holds {data.dtype} values; DiffAtlas needs real numbers")
-    Limits().check(Path(name.replace("/", "|")), data.shape, np.dtype(np.float32))  # before a lazy array is computed
     state = _state(layer)
     placement, notes = _placement(name, state)
     grid = _grid(name, tuple(data.shape), placement, _data_to_world(state))
@@ -168,7 +175,11 @@ def read_layer(layer: Image) -> Source:
         grid = origin.display_grid
     else:  # another reader's layer, or one the user has moved since: its own place is the truth
         origin = Origin(grid, AS_IS)
-    return Source(name, data, grid, placement, origin, ours.get("modality"), (*ours.get("notes", ()), *notes))
+    notes = (*ours.get("notes", ()), *notes)
+    source = Source(name, data, grid, placement, origin, ours.get("modality"), notes, levels)
+    if not source.large:
+        Limits().check(Path(name.replace("/", "|")), data.shape, np.dtype(np.float32))
+    return source
 
 
 def set_orientation(layer: Image | Labels, letters: str) -> None:
