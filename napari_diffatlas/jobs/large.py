@@ -112,7 +112,8 @@ def region(
     block = tuple(min(times, n) for n in shape)
     found = _reduced(source, part, Grid(shape, affine), block, stopped)
     if times > 1:
-        found = replace(found, notes=(*found.notes, f"read at every {times}th voxel: the region alone would not fit"))
+        how = f"the region alone is large: read as means of {times} voxels along each axis"
+        found = replace(found, notes=(*found.notes, how))
     if roi is None:
         return found, None
     inside = []
@@ -148,7 +149,7 @@ def _reduced(source: Source, data: Any, grid: Grid, block: tuple[int, ...], stop
     affine[:3, 3] = grid.to_world((np.array(block, dtype=float) - 1) / 2)
     affine[:3, :3] = affine[:3, :3] @ np.diag(block)
     thin = Grid((counts[0], counts[1], counts[2]), affine)
-    return Source(source.name, out, thin, source.placement, Origin(thin, AS_IS), source.modality, source.notes)
+    return replace(source, data=out, grid=thin, origin=Origin(thin, AS_IS), levels=())
 
 
 def _block(grid: Grid, spacing_mm: float) -> tuple[int, ...]:
