@@ -197,7 +197,7 @@ def review(viewer: Any, widget: DiffAtlasWidget, _: argparse.Namespace) -> None:
         tab.reason_edit.setText("")
         viewer.reset_view()
         for edit, name in ((tab.images_edit, "patients"), (tab.results_edit, "patients-labels")):
-            edit.value = name  # where it lies on this machine is no matter
+            edit.line_edit.value = name  # where it lies on this machine is no matter
 
 
 SCENES = {

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from magicgui.types import FileDialogMode
 
 from diffatlas import session
 from diffatlas.geometry.volume import MMWHS, Volume
@@ -167,8 +168,8 @@ def test_a_folder_for_the_results_is_proposed_until_one_is_named(opened: Any, tm
     form["results"].value = tmp_path / "mine"
     form["images"].value = tmp_path / "third"
     assert form["results"].value == tmp_path / "mine"
-    assert form["images"].mode.value == "getExistingDirectory"  # its button asks for a folder
-    form["results"].value = ""
+    assert form["images"].mode == FileDialogMode.EXISTING_DIRECTORY  # its button asks for a folder
+    form["results"].line_edit.value = ""
     assert not widget.folder.run_button.isEnabled()
 
 
