@@ -171,10 +171,8 @@ def folder(viewer: Any, widget: DiffAtlasWidget, _: argparse.Namespace) -> None:
         tab.run_button.click()
         wait(lambda: not widget.running, 1200)
         tab.table.cellDoubleClicked.emit(0, 0)
-        tab.form["images"].value, tab.form["results"].value = (
-            "patients",
-            "patients-labels",
-        )  # where it lies is no matter
+        for key, name in (("images", "patients"), ("results", "patients-labels")):
+            tab.form[key].line_edit.value = name  # where it lies on this machine is no matter
         viewer.reset_view()
 
 
