@@ -84,8 +84,8 @@ def lazy(grid: Grid, heart: Any) -> Any:
     offset = inverse[:3, 3] - np.diag(1 / heart.grid.spacing_mm) @ MIDDLE_MM
     values = heart.data.astype(np.int16)
 
-    def block(info: Any = None) -> np.ndarray[Any, Any]:
-        place = info[None]["array-location"]
+    def block(block_info: Any = None) -> np.ndarray[Any, Any]:
+        place = block_info[None]["array-location"]
         at = []
         for axis, (low, high) in enumerate(place):
             index = np.rint(np.arange(low, high) * inverse[axis, axis] + offset[axis]).astype(np.intp)

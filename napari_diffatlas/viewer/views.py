@@ -26,7 +26,7 @@ from napari_diffatlas.viewer.live_layers import canonical
 Mode = Literal["one", "four", "runs"]
 Half = Literal["noisy", "image", "labels", "patient"]
 SHAPES: dict[Mode, tuple[int, int]] = {"four": (2, 2), "runs": (1, 2)}
-STRIDE = 2  # layers a cell
+STRIDE = -2  # two layers a cell, counted from the top of the list: what lies below it moves no view
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Views:
         active = self._viewer.layers.selection.active
         for layer in self._hidden:
             layer.visible = False
-        # The cells fill from the top of the list of layers, which is its end.
+        # The cells are filled from the top of the list of layers, which is its end.
         for cell in reversed(CELLS[mode]):
             of = before if cell.before else picture
             if of is None:

@@ -34,8 +34,8 @@ def ramp(axis: int = 0, chunks: tuple[int, int, int] = (20, 80, 72)) -> tuple[An
     read: set[int] = set()
     lock = threading.Lock()
 
-    def block(info: Any = None) -> np.ndarray[Any, Any]:
-        place = info[None]["array-location"]
+    def block(block_info: Any = None) -> np.ndarray[Any, Any]:
+        place = block_info[None]["array-location"]
         with lock:
             read.add(place[0][0])
         index = np.arange(*place[axis], dtype=np.float32).reshape([-1 if a == axis else 1 for a in range(3)])

@@ -24,9 +24,9 @@ def grid_of(page: Page) -> Any:
 def cells(page: Page) -> dict[tuple[int, int], list[str]]:
     """Names of the visible layers by their place in napari's grid, bottom to top."""
     layers, found = page.viewer.layers, {}
-    for place, name in ((grid_of(page).position(len(layers) - 1 - i, layers), la.name) for i, la in enumerate(layers)):
-        if layers[name].visible:
-            found.setdefault(place, []).append(name)
+    for index, layer in enumerate(layers):
+        if layer.visible:
+            found.setdefault(grid_of(page).position(index, layers), []).append(layer.name)
     return found
 
 
