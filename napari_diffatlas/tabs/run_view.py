@@ -246,7 +246,7 @@ class RunView(QObject):
         against = (*done.result.doubts, *done.result.warnings)
         part_ml = sum(done.result.crossed_ml.values())
         crossed = [f"{in_ml(part_ml)} of the labels lie where you crossed the image out."] if part_ml else []
-        return "\n".join([*against, f"Done in {done.seconds:.1f} s.", *crossed, *notes])
+        return "\n".join([*against, f"Done in {done.seconds:.1f} s.", *crossed, *map(in_our_words, notes)])
 
     def _note_device(self, provenance: dict[str, Any]) -> None:
         chosen = ", ".join(str(provenance[key]) for key in ("device", "precision") if key in provenance)
