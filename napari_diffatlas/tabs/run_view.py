@@ -82,9 +82,9 @@ class RunView(QObject):
         card = self._panel.card_of(request.model)
         self._large = None
         if source.large and card is not None and volume is None:
-            run: Run = LargeRun(self._backend, source, request, card.space, title, card, recording)
-            self._large = run
-        else:
+            self._large = LargeRun(self._backend, source, request, card.space, title, card, recording)
+        run: Run | None = self._large
+        if run is None:
             run = Run(
                 self._backend,
                 volume or source.file_volume,

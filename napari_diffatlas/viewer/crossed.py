@@ -42,7 +42,8 @@ class Crossed:
         for layer in self._viewer.layers:
             ours = layer.metadata.get(KEY, {}).get("crossed")
             if ours == source.name and layer.data.shape == source.grid.shape:
-                return layer  # type: ignore[no-any-return]
+                found: Labels = layer
+                return found
         return None
 
     def open(self, source: Source) -> None:
