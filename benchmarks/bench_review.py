@@ -66,10 +66,10 @@ class Person:
         wait(lambda: self.drawn > drawn, 5.0, 5)
 
     def paint(self) -> None:
-        """A stroke of the brush in the middle of what is labelled."""
+        """A stroke of the eraser over what is labelled."""
         labels = self.viewer.layers.selection.active
-        at = np.argwhere(labels.data == labels.selected_label)
-        labels.paint(tuple(at.mean(axis=0)) if len(at) else (10, 10, 10), labels.selected_label)
+        at = np.argwhere(labels.data)
+        labels.paint(tuple(at[len(at) // 2]), 0)
 
     def _on_draw(self, _: Any = None) -> None:
         self.drawn += 1
