@@ -56,7 +56,7 @@ class AtlasTab(Tab):
         self._model, self._count = "", 0
         self.pairs: list[Pair] = []
         models = {"choices": [(card.title, card.name) for card in cards], "tooltip": "The atlas to draw from"}
-        self.form = Container(
+        self.form: Container[Any] = Container(
             widgets=[
                 create_widget(annotation=str, name="model", label="Model", widget_type="ComboBox", options=models),
                 create_widget(annotation=int, name="count", label="Pairs", value=6, options=COUNT),

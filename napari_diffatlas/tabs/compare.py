@@ -49,7 +49,7 @@ class CompareTab(Tab):
         super().__init__()
         self._scene = scene
         self._asked: tuple[LabelSource, LabelSource] | None = None
-        self.form = Container(
+        self.form: Container[Any] = Container(
             widgets=[
                 self._layer_choice("labels", "The labels to judge"),
                 self._layer_choice("reference", "What they are judged by"),

@@ -69,7 +69,7 @@ class FolderTab(Tab):
         self._scheme: LabelScheme | None = None
         self._running, self._dark = False, True
         self._proposed = ""
-        self.form = Container(
+        self.form: Container[Any] = Container(
             widgets=[
                 _folder("images", "From", "A folder of NIfTI, NRRD or MetaImage files, or DICOM series"),
                 _folder("results", "To", "A folder of its own; it is made where it does not exist"),
@@ -274,7 +274,7 @@ class FolderTab(Tab):
         self.form.enabled = not self._running
 
 
-def chosen(folder: Path) -> str:
+def chosen(folder: object) -> str:
     """What a file picker holds; "" where nothing is chosen, which it gives as the current folder."""
     return "" if str(folder).strip() in ("", ".") else str(folder)
 

@@ -155,7 +155,7 @@ class ReviewTab(Tab):
     def start(self) -> None:
         """Open the folders and show the worst case that is to do."""
         request = self._options()
-        images, results = (Path(edit.value) for edit in (self.images_edit, self.results_edit))
+        images, results = (Path(str(edit.value)) for edit in (self.images_edit, self.results_edit))
         if request is None or not (chosen(images) and chosen(results)):
             self.status.say("choose the folder of the images and the folder of the results", error=True)
             return

@@ -109,4 +109,4 @@ def test_the_search_does_not_believe_what_is_ignored_either(spacing_mm: float) -
         coarse = locate._Coarse(replace(VOLUME, data=data, unknown=IGNORED), space)
         seen.append(np.where(coarse.inside, coarse.values, 0))
         assert 0.2 < coarse.inside.mean() < 0.8
-    np.testing.assert_allclose(*seen, atol=1e-3)
+    np.testing.assert_allclose(seen[0], seen[1], atol=1e-3)

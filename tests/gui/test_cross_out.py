@@ -26,6 +26,11 @@ OpenPage = Callable[..., Page]
 FAR = 6  # voxels of the corner that is crossed out, along each axis
 
 
+def ignored(page: Page) -> Any:
+    """What the last run was told to ignore."""
+    return page.backend.requests[-1].ignore
+
+
 def cross_out(page: Page) -> Any:
     """Press the button and brush over the middle of the image; returns the layer."""
     page.widget.segment.cross_out.start_button.click()
@@ -42,12 +47,12 @@ def test_the_engine_gets_what_was_brushed_on_the_voxels_of_the_file(open_page: O
     page = open_page()
     page.add(volume)
     page.run()
-    assert page.backend.requests[-1].ignore is None
+    assert ignored(page) is None
     layer = cross_out(page)
     assert layer.mode == "paint"
     assert layer.n_edit_dimensions == 3
     page.run()
-    ignore = page.backend.requests[-1].ignore
+    ignore = ignored(page)
     assert ignore is not None
     assert ignore.shape == volume.grid.shape
     assert np.array_equal(reorient(ignore, volume.grid.to_canonical()), layer.data > 0)
@@ -98,7 +103,7 @@ def test_the_crossings_of_one_image_are_not_those_of_another(open_page: OpenPage
     page.add(replace(volume, name="another", data=volume.data + 1))
     assert page.image == "another"
     page.run()
-    assert page.backend.requests[-1].ignore is None
+    assert ignored(page) is None
     assert CROSSED not in [
         layer.name for layer in page.widget.compare.form["labels"].choices
     ]  # nor is it a label map to compare
@@ -113,7 +118,7 @@ def test_an_edit_is_continued_with_what_is_crossed_out(open_page: OpenPage, volu
     page.widget.segment.edit.continue_button.click()
     page.wait_for_end()
     assert page.backend.requests[-1].edit is not None
-    assert page.backend.requests[-1].ignore is not None
+    assert ignored(page) is not None
 
 
 def test_a_model_that_cannot_be_told_says_so_before_and_after(open_page: OpenPage, volume: Volume) -> None:

@@ -23,7 +23,8 @@ def grid_of(page: Page) -> Any:
 
 def cells(page: Page) -> dict[tuple[int, int], list[str]]:
     """Names of the visible layers by their place in napari's grid, bottom to top."""
-    layers, found = page.viewer.layers, {}
+    layers: Any = page.viewer.layers
+    found: dict[tuple[int, int], list[str]] = {}
     for index, layer in enumerate(layers):
         if layer.visible:
             found.setdefault(grid_of(page).position(index, layers), []).append(layer.name)
@@ -83,7 +84,7 @@ def test_two_runs_step_by_step_with_one_slider(open_page: OpenPage, volume: Volu
     page = open_page()
     page.add(volume)
     page.run(seed=1)
-    see = page.widget.segment.scrubber.see
+    see: Any = page.widget.segment.scrubber.see
     assert not see.view_combo.model().item(2).isEnabled()  # there is no run before
     page.widget.segment.panel.options.advanced.form["steps"].value = 8
     page.run(seed=2)

@@ -328,7 +328,8 @@ def _thinned(volume: Volume, spacing_mm: Sequence[float]) -> Volume:
         means = mean(volume.data)
     else:
         share = mean(~volume.unknown)
-        means = mean(np.where(volume.unknown, np.float32(0), volume.data)) / np.maximum(share, np.float32(1e-3))
+        believed = mean(np.where(volume.unknown, np.float32(0), volume.data))
+        means = np.asarray(believed / np.maximum(share, np.float32(1e-3)), dtype=np.float32)
         unknown = share <= 0.5
     affine = grid.affine.copy()
     affine[:3, :3] = affine[:3, :3] @ np.diag(block)
