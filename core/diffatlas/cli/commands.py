@@ -13,6 +13,7 @@ from diffatlas.cli.batch import batch, collect
 from diffatlas.cli.errors import Commands
 from diffatlas.cli.evaluate import evaluate
 from diffatlas.cli.prepare import prepare
+from diffatlas.cli.review import review
 from diffatlas.cli.serve import serve
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ app.command("generate")(run.generate)
 app.command("replay")(run.replay)
 app.command("batch")(batch)
 app.command("collect")(collect)
+app.command("review")(review)
 app.command("phantom")(files.phantom)
 app.command("compare")(files.compare)
 app.command("models")(files.models)
