@@ -30,6 +30,7 @@ LAYERS = (
     "session",
     "remote",
     "render",
+    "plot",
     "cohort",
     "review",
     "train",

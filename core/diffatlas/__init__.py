@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
+    import diffatlas.plot as plot  # noqa: F401
     from diffatlas.engine.request import MaskEdit, Request
     from diffatlas.errors import BadInput, DiffAtlasError
     from diffatlas.geometry.grid import Grid
@@ -92,6 +93,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("napari-diffatlas")
+    if name == "plot":
+        return import_module("diffatlas.plot")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'diffatlas' has no attribute {name!r}")
     value = getattr(import_module(f"diffatlas.{_MODULE_OF[name]}"), name)
@@ -100,4 +103,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "__version__"})
+    return sorted({*globals(), *__all__, "__version__", "plot"})

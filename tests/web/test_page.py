@@ -69,6 +69,7 @@ class FakeSearch(FakeBackend):
 def choose(tab: Tab, field: str, option: str) -> None:
     tab.page.click(f"{field} input")
     tab.page.get_by_role("option", name=option, exact=True).click()
+    sync_api.expect(tab.page.locator(f"{field} input")).to_have_value(option)
 
 
 def test_steps_stream_one_by_one_and_end_in_a_table(
@@ -431,6 +432,7 @@ def test_the_same_guidance_is_not_run_twice(site: Site, open_tab: Open) -> None:
     tab = open_tab(site)
     tab.page.click("#more >> text=More settings")
     choose(tab, "#beside", "Guided by the noisy image, as published (1)")
+    tab.page.locator("#second .dv").wait_for()  # the server knows of the choice
     tab.page.click("#run")
     tab.wait_for_status("would repeat the first")
     assert site.backend.requests == []
