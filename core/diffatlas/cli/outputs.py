@@ -48,12 +48,10 @@ class Outputs:
         }
         return {kind: path for kind, path in named.items() if path is not None}
 
-    def check(self, *inputs: Path, samples: int = 1) -> None:
+    def check(self, *inputs: Path) -> None:
         """`BadInput` on anything that would fail, or destroy an input, after the work is done."""
         from diffatlas import io
 
-        if self.confidence is not None and samples < 2:
-            raise BadInput("--confidence needs more than one sample to compare: add --samples 4")
         io.check_label_output(self.labels, self.format)
         if self.confidence is not None:
             io.check_output(self.confidence)
@@ -107,7 +105,7 @@ def write_run(outputs: Outputs, result: Result, source: Volume, recorder: Record
 
     confidence = result.confidence
     if outputs.confidence is not None and confidence is None:
-        raise BadInput("this run has no confidence map to write: run it with more than one sample")
+        raise BadInput("this run has no confidence map to write: run more than one sample, or a calibrated model")
     if outputs.frames is not None and recorder.folder is not None:
         publish(recorder.folder, outputs.frames)
     wanted = (outputs.confidence, outputs.gif, outputs.labels, outputs.report)

@@ -83,12 +83,14 @@ def segment(
         force=force,
     )
     outputs = Outputs(output, confidence, report, gif, frames, label_format(format_))
-    outputs.check(input_, samples=samples)
+    outputs.check(input_)
 
     backend = opt.backend_for(device)
     image = opt.read_input(input_, volume, modality)
     if ignore is not None:
         request = replace(request, ignore=ignored_voxels(ignore, image))
+    if confidence is not None and request.samples < 2 and backend.plan(image, request).card.calibration is None:
+        raise BadInput("--confidence needs more than one sample to compare, or a calibrated model: add --samples 4")
     run_and_write(image, request, outputs, source_path=input_, as_json=as_json, backend=backend)
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import LabelMap, LabelScheme, Volume
+from diffatlas.models.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Frame:
     ``t`` the noise level after the step, 1 (noise) to 0. ``noisy_image`` and ``image`` (the image half as the model now
     believes it): float32 [X, Y, Z] in [-1, 1], the window of the model (noisy_image may leave it).
     ``labels``: uint8 [X, Y, Z] indices into ``scheme``. ``sdf``: float32 [K, X, Y, Z], mm, negative inside.
-    ``confidence``: float32 [X, Y, Z] in [0, 1], or None with one sample. ``result``: set on the last frame only.
+    ``confidence``: float32 [X, Y, Z] in [0, 1], or None; see `Result`. ``result``: set on the last frame only.
     """
 
     index: int
@@ -63,10 +64,11 @@ class Result:
 
     ``labels``: on the source's grid, voxel for voxel (the model grid for the task "generate"). ``images``: the
     generated image of each sample, Volumes on the model grid (tasks "generate" and "paint"; empty otherwise).
-    ``masks``: the mask of each sample on the model grid (task "generate", and "segment" with several samples: how far
-    apart they lie is how sure the answer is). ``confidence``: float32 on the grid of ``labels``, 0 to 1, or None with
-    one sample. ``metrics``: of every frame. ``provenance``: plain data for JSON:
-    request, model name and sha256, versions, device, precision, sha256 of the source voxels, seconds.
+    ``masks``: the mask of each sample on the model grid (task "generate", and "segment" with several samples).
+    ``confidence``: float32 on the grid of ``labels``, 0 to 1, or None: how likely each label is right where the model's
+    card has a calibration, else the share of samples that agree (None with one sample); 0 where the model did not look.
+    ``metrics``: of every frame. ``provenance``: plain data for JSON: request, model name and sha256, versions, device,
+    precision, sha256 of the source voxels, seconds. ``calibration``: the card's.
     """
 
     labels: LabelMap
@@ -76,6 +78,7 @@ class Result:
     images: tuple[Volume, ...] = ()
     masks: tuple[LabelMap, ...] = ()
     notes: tuple[str, ...] = ()
+    calibration: Calibration | None = None
 
     def __repr__(self) -> str:
         volumes = ", ".join(f"{name} {ml:.1f} ml" for name, ml in self.volumes_ml.items())
@@ -85,11 +88,33 @@ class Result:
     def volumes_ml(self) -> dict[str, float]:
         return self.labels.volumes_ml()
 
+    @property
+    def volume_intervals_ml(self) -> dict[str, tuple[float, float]]:
+        """Structure name to the volumes (ml) between which the true one lies nine times in ten; empty without a
+        calibration."""
+        return {} if self.calibration is None else self.calibration.volume_intervals_ml(self.volumes_ml)
+
+    @property
+    def doubt(self) -> float | None:
+        """The expected share of the labelled voxels that are wrong, 0 to 1; None without confidence or label."""
+        found = self.labels.data > 0
+        if self.confidence is None or not found.any():
+            return None
+        return float(1 - self.confidence[found].mean(dtype=np.float64))
+
     def report(self) -> dict[str, Any]:
         """The run as plain data, what ``--report`` writes and ``diffatlas replay`` reads."""
+        sure: dict[str, Any] = {}
+        if self.calibration is not None:
+            sure["volumes_interval_ml"] = {
+                k: [round(v, 4) for v in pair] for k, pair in self.volume_intervals_ml.items()
+            }
+        if (doubt := self.doubt) is not None:
+            sure["doubt"] = round(doubt, 4)
         return {
             "provenance": self.provenance,
             "volumes_ml": self.volumes_ml,
+            **sure,
             "notes": list(self.notes),
             "frames": [asdict(m) for m in self.metrics],
         }

@@ -94,10 +94,20 @@ class Frames:
             image=image,
             labels=labels,
             sdf=shown.astype(np.float32),
-            confidence=agreement(sdf, labels) if segmenting and len(sdf) > 1 else None,
+            confidence=self._confidence(step, sdf, labels) if segmenting else None,
             metrics=self.metrics[-1],
         )
         return frame, sdf
+
+    def _confidence(
+        self, step: WalkStep, sdf: NDArray[np.float32], labels: NDArray[np.uint8]
+    ) -> NDArray[np.float32] | None:
+        """How likely each label is right, where the card can say: with one sample at the last step only, because what
+        a walk believes on its way was not calibrated. Else how far several samples agree."""
+        calibration = self.plan.card.calibration
+        if calibration is not None and (len(sdf) > 1 or step.index == step.total - 1):
+            return calibration.certainty(sdf, labels)
+        return agreement(sdf, labels) if len(sdf) > 1 else None
 
     def result(self, step: WalkStep, frame: Frame, sdf: NDArray[np.float32]) -> Result:
         """The result that belongs to the last step and its frame; ``sdf`` [S, K, X, Y, Z], mm."""
@@ -119,7 +129,9 @@ class Frames:
         notes = (*(self.volume.notes if self.volume else ()), *place.notes)
         seconds = time.monotonic() - self.begin
         self.metrics[-1] = replace(self.metrics[-1], seconds=seconds)
-        return Result(labels, confidence, tuple(self.metrics), self.provenance(seconds), images, masks, notes)
+        calibration = self.plan.card.calibration if task == "segment" else None
+        provenance = self.provenance(seconds)
+        return Result(labels, confidence, tuple(self.metrics), provenance, images, masks, notes, calibration)
 
     def provenance(self, seconds: float) -> dict[str, Any]:
         """What it takes to run this again, as plain data."""

@@ -40,6 +40,8 @@ from diffatlas.train.state import Run
 from diffatlas.train.task import Task, task_of
 
 BINS = 10
+# More confident background than this is left out of the calibration: nearly all of a volume is.
+SURE = 0.99
 Say = Callable[[str], None]
 # From a volume to its labels and, where several samples were drawn, how many of them agree (float32, 0 to 1).
 Asked = Callable[[Volume], tuple[LabelMap, NDArray[np.float32] | None]]
@@ -286,9 +288,9 @@ def answer(task: Task, network: nn.Module, volume: Volume, space: ModelSpace, sc
 
 
 def calibration(found: NDArray[np.uint8], truth: NDArray[np.uint8], confidence: NDArray[np.float32]) -> list[list[int]]:
-    """[given, right] for each of ten ranges of ``confidence`` [X, Y, Z], among the voxels that are not agreed
-    background. Confidence is 0 outside the model's field of view: nothing was given there."""
-    counted = ((found > 0) | (truth > 0) | (confidence < 1)) & (confidence > 0)
+    """[given, right] for each of ten ranges of ``confidence`` [X, Y, Z], among the voxels that are not sure
+    background (`SURE`). Confidence is 0 outside the model's field of view: nothing was given there."""
+    counted = ((found > 0) | (truth > 0) | (confidence < SURE)) & (confidence > 0)
     place = np.minimum((confidence[counted] * BINS).astype(int), BINS - 1)
     right = (found == truth)[counted]
     given = np.bincount(place, minlength=BINS)

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from diffatlas.geometry.space import ModelSpace
 from diffatlas.geometry.volume import LabelScheme
+from diffatlas.models.calibration import Calibration
 from diffatlas.models.convention import Convention, convention_of
 from diffatlas.values import Real, Whole, plain, value
 
@@ -32,7 +33,8 @@ class ModelCard:
     directions in which a published network's axes D, H, W run, as axis codes;
     ``guidance_noise``: the default rho; ``atlas_walk``: how pairs are drawn without an image, "together" (both
     halves at one level, as published) or "mask-first" (`diffatlas.diffusion.sample.mask_first`); ``metrics``: measured
-    figures with their number of cases; ``training``: how to train it again, or what it was converted from.
+    figures with their number of cases; ``calibration``: how likely its answers are right, None where that was not
+    measured; ``training``: how to train it again, or what it was converted from.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
@@ -54,6 +56,7 @@ class ModelCard:
     intended_use: str
     limits: tuple[str, ...]
     metrics: dict[str, Any]
+    calibration: Calibration | None = None
     training: dict[str, Any]
     sha256: str
     path: Path = field(default_factory=Path)
@@ -69,6 +72,9 @@ class ModelCard:
             raise ValueError("schedule published-cosine and architecture published-unet belong together")
         if published != (self.levels > 0):
             raise ValueError(f"levels must be {f'1 to {MAX_LEVELS}' if published else '0 with schedule cosine'}")
+
+        if self.calibration is not None and [b.name for b in self.calibration.borders] != list(self.scheme.names):
+            raise ValueError("calibration must have the structures of the scheme, in its order")
 
     def __repr__(self) -> str:
         return f"ModelCard({self.name!r}, {'/'.join(self.modalities)}, {', '.join(self.scheme.names)})"
@@ -98,6 +104,8 @@ class ModelCard:
         """Plain data, the content of ``card.yaml`` (without the folder it was read from)."""
         # What only the paper's networks have does not stand in the cards of others.
         absent = {"path"} if self.levels else {"path", "levels", "mask_range", "orientation"}
+        if self.calibration is None:
+            absent = absent | {"calibration"}
         return {key: item for key, item in plain(self).items() if key not in absent} | {"space": self.space.to_json()}
 
 
@@ -136,6 +144,10 @@ def card_page(card: ModelCard) -> str:
         ]
         head = ["| structure | generated, ml | training, ml | KS distance |", "|---|---|---|---|"]
         generated = f"\nVolumes in {volumes['n']} generated pairs:\n\n" + "\n".join([*head, *rows]) + "\n"
+    sure = ""
+    if card.calibration is not None:
+        told = f"{card.calibration.cases} {card.calibration.fitted_on}"
+        sure = f"\nHow likely a voxel's label is right was fitted on {told}.\n"
     training = "\n".join(f"- {key}: {value}" for key, value in card.training.items())
     return f"""{_front_matter(card)}# {card.title} (`{card.name}`)
 
@@ -158,7 +170,7 @@ Field of view {size} voxels of {spacing} mm; modalities: {", ".join(card.modalit
 {generated}
 Dice is the mean over structures and cases, on cases that were not trained on; the interval is a bootstrap over cases.
 Made with `python benchmarks/bench_accuracy.py` and `python benchmarks/bench_atlas.py`.
-
+{sure}
 ## Limits
 
 {chr(10).join(f"- {limit}" for limit in card.limits)}

@@ -27,6 +27,7 @@ from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import LabelMap, LabelScheme, NiftiHeader, Structure, Volume
+from diffatlas.models.calibration import Border, Calibration
 from diffatlas.models.card import ModelCard
 from diffatlas.session import Preset
 from diffatlas.values import load
@@ -38,7 +39,7 @@ DTYPES = frozenset(("|u1", "|i1", "<i2", "<u2", "<i4", "<i8", "<f4", "<f8", "|b1
 SMALLER = ("<i2", "<f4")
 _VALUES: tuple[type, ...] = (
     Grid, Structure, LabelScheme, LabelMap, Volume, NiftiHeader, FrameMetrics, Frame, Result, Look, Proposal, Plan,
-    Preset,
+    Preset, Calibration, Border,
 )  # fmt: skip
 TYPES: dict[str, type] = {kind.__name__: kind for kind in _VALUES}
 

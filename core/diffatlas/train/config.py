@@ -34,7 +34,8 @@ class DataConfig(_Strict):
     ``source``: "folder" (images/NAME.nii.gz and labels/NAME.nii.gz under ``path``, or ``path`` is a CSV table),
     "mmwhs", "totalsegmentator", "diffatlas" (the authors' preprocessed data), "decathlon": `diffatlas.data` says what
     each looks like; "anatomies": ``cases`` hearts drawn from the label maps under ``path``, each in ``looks`` pictures
-    (`diffatlas.anatomies`); "phantom": ``cases`` digital hearts from ``seed`` on, each in every one of ``modalities``.
+    (`diffatlas.anatomies`), and before them ``digital`` digital hearts, each as CT and MR (so ``looks`` is 2);
+    "phantom": ``cases`` digital hearts from ``seed`` on, each in every one of ``modalities``.
 
     ``scheme`` (a name) or ``structures`` (one's own): what is learnt, matched by name with what the source has.
     ``labels``: structure to id in the files, for sources that do not name their ids (else the ids of ``structures``).
@@ -57,6 +58,7 @@ class DataConfig(_Strict):
     cases: int = 0
     seed: int = 0
     looks: int = Field(1, ge=1)
+    digital: int = Field(0, ge=0)
     modalities: tuple[Literal["ct", "mr", "random"], ...] | None = None
     shares: tuple[float, ...] | None = None
     scheme: Literal["mmwhs", "hippocampus"] | None = None

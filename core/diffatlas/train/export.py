@@ -18,6 +18,7 @@ from diffatlas.errors import BadInput
 from diffatlas.geometry.distance import distances_to_labels
 from diffatlas.io import atomic_path
 from diffatlas.metrics import dice, interval
+from diffatlas.models.calibration import Calibration, fit
 from diffatlas.models.card import ModelCard
 from diffatlas.models.store import CARD_FILE, WEIGHTS_FILE, file_sha256, find_model, read_card, write_card
 from diffatlas.train.config import TrainConfig, load_config
@@ -53,11 +54,12 @@ def export(run: Run, folder: Path | None = None, weights: Which = "ema", held: H
     sha256 = file_sha256(path)
     try:
         old = read_card(folder)
-        metrics = old.metrics if old.sha256 == sha256 else {}
+        metrics, calibration = (old.metrics, old.calibration) if old.sha256 == sha256 else ({}, None)
     except BadInput:
-        metrics = {}
+        metrics, calibration = {}, None
     if held is not None and len(held):
-        metrics = {**metrics, HELD_OUT: measured(run, half, held)}
+        row, calibration = measured(run, half, held)
+        metrics = {**metrics, HELD_OUT: row}
     say: dict[str, Any] = {
         "name": config.name,
         "title": config.title,
@@ -71,6 +73,7 @@ def export(run: Run, folder: Path | None = None, weights: Which = "ema", held: H
         "intended_use": config.intended_use,
         "limits": config.limits,
         "metrics": metrics,
+        "calibration": calibration,
         "training": _training(run, weights) | fields.pop("training", {}),
         "sha256": sha256,
     }
@@ -79,27 +82,30 @@ def export(run: Run, folder: Path | None = None, weights: Which = "ema", held: H
 
 
 @torch.no_grad()
-def measured(run: Run, weights: dict[str, Tensor], held: Held) -> dict[str, Any]:
+def measured(run: Run, weights: dict[str, Tensor], held: Held) -> tuple[dict[str, Any], Calibration | None]:
     """Dice of ``weights`` on ``held`` as a card's ``metrics`` say it: on the model's grid, a mean over structures and
-    cases with its interval over cases."""
+    cases with its interval over cases; and the calibration fitted on them, None where they are too few."""
     network = copy.deepcopy(run.averaged)
     network.load_state_dict({key: value.to(run.fabric.device) for key, value in weights.items()})
     names = run.config.scheme.names
-    rows = []
+    rows, answers = [], []
+    clip_mm = np.float32(run.config.space.sdf_clip_mm)
     for place in range(len(held)):
         answer = run.task.answer(network, held.image[place : place + 1].to(run.fabric.device))[0]
-        found = distances_to_labels(answer.float().cpu().numpy())
+        answers.append(answer.float().cpu().numpy() * clip_mm)
+        found = distances_to_labels(answers[-1])
         rows.append([dice(found == k + 1, held.truth[place] == k + 1) for k in range(len(names))])
     with warnings.catch_warnings():  # a case without any structure has no mean
         warnings.simplefilter("ignore", RuntimeWarning)
         mean = interval(np.nanmean(np.array(rows), axis=1).tolist())
     by_structure = {name: interval([row[k] for row in rows]).mean for k, name in enumerate(names)}
-    return {
+    row = {
         "n": mean.n,
         "dice": round(mean.mean, 4),
         "interval": [round(mean.low, 4), round(mean.high, 4)],
         "structures": {name: round(value, 4) for name, value in by_structure.items() if not math.isnan(value)},
     }
+    return row, fit(names, answers, list(held.truth), "cases held out of training")
 
 
 def export_run(source: Path, folder: Path | None = None, weights: Which = "ema") -> Path:

@@ -90,6 +90,8 @@ def data_record(config: DataConfig, space: ModelSpace, collection: Collection | 
         **{key: getattr(config, key) for key in _CHOICES if key not in ("cases", "seed") or drawn},
         **{key: value for key in _WHERE_SAID if (value := getattr(config, key)) is not None},
     }
+    if config.digital:
+        record["digital"] = config.digital
     if labels is not None:
         record["labels"] = {name.lower(): id_ for name, id_ in labels.items()}
     if config.source == "folder":

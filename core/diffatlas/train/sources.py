@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from diffatlas.data import Collection, Plan, check_annotated, scan, scan_anatomies, scan_phantom, scheme_of
 from diffatlas.errors import BadInput
 from diffatlas.geometry.space import ModelSpace
@@ -24,6 +26,11 @@ def collection_of(config: DataConfig, space: ModelSpace) -> tuple[Collection, Pl
     elif config.source == "anatomies":
         shapes = config.cache.with_name(f"{config.cache.stem}-shapes.safetensors")
         collection = scan_anatomies(config.path, config.cases, config.seed, config.looks, config.holdout, shapes)
+        if config.digital:
+            if config.looks != 2:
+                raise BadInput(f"data.looks: digital hearts beside anatomies come in 2 pictures, not {config.looks}")
+            hearts = scan_phantom(config.digital, config.seed, ("ct", "mr"))
+            collection = replace(collection, cases=(*hearts.cases, *collection.cases))
     else:
         if config.modalities and "random" in config.modalities:
             raise BadInput("data.modalities: only digital hearts have random contrast; name ct or mr")

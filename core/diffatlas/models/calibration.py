@@ -1,0 +1,164 @@
+"""How likely a voxel's label is right, from the distances that a model answers and its errors on cases kept apart.
+
+With d_k the signed distance of structure k (mm, negative inside), K structures and background 0,
+
+    s = softmax(0, (b_1 - d_1) / w_1, ..., (b_K - d_K) / w_K),    p_k = (1 - e) s_k + e / (K + 1)
+
+b_k moves a border that a model draws too tight or too wide; w_k is the width of its usual error; e is the share of
+voxels at which it is wrong whatever the distance. All are fitted by likelihood on cases that were not trained on. The
+probabilities of several samples are averaged. A structure's volume gets the interval in which nine of ten true volumes
+lie, from the ratio of true to found volume on the same cases (log-normal, Student's t for few cases).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from diffatlas.geometry.distance import distances_to_labels
+from diffatlas.values import Positive, Real, Whole, value
+
+Ratio = Annotated[Real, Field(gt=0, le=1000)]
+LEAST_CASES = 5
+NEAR_MM = 10.0  # a voxel further than this from every structure is background to anyone
+FITTED_VOXELS = 200_000
+
+
+@value(frozen=True)
+class Border:
+    """A structure's numbers. ``offset_mm``: b; ``width_mm``: w; ``volume_ratio``: true volume over found volume, low
+    and high ends of nine in ten; None where too few cases had the structure."""
+
+    name: str
+    offset_mm: Annotated[Real, Field(ge=-50, le=50)]
+    width_mm: Annotated[Positive, Field(ge=0.01, le=100)]
+    volume_ratio: tuple[Ratio, Ratio] | None = None
+
+
+@value(frozen=True)
+class Calibration:
+    """``borders``: in the order of the scheme; ``floor``: e; ``cases``: how many it was fitted on; ``fitted_on``:
+    which, in words."""
+
+    borders: Annotated[tuple[Border, ...], Field(min_length=1)]
+    floor: Annotated[Real, Field(ge=0, lt=1)]
+    cases: Annotated[Whole, Field(ge=1)]
+    fitted_on: str
+
+    def probabilities(self, distance_mm: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Of background and every structure, float32 [K + 1, ...], which sum to 1; ``distance_mm`` [K, ...]."""
+        ones = (1,) * (distance_mm.ndim - 1)
+        offset = np.array([b.offset_mm for b in self.borders], dtype=np.float32).reshape(-1, *ones)
+        width = np.array([b.width_mm for b in self.borders], dtype=np.float32).reshape(-1, *ones)
+        scores = np.zeros((len(self.borders) + 1, *distance_mm.shape[1:]), dtype=np.float32)
+        np.divide(offset - distance_mm, width, out=scores[1:])
+        scores -= scores.max(axis=0)
+        np.exp(scores, out=scores)
+        scores *= np.float32(1 - self.floor) / scores.sum(axis=0)
+        scores += np.float32(self.floor / len(scores))
+        return scores
+
+    def certainty(self, distance_mm: NDArray[np.floating], labels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The probability that ``labels`` [...] is right, float32 [...]; ``distance_mm`` [S, K, ...] of S samples."""
+        total = self.probabilities(distance_mm[0])
+        for one in distance_mm[1:]:
+            total += self.probabilities(one)
+        given = np.take_along_axis(total, labels[None].astype(np.intp), axis=0)[0]
+        return np.asarray(given / np.float32(len(distance_mm)), dtype=np.float32)
+
+    def volume_intervals_ml(self, volumes_ml: dict[str, float]) -> dict[str, tuple[float, float]]:
+        """Between which volumes the true one lies nine times in ten, by structure; those without a ratio are absent."""
+        return {
+            b.name: (volumes_ml[b.name] * b.volume_ratio[0], volumes_ml[b.name] * b.volume_ratio[1])
+            for b in self.borders
+            if b.volume_ratio is not None and volumes_ml.get(b.name)
+        }
+
+
+def fit(
+    names: Sequence[str],
+    answers: Sequence[NDArray[np.floating]],
+    truths: Sequence[NDArray[np.uint8]],
+    fitted_on: str,
+    seed: int = 0,
+) -> Calibration | None:
+    """The calibration of a model from its ``answers`` (mm, [K, X, Y, Z] a case) and the true labels [X, Y, Z] of cases
+    that were not trained on; None for fewer than `LEAST_CASES`."""
+    from scipy.optimize import minimize
+
+    if len(answers) < LEAST_CASES:
+        return None
+    rng = np.random.default_rng(seed)
+    distance, label = [], []
+    for answer, truth in zip(answers, truths, strict=True):
+        near = np.flatnonzero((answer.min(axis=0) < NEAR_MM) | (truth > 0))
+        near = rng.permutation(near)[: FITTED_VOXELS // len(answers)]
+        distance.append(answer.reshape(len(names), -1)[:, near])
+        label.append(truth.ravel()[near])
+    d = np.concatenate(distance, axis=1).astype(np.float64)
+    c = np.concatenate(label).astype(np.intp)
+    count, k = len(c), len(names)
+    rows = np.arange(count)
+
+    def loss(numbers: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        offset, rate = numbers[:k], np.exp(numbers[k : 2 * k])
+        floor = 1 / (1 + np.exp(-numbers[-1]))
+        z = np.zeros((k + 1, count))
+        z[1:] = (offset[:, None] - d) * rate[:, None]
+        z -= z.max(axis=0)
+        s = np.exp(z)
+        s /= s.sum(axis=0)
+        own = s[c, rows]
+        p = (1 - floor) * own + floor / (k + 1)
+        pull = (1 - floor) * own / p  # -dL/dz_j = pull * ([j is true] - s_j)
+        slope = s[1:] * pull
+        inside = c > 0
+        slope[c[inside] - 1, rows[inside]] -= pull[inside]
+        gradient = np.empty_like(numbers)
+        gradient[:k] = (slope * rate[:, None]).mean(axis=1)
+        gradient[k : 2 * k] = (slope * (offset[:, None] - d) * rate[:, None]).mean(axis=1)
+        gradient[-1] = float(np.mean((own - 1 / (k + 1)) / p)) * floor * (1 - floor)
+        return float(-np.log(p).mean()), gradient
+
+    start = np.concatenate([np.zeros(2 * k), [math.log(0.01)]])
+    limits = [(-20.0, 20.0)] * k + [(math.log(1 / 50), math.log(20.0))] * k + [(math.log(1e-6), math.log(0.5))]
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=limits).x
+    ratios = _ratios(k, answers, truths)
+    borders = tuple(
+        Border(
+            name=name,
+            offset_mm=round(float(found[i]), 4),
+            width_mm=round(float(np.exp(-found[k + i])), 4),
+            volume_ratio=ratios[i],
+        )
+        for i, name in enumerate(names)
+    )
+    floor = round(float(1 / (1 + np.exp(-found[-1]))), 6)
+    return Calibration(borders=borders, floor=floor, cases=len(answers), fitted_on=fitted_on)
+
+
+def _ratios(
+    count: int, answers: Sequence[NDArray[np.floating]], truths: Sequence[NDArray[np.uint8]]
+) -> list[tuple[float, float] | None]:
+    """Prediction interval, 90 %, of the next case's true volume over its found one, by structure."""
+    from scipy.stats import t
+
+    found = np.array([np.bincount(distances_to_labels(a).ravel(), minlength=count + 1)[1 : count + 1] for a in answers])
+    true = np.array([np.bincount(x.ravel(), minlength=count + 1)[1 : count + 1] for x in truths])
+    ratios: list[tuple[float, float] | None] = []
+    for f, v in zip(found.T, true.T, strict=True):
+        both = (f > 0) & (v > 0)
+        n = int(both.sum())
+        if n < LEAST_CASES:
+            ratios.append(None)
+            continue
+        log = np.log(v[both] / f[both])
+        spread = float(t.ppf(0.95, n - 1) * log.std(ddof=1) * math.sqrt(1 + 1 / n))
+        low, high = np.exp(log.mean() - spread), np.exp(log.mean() + spread)
+        ratios.append((round(float(max(low, 1e-3)), 4), round(float(min(high, 1000.0)), 4)))
+    return ratios
