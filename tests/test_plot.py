@@ -58,13 +58,14 @@ def test_a_notebook_shows_a_plot_and_no_window_opens(frames: list[diffatlas.Fram
 def test_the_curves_are_the_frames_own_numbers(frames: list[diffatlas.Frame]) -> None:
     result = frames[-1].result
     assert result is not None
-    residual, change, volume = plot.curves(frames).axes
+    panels: Any = plot.curves(frames).axes
+    residual, change, volume = panels
     expected = [np.nan if f.metrics.guidance_residual is None else f.metrics.guidance_residual for f in frames]
     np.testing.assert_allclose(residual.lines[0].get_ydata(), expected)
     assert np.isnan(change.lines[0].get_ydata()[0]), "the first step has nothing to differ from"
     for line, name in zip(volume.lines, frames[-1].scheme.names, strict=True):
         np.testing.assert_allclose(line.get_ydata(), [f.metrics.volumes_ml[name] for f in frames])
-    several = plot.curves({"frames": frames, "result": result, "report": json.loads(json.dumps(result.report()))})
+    several: Any = plot.curves({"frames": frames, "result": result, "report": json.loads(json.dumps(result.report()))})
     drawn = [line.get_ydata() for line in several.axes[0].lines]
     assert len(drawn) == 3
     np.testing.assert_allclose(drawn[0], drawn[2])
@@ -79,11 +80,11 @@ def test_the_bars_are_the_volumes(frames: list[diffatlas.Frame], tmp_path: Path)
     path = tmp_path / "run.json"
     write_report(result, path, None)
     for source in (result, result.labels, path, str(path), result.report(), result.volumes_ml):
-        axes = plot.volumes(source).axes[0]
+        axes: Any = plot.volumes(source).axes[0]
         heights = [bar.get_height() for bar in axes.patches]
         np.testing.assert_allclose(heights, list(result.volumes_ml.values()))
         assert [t.get_text() for t in axes.get_xticklabels()] == list(result.volumes_ml)
-    both = plot.volumes({"a": result, "b": {"left ventricle": 3.0}}, reference={"left ventricle": 7.5}).axes[0]
+    both: Any = plot.volumes({"a": result, "b": {"left ventricle": 3.0}}, reference={"left ventricle": 7.5}).axes[0]
     assert len(both.patches) == 2 * len(result.volumes_ml)
     assert 7.5 in both.collections[0].get_segments()[0][:, 1]
 

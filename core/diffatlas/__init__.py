@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
-    import diffatlas.plot as plot  # noqa: F401
+    from diffatlas import plot
     from diffatlas.engine.request import MaskEdit, Request
     from diffatlas.errors import BadInput, DiffAtlasError
     from diffatlas.geometry.grid import Grid
@@ -58,6 +58,7 @@ __all__ = [
     "example",
     "load_model",
     "local_backend",
+    "plot",
     "read_label_map",
     "read_volume",
     "segment",
@@ -85,6 +86,7 @@ _HOME = {
     ),
     "geometry.volume": ("HIPPOCAMPUS", "MMWHS", "LabelMap", "LabelScheme", "Structure", "Volume"),
 }
+_MODULES = ("plot",)
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 
@@ -93,8 +95,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("napari-diffatlas")
-    if name == "plot":
-        return import_module("diffatlas.plot")
+    if name in _MODULES:
+        return import_module(f"diffatlas.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'diffatlas' has no attribute {name!r}")
     value = getattr(import_module(f"diffatlas.{_MODULE_OF[name]}"), name)
@@ -103,4 +105,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "__version__", "plot"})
+    return sorted({*globals(), *__all__, "__version__"})

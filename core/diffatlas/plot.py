@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.gridspec import SubplotSpec
+from matplotlib.gridspec import GridSpecBase, SubplotSpec
 from numpy.typing import NDArray
 
 from diffatlas.errors import BadInput
@@ -49,7 +49,7 @@ SIDE_PX = 240  # of the longer side of a plane's picture
 MODEL_WINDOW = (-1.0, 1.0)
 
 
-class Plot(Figure):  # type: ignore[misc]  # matplotlib is untyped here
+class Plot(Figure):
     """A matplotlib figure that notebooks show by themselves; ``what`` says in a line what is on it."""
 
     def __init__(self, what: str, height_in: float) -> None:
@@ -79,17 +79,17 @@ def run(source: Any, volume: Volume | None = None, *, shown: int = 5, plane: str
     if not isinstance(source, (Result, Mapping, str, os.PathLike)):
         frames = _frames(source)
         figure = Plot(f"{len(frames)} steps: noise, image half, labels; {', '.join(SERIES)}", 6.8)
-        above, below = figure.add_gridspec(2, 1, height_ratios=(1.9, 1))
+        above, below = _cells(figure.add_gridspec(2, 1, height_ratios=(1.9, 1)))
         _steps(figure, above, frames, shown, plane)
         _curves(figure, below, {"": ([f.metrics for f in frames], frames[-1].scheme)})
         return figure
     metrics, scheme = _record(source)
     if volume is None or not isinstance(source, Result):
         figure = Plot(f"{len(metrics)} steps: {', '.join(SERIES)}", 2.4)
-        (below,) = figure.add_gridspec(1, 1)
+        (below,) = _cells(figure.add_gridspec(1, 1))
     else:
         figure = Plot(f"labels on {volume.name or 'the image'}; {', '.join(SERIES)}", 5.8)
-        above, below = figure.add_gridspec(2, 1, height_ratios=(1.6, 1))
+        above, below = _cells(figure.add_gridspec(2, 1, height_ratios=(1.6, 1)))
         _planes(figure, above, volume, source.labels)
     _curves(figure, below, {"": (metrics, scheme)})
     return figure
@@ -169,7 +169,7 @@ def agreement(source: Frame | Result, volume: Volume | None = None) -> Plot:
     z = int(doubted.argmax())
     at_mm = labels.grid.to_world(np.array([*(np.array(labels.grid.shape[:2]) / 2), z]))
     figure = Plot("agreement of samples", 3.2)
-    left, middle, right = figure.add_gridspec(1, 3, width_ratios=(1, 1.18, 1))
+    left, middle, right = _cells(figure.add_gridspec(1, 3, width_ratios=(1, 1.18, 1)))
     window = MODEL_WINDOW if isinstance(source, Frame) else display_window(image)
     _show(figure, left, _cut(image.data, image.grid, window, "axial", at_mm, labels), "labels", "axial")
     told = _cut(share, labels.grid, (0.0, 1.0), "axial", at_mm)[..., 0]
@@ -178,7 +178,7 @@ def agreement(source: Frame | Result, volume: Volume | None = None) -> Plot:
     bar = figure.colorbar(axes.images[0], ax=axes, ticks=[0, 127.5, 255])
     bar.ax.set_yticklabels(["0", "0.5", "1"], fontsize=8)
     axes = figure.add_subplot(right)
-    axes.hist(share[(labels.data > 0) | (inside & (share < 1))], bins=np.linspace(0, 1, 21), color="C0")
+    axes.hist(share[(labels.data > 0) | (inside & (share < 1))], bins=[i / 20 for i in range(21)], color="C0")
     axes.set(xlabel="share of samples that agree", ylabel="voxels", yscale="log", xlim=(0, 1))
     _plain(axes)
     return figure
@@ -302,7 +302,7 @@ def _planes(figure: Plot, place: SubplotSpec, image: Volume | Frame, labels: Lab
         raise BadInput("labels and volume do not lie on the same grid")
     inside = np.argwhere(labels.data > 0) if labels is not None else np.empty((0, 3))
     at_mm = image.grid.to_world(inside.mean(axis=0) if len(inside) else (np.array(image.grid.shape) - 1) / 2)
-    for cell, plane in zip(place.subgridspec(1, 3), ("axial", "coronal", "sagittal"), strict=True):
+    for cell, plane in zip(_cells(place.subgridspec(1, 3)), ("axial", "coronal", "sagittal"), strict=True):
         _show(figure, cell, _cut(data, image.grid, window, plane, at_mm, labels), plane, plane)
 
 
@@ -341,7 +341,8 @@ def _show(figure: Plot, place: SubplotSpec, picture: NDArray[np.uint8], title: s
 def _curves(
     figure: Plot, place: SubplotSpec, records: Mapping[str, tuple[list[FrameMetrics], LabelScheme | tuple[str, ...]]]
 ) -> None:
-    residual, change, volume = (figure.add_subplot(cell) for cell in place.subgridspec(1, 3))
+    panels: list[Any] = [figure.add_subplot(cell) for cell in _cells(place.subgridspec(1, 3))]
+    residual, change, volume = panels
     for i, (name, (metrics, scheme)) in enumerate(records.items()):
         steps, style = np.arange(1, len(metrics) + 1), LINES[i % len(LINES)]
         marker = "o" if len(metrics) == 1 else None
@@ -379,6 +380,10 @@ def _floats(values: Sequence[float | None]) -> NDArray[np.float64]:
 def _plain(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
+
+
+def _cells(spec: GridSpecBase) -> list[SubplotSpec]:
+    return [spec[i] for i in range(spec.nrows * spec.ncols)]
 
 
 def _count(number: int, noun: str) -> str:
