@@ -125,7 +125,10 @@ def test_with_a_gpu_and_a_name_the_space_says_so(tmp_path: Path) -> None:
 
 def test_the_script_does_not_write_over_its_own_sources() -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tools" / "make_space.py"), str(APP)], capture_output=True, text=True, check=False
+        [sys.executable, str(ROOT / "tools" / "make_space.py"), str(APP)],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
     assert done.returncode == 1
     assert "give a folder of its own" in done.stderr
@@ -141,7 +144,7 @@ def test_the_folder_starts_by_itself_and_runs(space: Path, tmp_path: Path) -> No
         cwd=space,
         env=environment,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     try:
         assert process.stdout is not None
