@@ -85,7 +85,7 @@ export const fool = {
       return best !== null;
     });
     stage.picture.append(el("div", { class: "four" }, scan.box, mask.box, residual.box, agreement.box), legend(book.structures, names), volumes);
-    stage.controls.append(brushed, el("div", { class: "row" }, button(say("clean"), () => { brush.clear(); draw(); })), pick, trusting, height.box);
+    stage.controls.append(el("div", { class: "row" }, brushed, button(say("clean"), () => { brush.clear(); draw(); })), pick, trusting, height.box);
     await draw();
   },
 };
