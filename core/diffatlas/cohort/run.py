@@ -222,8 +222,7 @@ class Cohort:
             stamp = stamp_of(case.path)
             volume = read_volume(case.path)
             if case.modality is not None:
-                said: dict[str, Any] = {"modality": case.modality, "modality_reason": "named in the table of cases"}
-                volume = replace(volume, **said)
+                volume = volume.named(case.modality)
             result = self._segment(volume, request, begin, lambda i, n: tell(replace(status, step=i, total=n)))
             if result is None:
                 return Status(case.name, "pending", "stopped")
