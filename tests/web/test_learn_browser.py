@@ -203,7 +203,7 @@ def drive_fool(page: Any) -> None:
     says(page, "when it was crossed out")
     assert "trust=crossed" in page.url
     assert pixels(page, 1) != believed
-    assert "The image half, filled in" in page.inner_text(".stage")
+    assert "The image half of that run" in page.inner_text(".stage")
     page.get_by_label("believed", exact=True).check()
     says(page, "In the changed place")
 

@@ -54,7 +54,7 @@ export const fool = {
       residual.draw({ image: flat, labels: axial(crossed, z), outline: sure, colors });
       agreement.draw({ image: axial(filled, z), colors });
       volumes.textContent = say("toldBy", { model: told.model.name, sha: told.model.sha256.slice(0, 12) });
-      stage.see(say("seeCrossed", { believed: percent(found.believed.right), crossed: percent(found.crossed.right) }));
+      stage.see(say("seeCrossed", { believed: percent(found.believed.right), crossed: percent(found.crossed.right), diceBelieved: number(mean(found.believed.dice)), diceCrossed: number(mean(found.crossed.dice)) }));
     };
     const caption = (...keys) => [scan, mask, residual, agreement].forEach((view, i) => {
       view.words.textContent = say(keys[i]);
@@ -89,6 +89,8 @@ export const fool = {
     await draw();
   },
 };
+
+const mean = (values) => values.reduce((p, q) => p + q, 0) / values.length;
 
 /** The slice that shows most of a region. */
 function fullest(region) {
