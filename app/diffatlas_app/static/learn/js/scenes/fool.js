@@ -2,7 +2,7 @@
 import { axial, brushOver, button, choice, el, legend, number, percent, slicePicture, slider } from "../parts.js";
 import { loadVolume } from "../files.js";
 import { numberIn, oneOf } from "../state.js";
-import { bestMatch, N } from "../volume.js";
+import { bestMatch, meanOf, N } from "../volume.js";
 
 const TRUST = ["believed", "crossed"];
 const CASES = ["as-it-is", "no-left-ventricle", "no-right-atrium", "blob-in-lung", "ball-in-ventricle"];
@@ -54,7 +54,7 @@ export const fool = {
       residual.draw({ image: flat, labels: axial(crossed, z), outline: sure, colors });
       agreement.draw({ image: axial(filled, z), colors });
       volumes.textContent = say("toldBy", { model: told.model.name, sha: told.model.sha256.slice(0, 12) });
-      stage.see(say("seeCrossed", { believed: percent(found.believed.right), crossed: percent(found.crossed.right), diceBelieved: number(mean(found.believed.dice)), diceCrossed: number(mean(found.crossed.dice)) }));
+      stage.see(say("seeCrossed", { believed: percent(found.believed.right), crossed: percent(found.crossed.right), diceBelieved: number(meanOf(found.believed.dice)), diceCrossed: number(meanOf(found.crossed.dice)) }));
     };
     const caption = (...keys) => [scan, mask, residual, agreement].forEach((view, i) => {
       view.words.textContent = say(keys[i]);
@@ -89,8 +89,6 @@ export const fool = {
     await draw();
   },
 };
-
-const mean = (values) => values.reduce((p, q) => p + q, 0) / values.length;
 
 /** The slice that shows most of a region. */
 function fullest(region) {
