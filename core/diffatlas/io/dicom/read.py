@@ -14,7 +14,7 @@ from diffatlas.errors import BadInput, SeveralVolumes
 from diffatlas.geometry.volume import DicomSeries, Modality
 from diffatlas.io.atomic import shown
 from diffatlas.io.dicom.files import find
-from diffatlas.io.dicom.header import SEGMENTATION, STRUCTURE_SET, Frame, Header, sop_class_of
+from diffatlas.io.dicom.header import SEGMENTATION, STRUCTURE_SET, Frame, Header, NotAnImage, damaged, sop_class_of
 from diffatlas.io.dicom.pixels import check_place, decoded
 from diffatlas.io.dicom.rtstruct import read_rtstruct
 from diffatlas.io.dicom.seg import read_seg
@@ -35,6 +35,8 @@ def read_dicom(path: Path, volume_index: int | None = None, limits: Limits | Non
     """
     try:
         return _read(path, volume_index, limits or Limits(compressed=True))
+    except NotAnImage as error:
+        raise damaged(path, "it ends before its pixels") from error
     except BadInput as error:
         # A damaged slice is named; so is the folder that it lies in.
         if shown(path) in str(error) or isinstance(error, SeveralVolumes):
