@@ -50,6 +50,7 @@ app.command("demo")(launch.demo)
 app.command("app")(launch.web)
 app.command("serve")(serve)
 app.command("learn")(launch.learn)
+app.command("mcp")(launch.mcp)
 app.command("napari")(launch.napari)
 
 

@@ -207,6 +207,7 @@ class TrainConfig(_Strict):
     licence: str
     intended_use: str
     data_note: str
+    datasets: tuple[str, ...] = ()
     limits: tuple[str, ...]
     space: ModelSpace
     data: DataConfig
