@@ -30,7 +30,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> None:
 def cluster() -> Iterator[str]:
     """The address of a scheduler with two workers of one thread, in this process."""
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None, protocol="tcp"
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0", protocol="tcp"
     ) as cluster:
         yield cluster.scheduler_address
 

@@ -50,7 +50,7 @@ class Scheduled:
             futures = client.map(_do, tasks, request=self._request, options=self._options, pure=False)
             task_of = dict(zip((future.key for future in futures), tasks, strict=True))
             try:
-                for future in as_completed(futures):
+                for future in as_completed(futures, loop=client.loop):
                     for status in self._statuses(future, task_of[future.key]):
                         self.statuses[status.name] = status
                         yield status

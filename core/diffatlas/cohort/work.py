@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 LOOK_S = 0.05
 # To import the engine, from a file system that others may be using.
 START_S = 600.0
+END_S = 5.0
 STOPPED = "stopped"
 TAKEN_OVER = "another process took it over"
 
@@ -142,7 +143,7 @@ class CaseProcess:
             self._pipe = None
         if process is not None:
             process.kill()
-            process.join()
+            process.join(END_S)  # one that the system itself cannot wake is left behind
 
     def _started(self, stopped: Callable[[], bool]) -> Connection | None:
         if self._pipe is not None:
