@@ -4,8 +4,8 @@
 
 Cases: unseen digital hearts (CT and MR) and, where ../shared/data/hearts is there, late-enhancement MR. Of each
 volume, by degrees: a slab across the heart is crossed out (`Request.ignore`; the share is of the heart's length along
-the body), Gaussian noise is added (standard deviation in units of the range from the 1st to the 99th percentile), or the
-contrast is turned into its negative (0 as it is, 1 the negative). The field of view stays where the whole, clean volume
+the body), Gaussian noise is added (standard deviation in units of the 1st to 99th percentiles' range), or the contrast
+is turned into its negative (0 as it is, 1 the negative). The field of view stays where the whole, clean volume
 puts it, so that only what the network sees changes. Scored is the whole truth, what is crossed out included.
 """
 

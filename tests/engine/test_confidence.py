@@ -22,7 +22,9 @@ from diffatlas.remote import wire
 from diffatlas.session import segment, stream
 from tests.conftest import make_model
 
-BORDERS = tuple(Border(name=n, offset_mm=0.1, width_mm=3.0, volume_ratio=(0.9, 1.2)) for n in HIPPOCAMPUS.names)
+BORDERS = tuple(
+    Border(name=n, offset_mm=0.1, inside_mm=3.0, outside_mm=2.0, volume_ratio=(0.9, 1.2)) for n in HIPPOCAMPUS.names
+)
 SURE = Calibration(borders=BORDERS, floor=0.01, cases=16, fitted_on="cases of a test")
 
 

@@ -79,7 +79,7 @@ def test_npe2s_own_check_passes() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "npe2", "validate", str(ROOT / "napari.yaml")],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

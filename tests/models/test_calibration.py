@@ -18,7 +18,10 @@ NAMES = ("one", "two")
 
 
 def calibration(offset_mm: float = 0.0, width_mm: float = 1.0, floor: float = 0.0) -> Calibration:
-    borders = tuple(Border(name=n, offset_mm=offset_mm, width_mm=width_mm, volume_ratio=(0.8, 1.25)) for n in NAMES)
+    borders = tuple(
+        Border(name=n, offset_mm=offset_mm, inside_mm=width_mm, outside_mm=width_mm, volume_ratio=(0.8, 1.25))
+        for n in NAMES
+    )
     return Calibration(borders=borders, floor=floor, cases=9, fitted_on="hearts of a test")
 
 
@@ -55,7 +58,10 @@ def test_samples_are_averaged_as_probabilities() -> None:
 def test_a_fit_finds_what_made_the_labels() -> None:
     """Labels are drawn from the probabilities of a known calibration; the fit gives its numbers back."""
     true = Calibration(
-        borders=(Border(name="one", offset_mm=1.0, width_mm=1.5), Border(name="two", offset_mm=-0.5, width_mm=0.7)),
+        borders=(
+            Border(name="one", offset_mm=1.0, inside_mm=1.5, outside_mm=2.5),
+            Border(name="two", offset_mm=-0.5, inside_mm=0.7, outside_mm=0.7),
+        ),
         floor=0.06,
         cases=1,
         fitted_on="nothing",
@@ -71,7 +77,8 @@ def test_a_fit_finds_what_made_the_labels() -> None:
     assert found.floor == pytest.approx(0.06, abs=0.015)
     for got, want in zip(found.borders, true.borders, strict=True):
         assert got.offset_mm == pytest.approx(want.offset_mm, abs=0.15)
-        assert got.width_mm == pytest.approx(want.width_mm, rel=0.12)
+        assert got.inside_mm == pytest.approx(want.inside_mm, rel=0.2)
+        assert got.outside_mm == pytest.approx(want.outside_mm, rel=0.2)
 
 
 def test_nine_of_ten_new_volumes_lie_in_the_interval() -> None:
@@ -108,8 +115,8 @@ def test_intervals_of_volumes() -> None:
 def test_a_calibration_survives_the_card_s_file(tmp_path: Path) -> None:
     made = calibration(0.5, 1.2, 0.01)
     assert load(Calibration, plain(made), "card") == made
-    with pytest.raises(BadInput, match="width_mm"):
-        Border(name="one", offset_mm=0.0, width_mm=0.0)
+    with pytest.raises(BadInput, match="inside_mm"):
+        Border(name="one", offset_mm=0.0, inside_mm=0.0, outside_mm=1.0)
 
 
 def test_a_card_refuses_the_calibration_of_other_structures() -> None:

@@ -47,7 +47,9 @@ def test_the_scripts_own_tests_pass_under_node(tmp_path: Path) -> None:
     assert len(tests) >= 5
     for path in tests:
         shutil.copy(path, tmp_path)
-    done = subprocess.run([node, "--test", "."], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(
+        [node, "--test", "."], cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=200, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(re.findall(r"(?:#|ℹ) pass (\d+)", done.stdout)[0]) >= 20
 

@@ -50,7 +50,7 @@ def test_example_in_the_fast_preset_downloads_the_engine_s_labels(
         ["replay", str(report), "-o", str(tmp_path / "replay.nii.gz"), "--input", str(image)],
     ):
         done = subprocess.run(
-            [sys.executable, "-m", "diffatlas", *command], capture_output=True, text=True, check=False
+            [sys.executable, "-m", "diffatlas", *command], capture_output=True, encoding="utf-8", check=False
         )
         assert done.returncode == 0, done.stderr
         again = load(tmp_path / f"{command[0]}.nii.gz")

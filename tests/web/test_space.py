@@ -106,7 +106,10 @@ def test_what_pip_installs_is_what_the_code_imports_and_the_sdk_s_gradio(space: 
 
 def test_the_script_does_not_write_over_its_own_sources() -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tools" / "make_space.py"), str(APP)], capture_output=True, text=True, check=False
+        [sys.executable, str(ROOT / "tools" / "make_space.py"), str(APP)],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
     assert done.returncode == 1
     assert "give a folder of its own" in done.stderr
@@ -122,7 +125,7 @@ def test_the_folder_starts_by_itself_and_runs(space: Path, tmp_path: Path) -> No
         cwd=space,
         env=environment,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     try:
         assert process.stdout is not None

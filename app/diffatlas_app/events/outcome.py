@@ -42,8 +42,9 @@ class Outcome:
         saved = ends[-1].saved
         assert saved is not None
         volumes = [r.volumes_ml for r in results]
-        visitor.finished = Finished(volumes, results[0].notes, link, doubt)
-        table = markup.result(volumes, saved.scheme, results[0].notes, scores, against, doubt=doubt)
+        between = [r.volume_intervals_ml for r in results]
+        visitor.finished = Finished(volumes, results[0].notes, link, doubt, between)
+        table = markup.result(volumes, saved.scheme, results[0].notes, scores, against, doubt=doubt, between_ml=between)
         return {
             **page.idle,
             page.shown.result: table,
@@ -87,6 +88,12 @@ class Outcome:
         table = ""
         if saved is not None:
             table = markup.result(
-                finished.volumes_ml, saved.scheme, finished.notes, scores, name, doubt=finished.doubt and not scores
+                finished.volumes_ml,
+                saved.scheme,
+                finished.notes,
+                scores,
+                name,
+                doubt=finished.doubt and not scores,
+                between_ml=finished.between_ml,
             )
         return {shown.result: refused + table, shown.reference: None}

@@ -7,6 +7,7 @@ import html
 import math
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, metadata
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from diffatlas.geometry.volume import LabelScheme, Volume
@@ -85,8 +86,12 @@ def table(
     scheme: LabelScheme,
     scores: Sequence[Comparison] = (),
     against: str = "",
+    between_ml: Sequence[dict[str, tuple[float, float]]] = (),
 ) -> str:
-    """Volume of each structure beside its colour, ml, for one run or two, and with ``scores`` the agreement of each."""
+    """Volume of each structure beside its colour, ml, for one run or two, and with ``scores`` the agreement of each.
+
+    ``between_ml``: of each run, between which volumes the true one lies nine times in ten, where that is known.
+    """
     caption = "Volumes" + (f", and agreement with {against}" if against else "")
     runs = ("", ", second")
     heads = [f"ml{runs[i]}" for i in range(len(volumes_ml))]
@@ -94,7 +99,10 @@ def table(
         heads += [f"Dice{runs[i]}", f"surface Dice, {score.tolerance_mm:g} mm{runs[i]}", f"HD95, mm{runs[i]}"]
     rows = []
     for i, structure in enumerate(scheme.structures):
-        cells = [f"{volumes[structure.name]:.1f}" for volumes in volumes_ml]
+        cells = [
+            _volume(volumes[structure.name], between.get(structure.name))
+            for volumes, between in zip_longest(volumes_ml, between_ml[: len(volumes_ml)], fillvalue={})
+        ]
         for score in scores:
             row = score.rows[i]
             cells += [_number(row.dice, 3), _number(row.surface_dice, 3), _number(row.hd95_mm, 1)]
@@ -112,6 +120,13 @@ def table(
     )
 
 
+def _volume(ml: float, between: tuple[float, float] | None) -> str:
+    if between is None:
+        return f"{ml:.1f}"
+    title = "the true volume lies between these nine times in ten, on cases like those it was measured on"
+    return '{:.1f} <small title="{}">{:.1f} to {:.1f}</small>'.format(ml, title, *between)
+
+
 def _row(name: str, cells: Sequence[str]) -> str:
     return f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
 
@@ -127,13 +142,14 @@ def result(
     scores: Sequence[Comparison] = (),
     against: str = "",
     doubt: bool = False,
+    between_ml: Sequence[dict[str, tuple[float, float]]] = (),
 ) -> str:
     """The table below a finished run, and what was found on the way; ``against``: what ``scores`` compare with.
 
     ``doubt``: the search was not sure of what it found; the volumes of what may not be there are folded away.
     """
     said = "".join(f'<p class="da-note">{text(note)}</p>' for note in notes)
-    shown = table(volumes_ml, scheme, scores, against)
+    shown = table(volumes_ml, scheme, scores, against, between_ml)
     if doubt:
         shown = f"<details><summary>Show the volumes all the same</summary>{shown}</details>"
     kind = "da-result da-doubt" if doubt else "da-result"

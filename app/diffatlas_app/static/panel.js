@@ -29,7 +29,7 @@
   ${slider("opacity", "Mask opacity", 'min="0" max="1" step="0.05" value="0.55"')}
 </div>
 <details class="dv-controls"><summary>View: window, planes, camera</summary><div class="dv-fields">
-  ${slider("unsure", "Disagreement of samples", 'min="0" max="1" step="0.05" value="0"')}
+  ${slider("unsure", "Where it is unsure", 'min="0" max="1" step="0.05" value="0"')}
   ${slider("low", "Window from", "")}${slider("high", "Window to", "")}
   ${AXES.map(([title], a) => slider(`at${a}`, title, 'step="any"')).join("")}
   ${slider("azimuth", "Turn 3-D", 'min="0" max="360" step="1"')}${slider("elevation", "Tilt 3-D", 'min="-90" max="90" step="1"')}

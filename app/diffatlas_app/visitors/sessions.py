@@ -33,12 +33,13 @@ from diffatlas_app.visitors.source import EXAMPLES, RECORDED, Source
 @dataclass(frozen=True)
 class Finished:
     """What the page says of the last finished run: volumes of each structure (of one run or two), notes, the address
-    that restores its settings, and whether the search was in doubt."""
+    that restores its settings, whether the search was in doubt, and the volumes' intervals."""
 
     volumes_ml: Sequence[dict[str, float]] = ()
     notes: Sequence[str] = ()
     link: str | None = None
     doubt: bool = False
+    between_ml: Sequence[dict[str, tuple[float, float]]] = ()
 
 
 @dataclass

@@ -118,15 +118,20 @@ def _picture(frame: Frame, title: str, changes: Sequence[float]) -> RenderableTy
     return Group(*parts)
 
 
-def volumes_table(volumes_ml: dict[str, float], scheme: LabelScheme) -> Table:
-    """Structure, id and volume, each structure in its own colour."""
+def volumes_table(
+    volumes_ml: dict[str, float], scheme: LabelScheme, between_ml: dict[str, tuple[float, float]] | None = None
+) -> Table:
+    """Structure, id and volume, each structure in its own colour; where it is known, between which volumes the true
+    one lies nine times in ten."""
     table = Table.grid(padding=(0, 2))
     for structure in scheme.structures:
+        low_high = (between_ml or {}).get(structure.name)
         table.add_row(
             Text("■", style="rgb({},{},{})".format(*structure.color)),
             structure.name,
             Text(str(structure.id), style="dim", justify="right"),
             Text(f"{volumes_ml.get(structure.name, 0.0):.2f} ml", justify="right"),
+            *([] if low_high is None else [Text("(90 %: {:.2f} to {:.2f})".format(*low_high), style="dim")]),
         )
     return table
 
@@ -134,7 +139,9 @@ def volumes_table(volumes_ml: dict[str, float], scheme: LabelScheme) -> Table:
 def summary(result: Result, written: dict[str, Path]) -> None:
     """The end of a run on stdout: volumes, time, files."""
     console = stdout()
-    console.print(volumes_table(result.volumes_ml, result.labels.scheme))
+    console.print(volumes_table(result.volumes_ml, result.labels.scheme, result.volume_intervals_ml))
+    if (doubt := result.doubt) is not None:
+        console.print(f"{doubt:.0%} of the labelled voxels are expected to be wrong")
     model = result.provenance.get("model", {}).get("name", "")
     seconds = result.metrics[-1].seconds if result.metrics else 0.0
     console.print(f"{model}, {len(result.metrics)} steps, {seconds:.1f} s")

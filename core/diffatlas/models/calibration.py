@@ -4,10 +4,11 @@ With d_k the signed distance of structure k (mm, negative inside), K structures 
 
     s = softmax(0, (b_1 - d_1) / w_1, ..., (b_K - d_K) / w_K),    p_k = (1 - e) s_k + e / (K + 1)
 
-b_k moves a border that a model draws too tight or too wide; w_k is the width of its usual error; e is the share of
-voxels at which it is wrong whatever the distance. All are fitted by likelihood on cases that were not trained on. The
-probabilities of several samples are averaged. A structure's volume gets the interval in which nine of ten true volumes
-lie, from the ratio of true to found volume on the same cases (log-normal, Student's t for few cases).
+b_k moves a border that a model draws too tight or too wide; w_k is the width of its usual error, one inside of the
+moved border and one outside; e is the share of voxels at which it is wrong whatever the distance. All are fitted by
+likelihood on cases that were not trained on. The probabilities of several samples are averaged. A structure's volume
+gets the interval in which nine of ten true volumes lie, from the ratio of true to found volume on the same cases
+(log-normal, Student's t for few cases).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from diffatlas.geometry.distance import distances_to_labels
 from diffatlas.values import Positive, Real, Whole, value
 
 Ratio = Annotated[Real, Field(gt=0, le=1000)]
+Width = Annotated[Positive, Field(ge=0.01, le=100)]
 LEAST_CASES = 5
 NEAR_MM = 10.0  # a voxel further than this from every structure is background to anyone
 FITTED_VOXELS = 200_000
@@ -31,12 +33,13 @@ FITTED_VOXELS = 200_000
 
 @value(frozen=True)
 class Border:
-    """A structure's numbers. ``offset_mm``: b; ``width_mm``: w; ``volume_ratio``: true volume over found volume, low
-    and high ends of nine in ten; None where too few cases had the structure."""
+    """A structure's numbers. ``offset_mm``: b; ``inside_mm``, ``outside_mm``: w on either side; ``volume_ratio``: true
+    volume over found volume, low and high ends of nine in ten; None where too few cases had the structure."""
 
     name: str
     offset_mm: Annotated[Real, Field(ge=-50, le=50)]
-    width_mm: Annotated[Positive, Field(ge=0.01, le=100)]
+    inside_mm: Width
+    outside_mm: Width
     volume_ratio: tuple[Ratio, Ratio] | None = None
 
 
@@ -53,10 +56,13 @@ class Calibration:
     def probabilities(self, distance_mm: NDArray[np.floating]) -> NDArray[np.float32]:
         """Of background and every structure, float32 [K + 1, ...], which sum to 1; ``distance_mm`` [K, ...]."""
         ones = (1,) * (distance_mm.ndim - 1)
-        offset = np.array([b.offset_mm for b in self.borders], dtype=np.float32).reshape(-1, *ones)
-        width = np.array([b.width_mm for b in self.borders], dtype=np.float32).reshape(-1, *ones)
+        offset, inside, outside = (
+            np.array([getattr(b, name) for b in self.borders], dtype=np.float32).reshape(-1, *ones)
+            for name in ("offset_mm", "inside_mm", "outside_mm")
+        )
         scores = np.zeros((len(self.borders) + 1, *distance_mm.shape[1:]), dtype=np.float32)
-        np.divide(offset - distance_mm, width, out=scores[1:])
+        np.subtract(offset, distance_mm, out=scores[1:])
+        scores[1:] /= np.where(scores[1:] > 0, inside, outside)
         scores -= scores.max(axis=0)
         np.exp(scores, out=scores)
         scores *= np.float32(1 - self.floor) / scores.sum(axis=0)
@@ -106,10 +112,13 @@ def fit(
     rows = np.arange(count)
 
     def loss(numbers: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        offset, rate = numbers[:k], np.exp(numbers[k : 2 * k])
+        offset, rates = numbers[:k], np.exp(numbers[k : 3 * k])
         floor = 1 / (1 + np.exp(-numbers[-1]))
+        deep = offset[:, None] - d
+        within = deep > 0
+        rate = np.where(within, rates[:k, None], rates[k:, None])
         z = np.zeros((k + 1, count))
-        z[1:] = (offset[:, None] - d) * rate[:, None]
+        z[1:] = deep * rate
         z -= z.max(axis=0)
         s = np.exp(z)
         s /= s.sum(axis=0)
@@ -120,20 +129,23 @@ def fit(
         inside = c > 0
         slope[c[inside] - 1, rows[inside]] -= pull[inside]
         gradient = np.empty_like(numbers)
-        gradient[:k] = (slope * rate[:, None]).mean(axis=1)
-        gradient[k : 2 * k] = (slope * (offset[:, None] - d) * rate[:, None]).mean(axis=1)
+        gradient[:k] = (slope * rate).mean(axis=1)
+        moved = slope * deep * rate
+        gradient[k : 2 * k] = np.where(within, moved, 0).mean(axis=1)
+        gradient[2 * k : 3 * k] = np.where(within, 0, moved).mean(axis=1)
         gradient[-1] = float(np.mean((own - 1 / (k + 1)) / p)) * floor * (1 - floor)
         return float(-np.log(p).mean()), gradient
 
-    start = np.concatenate([np.zeros(2 * k), [math.log(0.01)]])
-    limits = [(-20.0, 20.0)] * k + [(math.log(1 / 50), math.log(20.0))] * k + [(math.log(1e-6), math.log(0.5))]
+    start = np.concatenate([np.zeros(3 * k), [math.log(0.01)]])
+    limits = [(-20.0, 20.0)] * k + [(math.log(1 / 50), math.log(20.0))] * 2 * k + [(math.log(1e-6), math.log(0.5))]
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=limits).x
     ratios = _ratios(k, answers, truths)
     borders = tuple(
         Border(
             name=name,
             offset_mm=round(float(found[i]), 4),
-            width_mm=round(float(np.exp(-found[k + i])), 4),
+            inside_mm=round(float(np.exp(-found[k + i])), 4),
+            outside_mm=round(float(np.exp(-found[2 * k + i])), 4),
             volume_ratio=ratios[i],
         )
         for i, name in enumerate(names)
