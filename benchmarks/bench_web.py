@@ -199,7 +199,9 @@ def at_once(clients: list[Client], paths: list[Path], model: str, folder: Path) 
     wall = time.monotonic() - start
     served = [(a, p, s) for (a, _), p, s in zip(answers, paths, seeds, strict=True) if "error" not in a]
     refused = [a["error"] for a, _ in answers if "error" in a]
-    waits = sorted(seconds for a, seconds in answers if "error" not in a)
+    waits = sorted(seconds for a, seconds in answers if "error" not in a) or [float("nan")]
+    for words in sorted(set(refused)):
+        print(f"{refused.count(words)} of {len(clients)} were told: {words}", file=sys.stderr)
     return {
         "visitors": len(clients),
         "answered": len(served),

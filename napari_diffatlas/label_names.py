@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffatlas import session
-from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import LabelScheme, Structure
 from diffatlas.io import IMAGE_SUFFIXES, atomic_write_bytes
 
 SUFFIX = ".structures.json"
 MAX_BYTES = 2**20
 REPORT_MAX_BYTES = 2**24
+# What a file that is none of ours makes of reading it.
+DAMAGED = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def _own(path: Path) -> Names | None:
             for s in content["structures"]
         )
         return Names(LabelScheme("labels", structures), str(content.get("image", "")))
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except DAMAGED:
         return None  # names are a help: labels open without them
 
 
@@ -72,7 +73,7 @@ def _reported(path: Path) -> Names | None:
         provenance = _json(path, REPORT_MAX_BYTES)["provenance"]
         image = (provenance.get("source") or {}).get("path")
         return Names(session.model_card(str(provenance["model"]["name"])).scheme, Path(image).name if image else "")
-    except (OSError, ValueError, KeyError, TypeError, BadInput):
+    except DAMAGED:
         return None
 
 

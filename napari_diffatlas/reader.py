@@ -8,8 +8,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diffatlas.geometry.volume import LabelMap
-from diffatlas.io import is_dicom_folder, named_as_labels, read_volume
+from diffatlas.geometry.volume import LabelMap, LabelScheme
+from diffatlas.io import (
+    is_dicom_folder,
+    is_dicom_labels,
+    named_as_labels,
+    read_label_ids,
+    read_structures,
+    read_volume,
+)
 from napari_diffatlas import label_names
 from napari_diffatlas.viewer.layers import KEY, LayerTuple, label_map_to_layer, scheme_of, volume_to_layer
 
@@ -48,7 +55,8 @@ def get_reader(path: Paths) -> Callable[[Paths], list[LayerTuple]] | None:
 
 
 def read(path: Paths) -> list[LayerTuple]:
-    """A layer for each file: labels where the name says so and every value is a whole number, an image otherwise.
+    """A layer for each file: labels where the file is a DICOM SEG or RTSTRUCT, or where its name says so and every
+    value is a whole number; an image otherwise.
 
     Raises `BadInput`, which napari shows as a message.
     """
@@ -61,6 +69,10 @@ def _is_ours(path: str) -> bool:
 
 
 def _read_one(path: Path) -> LayerTuple:
+    if is_dicom_labels(path):
+        scheme = LabelScheme("labels", read_structures(path))
+        labels = LabelMap.from_ids(*read_label_ids(path), scheme)
+        return label_map_to_layer(labels, path.stem, path=path.absolute())
     volume = read_volume(path)
     if named_as_labels(path) and _are_ids(volume.data):
         ids = volume.data.astype(np.uint16)

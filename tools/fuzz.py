@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import shutil
 import sys
 import tempfile
 import time
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from diffatlas import io
 from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import MMWHS, LabelMap
 
 SHAPE = (7, 6, 5)
 LIMITS = io.Limits(max_voxels=4_000_000, max_bytes=32 << 20, contained=True, max_seconds=20)
@@ -40,18 +42,20 @@ INTEGERS = (0, 1, -1, 2, 7, 127, 128, 255, 256, 32767, -32768, 65535, 2**31 - 1,
 # Outcomes that must not be: late, an error of ours, other voxels than the file's, a refusal nobody can read.
 FORBIDDEN = ("late", "fault", "wrong", "unreadable")
 
+FORMATS = ("NIfTI", "NRRD", "MetaImage", "DICOM", "compressed DICOM", "DICOM labels")
 Rng = np.random.Generator
 
 
 @dataclass(frozen=True)
 class Seed:
-    """A sound file: its bytes, its name, and how many of them are header."""
+    """A sound file: its bytes, its name, how many of them are header, and files that must lie beside it."""
 
     format: str
     name: str
     content: bytes
     header: int
     packed: bool = False
+    beside: tuple[tuple[str, bytes], ...] = ()
 
 
 def seeds(folder: Path) -> list[Seed]:
@@ -89,6 +93,53 @@ def seeds(folder: Path) -> list[Seed]:
     sitk.WriteImage(image, str(folder / "a.dcm"))
     content = (folder / "a.dcm").read_bytes()
     found.append(Seed("DICOM", "a.dcm", content, len(content) - data[:, :, 0].nbytes))
+    return [*found, *_compressed(folder), *_labels(folder)]
+
+
+def _compressed(folder: Path) -> list[Seed]:
+    """A slice for each codec that is native code; OpenJPEG's encoder wants 64 pixels."""
+    from pydicom import dcmread
+    from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+
+    found = []
+    for name, syntax in (("c.dcm", RLELossless), ("d.dcm", JPEGLSLossless), ("e.dcm", JPEG2000Lossless)):
+        dataset = dcmread(folder / "a.dcm")
+        pixels = np.random.default_rng(1).integers(0, 3000, (64, 64)).astype(np.uint16)
+        dataset.Rows, dataset.Columns, dataset.PixelRepresentation = 64, 64, 0
+        dataset.PixelData = pixels.tobytes()
+        dataset.compress(syntax)
+        dataset.save_as(folder / name)
+        content = (folder / name).read_bytes()
+        found.append(Seed("compressed DICOM", name, content, content.index(b"\xe0\x7f\x10\x00") + 12))
+    return found
+
+
+def _labels(folder: Path) -> list[Seed]:
+    """A SEG, and an RTSTRUCT with the series that it was drawn on beside it."""
+    from pydicom import dcmread
+
+    for k in range(SHAPE[2]):
+        dataset: Any = dcmread(folder / "a.dcm")
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{k + 1}"
+        dataset.StudyInstanceUID, dataset.SeriesInstanceUID = "1.2.3", "1.2.3.99"
+        dataset.ImagePositionPatient = [0, 0, 2.5 * k]
+        dataset.save_as(folder / f"slice{k}.dat")
+    (folder / "series").mkdir()
+    beside = [path.rename(folder / "series" / path.name) for path in sorted(folder.glob("slice*.dat"))]
+    volume = io.read_volume(folder / "series")
+    labels = np.zeros(volume.grid.shape, np.uint8)
+    labels[1:4, 1:5, 1:3], labels[4:6, 2:5, 2:5] = 1, 2
+    found = []
+    for name, format_ in (("s.dcm", "seg"), ("r.dcm", "rtstruct")):
+        path = folder / "series" / name
+        io.write_label_map(LabelMap(labels, volume.grid, MMWHS), path, source=volume, format=format_)  # type: ignore[arg-type]
+        content = path.rename(folder / name).read_bytes()
+        pixels = content.find(b"\xe0\x7f\x10\x00")
+        files = tuple((file.name, file.read_bytes()) for file in beside) if format_ == "rtstruct" else ()
+        for file_name, bytes_ in files:  # also beside the sound file, which is read too
+            (folder / file_name).write_bytes(bytes_)
+        found.append(Seed("DICOM labels", name, content, pixels + 12 if pixels > 0 else len(content) - 1, beside=files))
+    shutil.rmtree(folder / "series")
     return found
 
 
@@ -200,8 +251,9 @@ def mutants(folder: Path, count: int, seed: int, only: str | None = None) -> Ite
 def outcome(path: Path, expected: NDArray[np.float32] | None) -> tuple[str, str]:
     """What became of one mutant, and a line about it; ``expected``: the voxels that it must have, if any."""
     begin = time.monotonic()
+    notes: list[str] = []
     try:
-        volume = io.read_volume(path, limits=LIMITS)
+        data = voxels_of(path, notes)
     except BadInput as error:
         message = str(error)
         if "the decoder crashed" in message:
@@ -214,11 +266,20 @@ def outcome(path: Path, expected: NDArray[np.float32] | None) -> tuple[str, str]
         return "fault", f"{type(error).__name__}: {error}"
     if time.monotonic() - begin > LIMITS.max_seconds:
         return "late", "read, but late"
-    if not np.isfinite(volume.data).all():
+    if not np.isfinite(data).all():
         return "wrong", "not finite"
-    if expected is not None and not np.array_equal(volume.data, expected):
+    if expected is not None and not np.array_equal(data, expected):
         return "wrong", "other voxels than the sound file's"
-    return "volume", ", ".join(volume.notes)
+    return "volume", ", ".join(notes)
+
+
+def voxels_of(path: Path, notes: list[str]) -> NDArray[Any]:
+    """What a file holds, as its own reader gives it."""
+    if path.name in ("s.dcm", "r.dcm"):
+        return io.read_label_ids(path, limits=LIMITS, notes=notes)[0]
+    volume = io.read_volume(path, limits=LIMITS)
+    notes += volume.notes
+    return volume.data
 
 
 def fuzz(count: int, seed: int, only: str | None = None, keep: Path | None = None) -> dict[str, Counter[str]]:
@@ -231,7 +292,9 @@ def fuzz(count: int, seed: int, only: str | None = None, keep: Path | None = Non
         voxels: dict[str, Any] = {}
         for source, number, content, whole in mutants(folder / "seeds", count, seed, only):
             if source.name not in voxels:
-                voxels[source.name] = io.read_volume(folder / "seeds" / source.name, limits=LIMITS).data
+                voxels[source.name] = voxels_of(folder / "seeds" / source.name, [])
+                for name, bytes_ in source.beside:
+                    (folder / "mutant" / name).write_bytes(bytes_)
             path = folder / "mutant" / source.name
             path.write_bytes(content)
             kind, line = outcome(path, voxels[source.name] if whole else None)
@@ -249,7 +312,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--count", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=("NIfTI", "NRRD", "MetaImage", "DICOM"))
+    parser.add_argument("--only", choices=FORMATS)
     parser.add_argument("--keep", type=Path)
     given = parser.parse_args()
     begin = time.monotonic()

@@ -34,13 +34,14 @@ SEGMENT = """Segment a volume (.nii, .nii.gz, .nrrd, .mha, or a zipped DICOM ser
 Returns {"volumes_ml": {structure: ml}, "report": {...}, "labels": {"name", "nii_gz_base64"}}, where the labels lie on
 the voxels of the volume and the report is one that `diffatlas replay` reads; or {"error": "..."}. model: "auto" or
 a name; preset: fast, watch, published; seed: 0 or more; samples: 1 to 8 runs that are averaged; guidance_noise: 0
-(image) to 1 (atlas), or -1 for the preset's own."""
+(image) to 1 (atlas), or -1 for the preset's own; modality: "ct" or "mr" where you know it; volume_index: of a file that
+holds several volumes, from 0."""
 GENERATE = """Draw image-mask pairs from a model's atlas.
 
 Returns {"pairs": [{"seed", "volumes_ml", "image": {"name", "nii_gz_base64"}, "mask": {...}}]} or {"error": "..."}.
 model: a name; count: 1 to 8; seed: of the first pair; preset: fast, watch, published."""
 PARAMETERS = {
-    "segment": ("volume", "model", "preset", "seed", "samples", "guidance_noise"),
+    "segment": ("volume", "model", "preset", "seed", "samples", "guidance_noise", "modality", "volume_index"),
     "generate": ("model", "count", "seed", "preset"),
 }
 """Arguments in the order of the endpoints' lists; one that is missing, or null, takes its default."""
@@ -53,9 +54,20 @@ class SegmentArguments:
 
     volume: Path
     wanted: settings.Settings
+    index: int | None = None
 
     @classmethod
-    def of(cls, volume: Any, model: Any, preset: Any, seed: Any, samples: Any, noise: Any) -> SegmentArguments:
+    def of(
+        cls,
+        volume: Any,
+        model: Any,
+        preset: Any,
+        seed: Any,
+        samples: Any,
+        noise: Any,
+        modality: Any = None,
+        index: Any = None,
+    ) -> SegmentArguments:
         if not isinstance(volume, dict) or not isinstance(volume.get("path"), str):
             raise BadInput("give a volume: upload a .nii, .nii.gz, .nrrd, .mha or a zipped DICOM series first")
         share = _number("guidance_noise", noise, -1.0)
@@ -68,8 +80,10 @@ class SegmentArguments:
             seed=_whole("seed", seed, 0, 0, None),
             samples=_whole("samples", samples, 1, 1, limits.MAX_SAMPLES),
             noise=None if share < 0 else share,
+            modality=_choice("modality", modality, "", ("", "ct", "mr")),
         )
-        return cls(Path(volume["path"]), wanted)
+        number = _whole("volume_index", index, -1, -1, io.MAX_CHOICES)
+        return cls(Path(volume["path"]), wanted, None if number < 0 else number)
 
 
 @dataclass(frozen=True)
@@ -131,14 +145,22 @@ def add_endpoints(visitors: Visitors, running: dict[str, Any]) -> None:
     """Add the endpoints to the page that is being built; ``running``: gradio's options of what runs the engine."""
 
     def segment(
-        volume: Any, model: Any, preset: Any, seed: Any, samples: Any, guidance_noise: Any, request: gr.Request
+        volume: Any,
+        model: Any,
+        preset: Any,
+        seed: Any,
+        samples: Any,
+        guidance_noise: Any,
+        modality: Any,
+        volume_index: Any,
+        request: gr.Request,
     ) -> dict[str, Any]:
         try:
-            asked = SegmentArguments.of(volume, model, preset, seed, samples, guidance_noise)
+            asked = SegmentArguments.of(volume, model, preset, seed, samples, guidance_noise, modality, volume_index)
             engine_request = asked.wanted.request()
             with _turn(visitors, request) as visitor:
-                source = visitor.take_upload(asked.volume)
-                read = source.read()
+                source = replace(visitor.take_upload(asked.volume), index=asked.index)
+                read = asked.wanted.named(source.read())
                 name = f"{read.name}_labels.nii.gz"
                 for looking in regions.search(read, engine_request):  # in sight, so that it ends with the caller
                     if visitor.should_stop():
@@ -192,6 +214,8 @@ def add_endpoints(visitors: Visitors, running: dict[str, Any]) -> None:
                 gr.Number(0, label="seed"),
                 gr.Number(1, label="samples"),
                 gr.Number(-1, label="guidance_noise"),
+                gr.Radio(["", "ct", "mr"], value="", label="modality"),
+                gr.Number(-1, label="volume_index"),
             ],
             answer,
             api_name="segment",

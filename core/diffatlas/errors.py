@@ -13,3 +13,11 @@ class DiffAtlasError(Exception):
 
 class BadInput(DiffAtlasError, ValueError):
     """Something the user gave cannot be used; the message is one line that says what, where, and what to do."""
+
+
+class SeveralVolumes(BadInput):
+    """A file or folder holds several volumes and nobody said which is meant. ``choices``: a line each, by index."""
+
+    def __init__(self, message: str, choices: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.choices = choices

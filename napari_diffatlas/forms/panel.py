@@ -20,10 +20,16 @@ from qtpy.QtWidgets import (
 from diffatlas import session
 from diffatlas.engine.request import Request
 from diffatlas.geometry.space import ModelSpace
-from diffatlas.geometry.volume import LabelScheme
+from diffatlas.geometry.volume import LabelScheme, Modality
 from napari_diffatlas.forms.options import Options, Planner
 from napari_diffatlas.forms.orientation import OrientationRow
 from napari_diffatlas.forms.parts import Bar, Fold, Status, Text, about, combo_box, offer, size_mm, yielding
+
+MODALITIES: dict[str, Modality | None] = {"auto": None, "CT": "ct", "MR": "mr"}
+MODALITY_TIP = (
+    "What the image is: it decides which intensities the model is shown.\n"
+    "auto takes the file's word, or judges by the voxels"
+)
 
 
 class Card(Protocol):
@@ -59,13 +65,15 @@ class Panel(QWidget):
     """Form, Run, Pause and Stop, progress, one status line.
 
     Signals: ``run_clicked(Choice)``, ``pause_clicked(bool)`` (True pauses, False resumes), ``stop_clicked()``,
-    ``subject_changed()`` (another image or model is chosen). ``region`` is room for the part that says where to look.
+    ``subject_changed()`` (another image or model is chosen), ``modality_named(Modality | None)`` (the user says what
+    the image is; None leaves it to its looks). ``region`` is room for the part that says where to look.
     """
 
     run_clicked = Signal(object)
     pause_clicked = Signal(bool)
     stop_clicked = Signal()
     subject_changed = Signal()
+    modality_named = Signal(object)
 
     def __init__(self, cards: Sequence[Card], plan: Planner = session.plan, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -78,6 +86,9 @@ class Panel(QWidget):
         for card in cards:
             self.model_combo.addItem(card.title, card.name)
         self.orientation = OrientationRow()
+        self.modality_combo = combo_box(MODALITY_TIP)
+        for title, modality in MODALITIES.items():
+            self.modality_combo.addItem(title, modality)
         self.model_text = Text()
         self.about_text = Text()
         self.about = Fold("About · not for clinical use", self.about_text, opened=True)
@@ -96,6 +107,7 @@ class Panel(QWidget):
         self.model_combo.currentIndexChanged.connect(self._show_model)
         for combo in (self.image_combo, self.model_combo):
             combo.currentIndexChanged.connect(lambda _: self.subject_changed.emit())
+        self.modality_combo.activated.connect(lambda _: self.modality_named.emit(self.modality_combo.currentData()))
         self.run_button.clicked.connect(self._run)
         self.pause_button.clicked.connect(self._pause)
         self.stop_button.clicked.connect(self._stop)
@@ -106,12 +118,13 @@ class Panel(QWidget):
     def _lay_out(self) -> None:
         form = QGridLayout()
         form.setColumnStretch(1, 1)
-        for row, (name, box) in ((0, ("Image", self.image_combo)), (2, ("Model", self.model_combo))):
+        rows = {0: ("Image", self.image_combo), 2: ("Modality", self.modality_combo), 3: ("Model", self.model_combo)}
+        for row, (name, box) in rows.items():
             form.addWidget(QLabel(name), row, 0)
             form.addWidget(box, row, 1)
         form.addWidget(self.orientation, 1, 0, 1, 2)
-        form.addWidget(self.model_text, 3, 0, 1, 2)
-        form.addWidget(self.about, 4, 0, 1, 2)
+        form.addWidget(self.model_text, 4, 0, 1, 2)
+        form.addWidget(self.about, 5, 0, 1, 2)
         buttons = QHBoxLayout()
         for button in (self.run_button, self.pause_button, self.stop_button):
             buttons.addWidget(yielding(button), 1)
@@ -151,6 +164,10 @@ class Panel(QWidget):
         """Offer these image layers; keeps the current choice where it is still there, else takes the topmost."""
         offer(self.image_combo, list(names), "open a volume first")
         self._enable()
+
+    def show_modality(self, named: Modality | None) -> None:
+        """What the user said of the image that is chosen."""
+        self.modality_combo.setCurrentIndex(list(MODALITIES.values()).index(named))
 
     def set_running(self, running: bool, pauses: bool = True) -> None:
         """``pauses``: what runs can be held on its way."""
@@ -232,7 +249,7 @@ class Panel(QWidget):
         self.pause_button.setEnabled(self._running and self._pauses)
         self.pause_button.setText("Resume" if self._paused else "Pause")
         self.stop_button.setEnabled(self._running)
-        for box in (self.image_combo, self.orientation, self.model_combo, self.options):
+        for box in (self.image_combo, self.orientation, self.modality_combo, self.model_combo, self.options):
             box.setEnabled(not self._running)
 
 

@@ -165,5 +165,7 @@ def about(seconds: float) -> str:
 
 
 def in_our_words(message: str) -> str:
-    """The engine's one line, where it names an option of the command line, with the name it has here."""
+    """The engine's one line, where it names a setting as Python does, with the name it has here."""
+    message = message.replace("name the modality if you know it", "choose CT or MR as its Modality if you know it")
+    message = message.replace("name one as model, and insist", "choose a model, and insist")
     return message.replace("insist with force=True", "tick 'run on any modality' under Advanced")

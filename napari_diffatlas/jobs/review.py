@@ -109,7 +109,8 @@ class Review:
         said = self.verdicts.get(case.name)
         shown = io.read_label_map(kept, scheme) if said is not None and said.labels and kept.exists() else made
         image = volume_to_layer(volume, case.path.absolute())
-        labels = label_map_to_layer(shown, f"{case.name} labels", volume.header, case.path.absolute())
+        name = f"{case.name} labels"
+        labels = label_map_to_layer(shown, name, volume.header, case.path.absolute(), series=volume.series)
         return Opened(case, volume, made, report, image, labels)
 
     def _segment(self, case: Case, volume: Volume) -> None:

@@ -177,7 +177,7 @@ class RunView(QObject):
 
     def _summary(self, done: Done) -> str:
         notes = dict.fromkeys((*(self._source.notes if self._source else ()), *done.result.result.notes))
-        return "\n".join([*done.result.doubts, f"Done in {done.seconds:.1f} s.", *notes])
+        return "\n".join([*done.result.doubts, f"Done in {done.seconds:.1f} s.", *map(in_our_words, notes)])
 
     def _note_device(self, provenance: dict[str, Any]) -> None:
         chosen = ", ".join(str(provenance[key]) for key in ("device", "precision") if key in provenance)

@@ -9,6 +9,7 @@ from pathlib import Path
 from diffatlas import session
 from diffatlas.engine.request import MaskEdit, Request
 from diffatlas.errors import BadInput
+from diffatlas.geometry.volume import Modality
 from diffatlas.session import Backend
 from napari_diffatlas.forms.edit import EditPanel
 from napari_diffatlas.forms.options import Planner
@@ -61,6 +62,7 @@ class SegmentTab(Tab):
         self.panel.subject_changed.connect(self._on_subject)
         self.panel.options.changed.connect(self.region.refresh)
         self.panel.orientation.changed.connect(self._on_orientation)
+        self.panel.modality_named.connect(self._on_modality)
         self.region.said.connect(self.panel.set_status)
         self.region.searching.connect(self.view.on_searching)
         self.panel.run_clicked.connect(self._on_run)
@@ -170,6 +172,14 @@ class SegmentTab(Tab):
             self.panel.set_status(str(error), error=True)
         self._on_subject()
 
+    def _on_modality(self, named: Modality | None) -> None:
+        """The user says what the image is."""
+        try:
+            self._scene.set_modality(self.panel.image_combo.currentData(), named)
+        except BadInput as error:
+            self.panel.set_status(str(error), error=True)
+        self._on_subject()
+
     def _edited(self) -> Edited | None:
         """The labels in sight; None, and a word why, where there are none."""
         try:
@@ -231,6 +241,7 @@ class SegmentTab(Tab):
         image = self.panel.image_combo.currentData()
         self.region.use(image, self.panel.card, self._asked)
         self.panel.orientation.show_letters(self.region.assumed_axes)
+        self.panel.show_modality(None if image is None else self._scene.modality_named(image))
 
     def layers_changed(self) -> None:
         names = self._scene.image_names()

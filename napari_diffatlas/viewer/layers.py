@@ -24,13 +24,14 @@ from scipy import ndimage
 from diffatlas.engine.request import MaskEdit, Request
 from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Array, Grid, inverse_orientation, reorient
-from diffatlas.geometry.volume import LabelMap, LabelScheme, Modality, NiftiHeader, Structure, Volume
+from diffatlas.geometry.volume import DicomSeries, LabelMap, LabelScheme, Modality, NiftiHeader, Structure, Volume
 from diffatlas.io import Limits, guess_modality
 from diffatlas.session import Frame, Result
 from napari_diffatlas.viewer.doubt import Known, doubts_of
 
 KEY = "diffatlas"
 AXES = ("x", "y", "z")
+NAMED = "named"  # in a layer's own metadata: the modality that the user says it is
 ORIENTATION = "orientation"  # in a layer's own metadata: the three letters that the user gave its axes
 ASSUMED = "RAS"
 DIRECTIONS = {"R": (0, 1.0), "L": (0, -1.0), "A": (1, 1.0), "P": (1, -1.0), "S": (2, 1.0), "I": (2, -1.0)}
@@ -74,12 +75,16 @@ RAS_MM = Placement(np.eye(4), ("mm",) * 3, AXES)
 
 @dataclass(frozen=True, eq=False)
 class Origin:
-    """Where a layer's voxels came from: the file, its own grid and header, and the reorientation done for display."""
+    """Where a layer's voxels came from: the file, its own grid and header, and the reorientation done for display.
+
+    ``series``: of a volume that was DICOM, for the references in labels of it.
+    """
 
     grid: Grid
     orientation: NDArray[np.float64]
     header: NiftiHeader | None = None
     path: Path | None = None
+    series: DicomSeries | None = None
 
     @property
     def display_grid(self) -> Grid:
@@ -110,7 +115,10 @@ class Origin:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """An image layer as the engine needs it. ``data`` may be lazy: call `volume` in the worker."""
+    """An image layer as the engine needs it. ``data`` may be lazy: call `volume` in the worker.
+
+    ``modality``: as its reader found it; ``named``: as the user says it is, which stands above that.
+    """
 
     name: str
     data: Any
@@ -119,16 +127,19 @@ class Source:
     origin: Origin
     modality: Modality | None = None
     notes: tuple[str, ...] = ()
+    named: Modality | None = None
 
     def file_volume(self) -> Volume:
         """`volume` as the file holds it: what the engine is given, so that a run has one hash behind every door."""
         shown = self.volume()
-        return replace(shown, data=self.origin.restore(shown.data), grid=self.origin.grid, header=self.origin.header)
+        origin = self.origin
+        data = origin.restore(shown.data)
+        return replace(shown, data=data, grid=origin.grid, header=origin.header, series=origin.series)
 
     def placeholder(self) -> Volume:
         """Place, modality and name without the voxels, which may be lazy: enough for the engine to plan a run."""
         nothing = np.broadcast_to(np.float32(0), self.grid.shape)
-        return Volume(nothing, self.grid, self.modality or "unknown", self.name, self.notes)
+        return Volume(nothing, self.grid, self.named or self.modality or "unknown", self.name, self.notes)
 
     def volume(self) -> Volume:
         """The voxels as displayed: computed, converted to float32, filled with the lowest value where not finite."""
@@ -142,7 +153,8 @@ class Source:
         if share:
             data[bad] = data[~bad].min()
             notes = (*notes, f"{share:.2%} of the voxels were NaN or infinite and took the lowest value")
-        return Volume(data, self.grid, self.modality or guess_modality(data), self.name, notes)
+        volume = Volume(data, self.grid, self.modality or guess_modality(data), self.name, notes)
+        return volume if self.named is None else volume.named(self.named)
 
 
 def read_layer(layer: Image) -> Source:
@@ -170,7 +182,8 @@ def read_layer(layer: Image) -> Source:
         grid = origin.display_grid
     else:  # another reader's layer, or one the user has moved since: its own place is the truth
         origin = Origin(grid, AS_IS)
-    return Source(name, data, grid, placement, origin, ours.get("modality"), (*ours.get("notes", ()), *notes))
+    notes = (*ours.get("notes", ()), *notes)
+    return Source(name, data, grid, placement, origin, ours.get("modality"), notes, ours.get(NAMED))
 
 
 def set_orientation(layer: Image | Labels, letters: str) -> None:
@@ -182,6 +195,17 @@ def set_orientation(layer: Image | Labels, letters: str) -> None:
             f"'{letters}' names no orientation: give a letter for each axis, R or L, A or P, S or I, such as SPL"
         )
     layer.metadata[KEY] = {**layer.metadata.get(KEY, {}), ORIENTATION: letters}
+
+
+def set_modality(layer: Image, named: Modality | None) -> None:
+    """Take ``layer`` for an image of this modality; None leaves it to the file and the voxels."""
+    layer.metadata[KEY] = {**layer.metadata.get(KEY, {}), NAMED: named}
+
+
+def modality_named(layer: Image) -> Modality | None:
+    """What the user said of ``layer``."""
+    named: Modality | None = layer.metadata.get(KEY, {}).get(NAMED)
+    return named
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,23 +248,24 @@ def nearest(data: NDArray[np.uint8], grid: Grid, onto: Grid) -> NDArray[np.uint8
     return np.asarray(out, dtype=np.uint8)
 
 
-def read_labels(data: Any, state: Mapping[str, Any]) -> tuple[LabelMap, NiftiHeader | None]:
-    """A label map in the file's own axis order, and the file's header, from napari's layer data tuple.
+def read_labels(data: Any, state: Mapping[str, Any]) -> tuple[LabelMap, Origin | None]:
+    """A label map in the file's own axis order, and where its voxels came from, from napari's layer data tuple.
 
     Labels that DiffAtlas made keep their scheme; others get one from the ids that occur.
     """
-    ids, grid, header = _restored(data, state)
+    ids, grid, origin = _restored(data, state)
     if ids.dtype.kind not in "biu":
         raise BadInput(f"'{state.get('name', 'labels')}' does not hold whole numbers; save it as an image")
     scheme = state.get("metadata", {}).get(KEY, {}).get("scheme") or scheme_of(ids)
-    return LabelMap.from_ids(ids, grid, scheme), header
+    return LabelMap.from_ids(ids, grid, scheme), origin
 
 
 def read_image(data: Any, state: Mapping[str, Any]) -> Volume:
     """A volume in the file's own axis order, with the file's header, from napari's layer data tuple."""
-    values, grid, header = _restored(data, state)
+    values, grid, origin = _restored(data, state)
     if values.dtype.kind not in "biuf":
         raise BadInput(f"'{state.get('name', 'image')}' holds {values.dtype} values; only real numbers can be saved")
+    header = None if origin is None else origin.header
     return Volume(values.astype(np.float32), grid, name=str(state.get("name", "image")), header=header)
 
 
@@ -251,7 +276,7 @@ def volume_to_layer(volume: Volume, path: Path | None = None) -> LayerTuple:
     """
     orientation = volume.grid.to_canonical()
     data = reorient(volume.data, orientation)
-    origin = Origin(volume.grid, orientation, volume.header, path)
+    origin = Origin(volume.grid, orientation, volume.header, path, volume.series)
     low, high = (float(v) for v in np.percentile(data[::2, ::2, ::2], (0.5, 99.8)))
     state = {
         "name": volume.name,
@@ -264,13 +289,19 @@ def volume_to_layer(volume: Volume, path: Path | None = None) -> LayerTuple:
 
 
 def label_map_to_layer(
-    labels: LabelMap, name: str, header: NiftiHeader | None = None, path: Path | None = None, *, named: bool = True
+    labels: LabelMap,
+    name: str,
+    header: NiftiHeader | None = None,
+    path: Path | None = None,
+    *,
+    series: DicomSeries | None = None,
+    named: bool = True,
 ) -> LayerTuple:
     """napari's layer data tuple of a label map, placed as `volume_to_layer` places the image it belongs to.
 
     ``named``: the scheme's names are those of structures; False where they were invented by `scheme_of`.
     """
-    origin = Origin(labels.grid, labels.grid.to_canonical(), header, path)
+    origin = Origin(labels.grid, labels.grid.to_canonical(), header, path, series)
     data = reorient(labels.to_ids(), origin.orientation)
     state = label_style(labels.scheme) | RAS_MM.layer_arguments(origin.display_grid) | {"name": name}
     state["metadata"] = {KEY: {"origin": origin} | ({"scheme": labels.scheme} if named else {})}
@@ -430,8 +461,8 @@ def _grid(name: str, shape: tuple[int, int, int], placement: Placement, data_to_
         raise BadInput(f"'{name}' cannot be placed: {error}; reset the layer's transforms") from error
 
 
-def _restored(data: Any, state: Mapping[str, Any]) -> tuple[NDArray[Any], Grid, NiftiHeader | None]:
-    """Array, grid and header as the file had them; from the layer's own transform where there was no file."""
+def _restored(data: Any, state: Mapping[str, Any]) -> tuple[NDArray[Any], Grid, Origin | None]:
+    """Array and grid as the file had them, and the file; by the layer's own transform where there was no file."""
     name = str(state.get("name", "layer"))
     array = np.asarray(data)
     if array.ndim != 3:
@@ -441,4 +472,4 @@ def _restored(data: Any, state: Mapping[str, Any]) -> tuple[NDArray[Any], Grid, 
     origin = state.get("metadata", {}).get(KEY, {}).get("origin")
     if origin is None or not origin.display_grid.same_as(grid):
         return array, grid, None
-    return origin.restore(array), origin.grid, origin.header
+    return origin.restore(array), origin.grid, origin

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import reorient
-from diffatlas.geometry.volume import LabelMap, LabelScheme, Structure, Volume
+from diffatlas.geometry.volume import LabelMap, LabelScheme, Modality, Structure, Volume
 from diffatlas.session import Result
 from napari_diffatlas.jobs.recording import Picture
 from napari_diffatlas.reader import read
@@ -28,9 +28,11 @@ from napari_diffatlas.viewer.layers import (
     Source,
     label_map_to_layer,
     label_style,
+    modality_named,
     nearest,
     read_label_layer,
     read_layer,
+    set_modality,
     set_orientation,
     volume_to_layer,
 )
@@ -109,6 +111,16 @@ class Scene:
     def set_orientation(self, name: str, letters: str) -> None:
         """Take the axes of the layer of that name for ``letters``; `BadInput` where these are no orientation."""
         set_orientation(self._viewer.layers[name], letters)
+
+    def set_modality(self, name: str | None, named: Modality | None) -> None:
+        """Take the layer of that name for an image of this modality; None leaves it to its looks."""
+        if name not in self._viewer.layers:
+            raise BadInput("choose an image first")
+        set_modality(self._viewer.layers[name], named)
+
+    def modality_named(self, name: str) -> Modality | None:
+        """What the user said of the image layer of that name."""
+        return modality_named(self._viewer.layers[name]) if name in self._viewer.layers else None
 
     def source(self, name: str) -> Source:
         """The image layer of that name, checked."""

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from pydicom import dcmread
 
-from diffatlas import cohort
+from diffatlas import cohort, io
 from diffatlas.cohort import Case
 from diffatlas.engine.request import Request
+from diffatlas.geometry.volume import MMWHS
 from tests.cli.helpers import Cli, files
+from tests.dicom_files import write_series
 from tests.fakes import FakeBackend
 
 
@@ -197,3 +201,61 @@ def test_a_table_of_cases_and_a_bids_data_set(cli: Cli, backend: FakeBackend, im
     assert outcome.code == 0, outcome.err
     assert "1 cases, 0 failed" in outcome.out
     assert (tmp_path / "t.csv").read_text().splitlines()[1].startswith("sub-01_T1w,done,")
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """Two DICOM series, a folder each."""
+    stored = np.random.default_rng(1).integers(0, 1500, (12, 20, 24)).astype(np.uint16)
+    for name in ("ann", "ben"):
+        write_series(tmp_path / "scans" / name, stored, SeriesInstanceUID=f"1.2.{len(name)}{ord(name[0])}")
+    return tmp_path / "scans"
+
+
+def test_labels_of_a_cohort_as_dicom_refer_to_their_series(
+    cli: Cli, backend: FakeBackend, scans: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = ("batch", scans, "-o", out, "--format")
+    assert cli(*arguments, "seg").code == 0
+    assert files(out) == {".cohort", "ann.json", "ann_labels.dcm", "ben.json", "ben_labels.dcm"}
+    for name in ("ann", "ben"):
+        source = io.read_volume(scans / name)
+        assert source.series is not None
+        written = dcmread(out / f"{name}_labels.dcm")
+        assert written.Modality == "SEG"
+        assert written.ReferencedSeriesSequence[0].SeriesInstanceUID == source.series.series
+        expected = backend.labels_at(source.grid, 1.0, 0)
+        np.testing.assert_array_equal(io.read_label_map(out / f"{name}_labels.dcm", MMWHS).data, expected.data)
+    assert cli(*arguments, "seg").out.count("was done already") == 2
+    # The file's name is that of a SEG, but what is asked for is another object.
+    assert cli(*arguments, "rtstruct").out.count("was done already") == 0
+    assert dcmread(out / "ann_labels.dcm").Modality == "RTSTRUCT"
+    assert cli("collect", out, "-o", tmp_path / "all.csv").code == 0
+    assert "ann_labels.dcm" in (tmp_path / "all.csv").read_text()
+
+
+def test_a_cohort_that_was_not_dicom_is_noted_in_its_reports(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    assert cli("batch", folder, "-o", tmp_path / "out", "--format", "seg").code == 0
+    assert io.UNREFERENCED in json.loads((tmp_path / "out/one.json").read_text())["notes"]
+    outcome = cli("batch", folder, "-o", tmp_path / "bids", "--format", "seg", "--bids")
+    assert outcome.code == 2
+    assert cli("batch", folder, "-o", tmp_path / "x", "--format", "png").code == 2
+
+
+def test_the_modality_of_a_cohort_is_named(cli: Cli, backend: FakeBackend, folder: Path, tmp_path: Path) -> None:
+    arguments = ("batch", folder, "-o", tmp_path / "out")
+    assert cli(*arguments, "--modality", "mr").code == 0
+    assert [volume.modality for volume in backend.volumes if volume is not None] == ["mr", "mr"]
+    assert cli(*arguments, "--modality", "mr").out.count("was done already") == 2
+    assert cli(*arguments).out.count("was done already") == 0  # another window of intensities
+    # A table's own word for a case stands above it.
+    (tmp_path / "in" / "t.csv").write_text("path,modality\none.nii.gz,ct\ntwo.nii.gz,\n")
+    assert cli("batch", tmp_path / "in" / "t.csv", "-o", tmp_path / "table", "--modality", "mr").code == 0
+    assert [volume.modality for volume in backend.volumes[-2:] if volume is not None] == ["ct", "mr"]
+
+
+def test_an_array_job_keeps_modality_and_format(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    options = ("--modality", "ct", "--format", "seg", "--slurm", "--dry")
+    assert cli("batch", folder, "-o", tmp_path / "out", *options).code == 0
+    assert "--modality ct --format seg" in (tmp_path / "out/batch.slurm").read_text()

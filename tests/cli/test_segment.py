@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
+from diffatlas import io
 from diffatlas.geometry.volume import MMWHS
 from tests.cli.helpers import Cli, files
 from tests.dicom_files import write_series
@@ -248,7 +249,7 @@ def test_labels_of_a_dicom_series_as_dicom(cli: Cli, tmp_path: Path) -> None:
 def test_dicom_labels_of_another_image_say_that_they_refer_to_none(cli: Cli, image: Path, tmp_path: Path) -> None:
     outcome = cli("segment", image, "-o", tmp_path / "l.dcm")
     assert outcome.code == 0, outcome.err
-    assert "the image was not DICOM" in outcome.out + outcome.err
+    assert io.UNREFERENCED in outcome.out + outcome.err
     assert dcmread(tmp_path / "l.dcm").PatientID in ("", None)
 
 

@@ -12,12 +12,17 @@ import pytest
 from diffatlas import io
 from diffatlas.errors import BadInput
 
-PATH = Path(__file__).resolve().parents[2] / "tools" / "fuzz.py"
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 
 @pytest.fixture(scope="module")
 def fuzz() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("diffatlas_fuzz", PATH)
+    return loaded("fuzz")
+
+
+def loaded(name: str) -> ModuleType:
+    """A script of tools/ as a module."""
+    spec = importlib.util.spec_from_file_location(f"diffatlas_{name}", TOOLS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -26,7 +31,17 @@ def fuzz() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize(("only", "count"), [("NIfTI", 100), ("NRRD", 100), ("MetaImage", 100), ("DICOM", 40)])
+@pytest.mark.parametrize(
+    ("only", "count"),
+    [
+        ("NIfTI", 100),
+        ("NRRD", 100),
+        ("MetaImage", 100),
+        ("DICOM", 40),
+        ("compressed DICOM", 60),
+        ("DICOM labels", 40),
+    ],
+)
 def test_every_mutant_is_a_volume_or_a_refusal(fuzz: ModuleType, only: str, count: int) -> None:
     (counts,) = fuzz.fuzz(count, seed=0, only=only).values()
     assert sum(counts.values()) == count
@@ -65,3 +80,11 @@ def test_the_fuzz_sees_what_is_wrong(fuzz: ModuleType, tmp_path: Path, monkeypat
     }.items():
         raising(error)
         assert fuzz.outcome(path, None)[0] == kind
+
+
+def test_every_damaged_request_and_report_is_read_or_refused_in_one_line() -> None:
+    counts = loaded("fuzz_json").fuzz(900, seed=0)
+    assert len(counts) == 3
+    for name, counter in counts.items():
+        assert set(counter) <= {"read", "refused"}, (name, counter)
+        assert counter["refused"] > 100

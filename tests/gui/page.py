@@ -74,6 +74,12 @@ class Page:
         edit.setText(letters)
         edit.editingFinished.emit()
 
+    def name_modality(self, title: str) -> None:
+        """Choose under Modality, as by hand."""
+        combo = self._panel.modality_combo
+        combo.setCurrentIndex(combo.findText(title))
+        combo.activated.emit(combo.currentIndex())
+
     def close_dock(self) -> None:
         self.viewer.window.remove_dock_widget(self.widget)
 
@@ -118,6 +124,11 @@ class Page:
         """The letters in the form; "" where it does not ask."""
         row = self._panel.orientation
         return "" if row.isHidden() else str(row.edit.text())
+
+    @property
+    def modality(self) -> str:
+        """What the form says under Modality."""
+        return str(self._panel.modality_combo.currentText())
 
     @property
     def visible(self) -> list[str]:

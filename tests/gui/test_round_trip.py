@@ -9,13 +9,15 @@ from typing import Any
 import nibabel.orientations as nio
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 from diffatlas.geometry.grid import Grid, reorient
 from diffatlas.geometry.volume import Volume
 from diffatlas.io import read_label_ids, read_volume, write_volume
 from napari_diffatlas.widget import DiffAtlasWidget
+from tests.dicom_files import write_series as write_slices
 from tests.fakes import FakeBackend
-from tests.io.test_io import write_series
+from tests.io.files import write_series
 
 pytestmark = pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
 
@@ -99,3 +101,44 @@ def test_the_voxels_of_a_dicom_series_are_those_of_the_slices(
         for voxel in ((0, 0, 0), (4, 2, 6), (1, 5, 3)):
             index = tuple(np.rint(layer.world_to_data(grid.to_world(voxel))).astype(int))
             assert layer.data[index] == data[voxel]
+
+
+@pytest.mark.parametrize(("writer", "modality"), [(None, "SEG"), ("write_seg", "SEG"), ("write_rtstruct", "RTSTRUCT")])
+def test_labels_of_a_dicom_series_are_saved_as_dicom(
+    npe2pm: Any,
+    make_napari_viewer: Any,
+    qtbot: Any,
+    open_widget: Open,
+    tmp_path: Path,
+    writer: str | None,
+    modality: str,
+) -> None:
+    """By the name's ending, and by the kinds of files that napari's dialog lists."""
+    stored = np.random.default_rng(0).integers(0, 1500, (12, 20, 24)).astype(np.uint16)
+    scan = write_slices(tmp_path / "scan", stored, step=(0.0, 0.0, -3.0))
+    backend = FakeBackend()
+    with npe2pm.tmp_plugin(manifest=str(ROOT / "napari.yaml")):
+        viewer = make_napari_viewer()
+        viewer.open(str(scan), plugin=NAME)
+        widget = open_widget(viewer, backend)
+        widget.segment.panel.run_button.click()
+        qtbot.waitUntil(lambda: not widget.running, timeout=90_000)
+        layer = viewer.layers[-1]
+        chosen = {
+            w.command.rpartition(".")[2]: w for m in npe2pm.iter_manifests() for w in m.contributions.writers or ()
+        }
+        saved = str(scan / "labels.dcm")
+        if writer is None:
+            assert layer.save(saved, plugin=NAME) == [saved]
+        else:
+            assert viewer.layers.save(saved, selected=True, _writer=chosen[writer]) == [saved]
+        (again,) = viewer.open(saved, plugin=NAME)
+    series = read_volume(scan).series
+    assert series is not None
+    written = dcmread(saved)
+    assert written.Modality == modality
+    assert f"UI: {series.slices[5][0]}" in str(written)
+    assert written.PatientID == "p-17"
+    assert type(again) is type(layer)
+    assert np.array_equal(again.data, layer.data)
+    assert list(again.features["structure"]) == list(layer.features["structure"])

@@ -11,8 +11,13 @@ import numpy as np
 import pytest
 
 from diffatlas import session
+from diffatlas.engine.plan import check_modality, window_note
+from diffatlas.engine.request import Request
+from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import MMWHS, LabelMap, Volume
+from diffatlas.session import model_card
+from napari_diffatlas.forms.parts import in_our_words
 from napari_diffatlas.viewer.box import BOX
 from napari_diffatlas.viewer.doubt import doubts_of
 from napari_diffatlas.viewer.live_layers import LIVE_LABELS
@@ -262,3 +267,33 @@ def test_a_refused_run_leaves_the_view_as_it_was(open_page: OpenPage, volume: Vo
     assert "expected a tensor" in page.status
     assert page.visible == before
     assert page.widget.segment.volumes.rows()
+
+
+# -- what the image is -------------------------------------------------------------------------------------------------
+def test_a_modality_is_named_kept_with_its_image_and_told_to_the_engine(open_page: OpenPage, volume: Volume) -> None:
+    page = open_page()
+    layer = page.add(replace(volume, modality="unknown"))
+    page.add(replace(volume, name="another"))
+    assert page.modality == "auto"
+    page.viewer.layers.selection.active = layer
+    page.name_modality("CT")
+    page.run()
+    page.viewer.layers.selection.active = page.viewer.layers["another"]
+    assert page.modality == "auto"  # it was said of the first image
+    page.run(seed=1)
+    page.viewer.layers.selection.active = layer
+    assert page.modality == "CT"
+    page.name_modality("auto")
+    page.run(seed=2)
+    seen = [(v.modality, v.modality_reason) for v in page.backend.volumes if v is not None]
+    assert seen == [("ct", "as you named it"), ("mr", ""), ("unknown", "")]
+
+
+def test_the_engines_notes_name_what_the_form_has() -> None:
+    low, high = 0.0, 255.0
+    unknown = Volume(np.zeros((2, 2, 2), np.float32), Grid((2, 2, 2), np.eye(4)))
+    assert "choose CT or MR as its Modality" in in_our_words(window_note(unknown, low, high))
+    ct = replace(unknown, modality="ct")
+    with pytest.raises(BadInput) as caught:
+        check_modality(ct, replace(model_card("heart-phantom"), modalities=("mr",)), Request())
+    assert "tick 'run on any modality'" in in_our_words(str(caught.value))

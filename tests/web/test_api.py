@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -38,6 +39,20 @@ def saved(part: dict[str, str], folder: Path) -> Path:
     return path
 
 
+def test_modality_and_volume_are_named(site: Site, client: Any, tmp_path: Path) -> None:
+    phases = np.random.default_rng(0).normal(100, 20, (12, 14, 10, 3)).astype(np.float32)
+    nib.save(nib.Nifti1Image(phases, np.diag([2.0, 2.0, 2.0, 1.0])), tmp_path / "phases.nii.gz")
+    file = gradio_client.handle_file(str(tmp_path / "phases.nii.gz"))
+    assert "0 to 2; choose one" in client.predict(volume=file, api_name="/segment")["error"]
+    answer = client.predict(volume=file, volume_index=2, modality="ct", api_name="/segment")
+    assert "error" not in answer
+    seen = site.backend.volumes[-1]
+    assert seen is not None
+    assert seen.modality == "ct"
+    np.testing.assert_array_equal(seen.data, phases[..., 2])
+    assert "no volume 3" in client.predict(volume=file, volume_index=3, api_name="/segment")["error"]
+
+
 def test_two_endpoints_are_offered_and_described(client: Any) -> None:
     offered = client.view_api(return_format="dict", print_info=False)
     assert set(offered["named_endpoints"]) == {"/segment", "/generate"}
@@ -45,7 +60,8 @@ def test_two_endpoints_are_offered_and_described(client: Any) -> None:
     names = {
         name: [p["parameter_name"] for p in facts["parameters"]] for name, facts in offered["named_endpoints"].items()
     }
-    assert names["/segment"] == ["volume", "model", "preset", "seed", "samples", "guidance_noise"]
+    options = ["model", "preset", "seed", "samples", "guidance_noise", "modality", "volume_index"]
+    assert names["/segment"] == ["volume", *options]
     assert names["/generate"] == ["model", "count", "seed", "preset"]
     for facts in offered["named_endpoints"].values():
         assert "error" in facts["description"]

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import urlopen
 
+import nibabel as nib
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 from diffatlas import io
 from diffatlas_app import limits
 from tests import fakes
+from tests.dicom_files import write_series
 from tests.fakes import FakeBackend
 from tests.web.conftest import (
     GRADIO_WARNINGS,
@@ -183,3 +187,51 @@ def test_a_file_beyond_the_upload_limit_is_refused_with_the_limit(
     (said,) = tab.errors  # the browser itself reports the refused upload
     assert "413" in said
     tab.errors.clear()
+
+
+def test_one_of_several_volumes_in_a_file_is_chosen(site: Site, open_tab: Open, tmp_path: Path) -> None:
+    phases = np.stack([np.full((12, 14, 10), 100.0 * k, np.float32) for k in (1, 2, 3)], axis=-1)
+    phases[3:6] += 50
+    nib.save(nib.Nifti1Image(phases, np.diag([2.0, 2.0, 2.0, 1.0])), tmp_path / "phases.nii.gz")
+    tab = open_tab(site)
+    tab.upload(tmp_path / "phases.nii.gz")
+    tab.wait_for_status("holds 3 volumes: choose one")
+    tab.page.click("#run")  # nobody guesses
+    tab.wait_for_status("0 to 2; choose one")
+    tab.page.click("#which-volume input")
+    tab.page.get_by_role("option", name="1: volume 1").click()
+    tab.page.locator("#source >> text=12×14×10").wait_for()
+    tab.page.click("#run")
+    tab.wait_for_status("Done")
+    volume = site.backend.volumes[-1]
+    assert volume is not None
+    np.testing.assert_array_equal(volume.data, phases[..., 1])
+    tab.upload(oblique_scan(tmp_path / "scan.nii.gz", (12, 14, 9)))
+    tab.page.locator("#source >> text=12×14×9").wait_for()
+    assert not tab.page.is_visible("#which-volume")
+
+
+def test_a_zipped_series_gives_a_seg_that_names_its_slices(site: Site, open_tab: Open, tmp_path: Path) -> None:
+    stored = np.random.default_rng(0).integers(0, 1500, (10, 14, 12)).astype(np.uint16)
+    write_series(tmp_path / "scan", stored)
+    tab = open_tab(site)
+    tab.upload(shutil.make_archive(str(tmp_path / "scan"), "zip", tmp_path / "scan"))
+    tab.page.locator("#source >> text=12×14×10").wait_for()
+    tab.page.get_by_text("More settings").click()
+    tab.page.click("#modality input")
+    tab.page.get_by_role("option", name="MR").click()
+    tab.page.click("#run")
+    tab.wait_for_status("Done")
+    seen = site.backend.volumes[-1]
+    assert seen is not None
+    assert (seen.modality, seen.modality_reason) == ("mr", "as you named it")
+    tab.page.click("#make-seg")
+    seg = dcmread(tab.download("Labels (DICOM SEG)", tmp_path))
+    sources = {dcmread(path).SOPInstanceUID for path in (tmp_path / "scan").iterdir()}
+    named = {item.ReferencedSOPInstanceUID for item in seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence}
+    assert named
+    assert named <= sources
+    assert seg.PatientID == "p-17"
+    tab.page.click("#make-rtstruct")
+    assert dcmread(tab.download("Labels (RTSTRUCT)", tmp_path)).Modality == "RTSTRUCT"
+    assert not tab.page.is_visible("text=refer to no series")

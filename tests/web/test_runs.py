@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 from diffatlas import io, session
 from diffatlas.engine.request import Request
@@ -19,8 +21,11 @@ from diffatlas_app.runs import stream as runs
 from diffatlas_app.visitors.sessions import Visitor, Visitors
 from diffatlas_app.visitors.source import Source
 from tests import fakes
+from tests.dicom_files import write_series
 from tests.fakes import FakeBackend
-from tests.web.conftest import fake_example, fake_models
+from tests.web.conftest import GRADIO_WARNINGS, fake_example, fake_models
+
+pytestmark = GRADIO_WARNINGS
 
 
 @pytest.fixture
@@ -80,14 +85,37 @@ def test_surface_and_film_are_made_when_asked_for(
     *_, last = runs.run(visitors, visitor, volume, (Request(steps=6),))
     saved = last.saved
     assert saved is not None
-    saved.surface()
-    saved.film()
+    assert saved.make("surface") == saved.make("film") == ""
     assert (saved.folder / "surface.glb").read_bytes()[:4] == b"glTF"
     from PIL import Image
 
     with Image.open(saved.folder / "run.gif") as film:
         assert getattr(film, "n_frames", 0) == 6
     assert set(saved.offered()) >= {"surface.glb", "run.gif"}
+
+
+@pytest.mark.parametrize("what", ["seg", "rtstruct"])
+def test_labels_as_dicom_are_made_when_asked_for(
+    backend: FakeBackend, visitors: Visitors, visitor: Visitor, volume: Volume, tmp_path: Path, what: str
+) -> None:
+    scan = io.read_volume(write_series(tmp_path / "scan", np.full((12, 20, 24), 900, np.uint16)))
+    for source in (scan, volume):
+        *_, last = runs.run(visitors, visitor, source, (Request(),))
+        assert last.saved is not None
+        note = last.saved.make(what)
+        path = last.saved.folder / f"labels-{what}.dcm"
+        assert path.name in last.saved.offered()
+        assert last.frame.result is not None
+        if source.series is None:
+            assert "refer to no series" in note
+            assert dcmread(path).PatientID == ""
+            continue
+        assert note == ""
+        assert dcmread(path).PatientID == "p-17"
+        assert f"UI: {source.series.slices[3][0]}" in str(dcmread(path))
+        if what == "seg":
+            again = io.read_label_map(path, last.saved.scheme)
+            np.testing.assert_array_equal(again.data, last.frame.result.labels.data)
 
 
 @pytest.mark.usefixtures("blank")

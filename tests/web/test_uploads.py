@@ -20,6 +20,7 @@ from diffatlas_app.visitors import uploads
 from diffatlas_app.visitors.inbox import Inbox
 from diffatlas_app.visitors.sessions import Visitor
 from diffatlas_app.visitors.source import Source
+from tests.dicom_files import enhanced, save, write_series
 from tests.web.conftest import arrived, oblique_scan
 
 
@@ -79,7 +80,28 @@ def test_a_zipped_series_reads_as_the_folder_does(tmp_path: Path, folder: Path, 
     np.testing.assert_array_equal(volume.grid.affine, direct.grid.affine)
     assert volume.modality == "ct"
     assert volume.name == "chest"
-    assert sorted(p.name for p in (folder / "volume").iterdir()) == [f"{i:05d}.dcm" for i in range(5)]
+    assert sorted(p.name for p in (folder / "volume").iterdir()) == [f"a{i:05d}.dcm" for i in range(5)]
+
+
+@pytest.mark.parametrize("name", ["IMG{:04d}", "IMG{:04d}.dcm", "series/{:d}/slice.ima"])
+def test_what_lies_beside_the_slices_in_a_zip_is_left_out(tmp_path: Path, folder: Path, name: str) -> None:
+    """As patients get it on a disc: a text, a viewer program, a directory."""
+    write_series(tmp_path / "s", np.zeros((4, 5, 6), np.uint16))
+    files = {name.format(k): (tmp_path / f"s/{k:03d}.dcm").read_bytes() for k in range(4)}
+    others = {"README.TXT": b"hello", "viewer/run1.exe": b"MZ", "report.pdf": b"%PDF", "inner.zip": b"PK", "x/42": b"?"}
+    taken = uploads.take(zipped(tmp_path / "disc.zip", others | files), folder, "volume")
+    assert io.read_volume(taken).grid.shape == (6, 5, 4)
+    # A damaged slice is still told from what lies beside.
+    files[name.format(2)] = b"no dicom"
+    taken = uploads.take(zipped(tmp_path / "disc.zip", others | files), folder, "volume")
+    with pytest.raises(BadInput, match="holds no DICOM"):
+        io.read_volume(taken)
+
+
+def test_a_file_of_many_frames_needs_no_zip(tmp_path: Path, folder: Path) -> None:
+    stored = np.zeros((4, 5, 6), np.uint16)
+    path = save(enhanced(stored, [(0, 0, 3 * k) for k in range(4)]), tmp_path / "Enhanced.DCM")
+    assert io.read_volume(uploads.take(path, folder, "volume")).grid.shape == (6, 5, 4)
 
 
 @pytest.mark.parametrize("name", ["../out.dcm", "/etc/out.dcm", "a/../../out.dcm", "..\\out.dcm", "C:\\out.dcm"])

@@ -96,6 +96,7 @@ class Arrival:
             c.steps: wanted.steps or 0,
             c.samples: wanted.samples,
             c.seed: wanted.seed,
+            c.modality: wanted.modality,
             c.beside: wanted.beside,
             c.roi: wanted.centre is not None,
             c.hint: self.options.hint_of(wanted),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
 
-from diffatlas.errors import BadInput
+from diffatlas.errors import BadInput, SeveralVolumes
 from diffatlas_app.events import region as regions
 from diffatlas_app.events.page import Given, Page, Updates
 from diffatlas_app.page import html as markup
 from diffatlas_app.page.controls import settings_of
-from diffatlas_app.page.viewer import open_message
+from diffatlas_app.page.viewer import empty_message, open_message
 from diffatlas_app.runs import pairs, settings
 from diffatlas_app.visitors.error_line import told
 from diffatlas_app.visitors.sessions import Visitor
@@ -46,11 +47,42 @@ class Looking:
         before = visitor.source
         try:
             visitor.take_upload(Path(given[page.chosen.upload]))
-            out = self.opened(visitor, bool(given[page.chosen.beside]))
-            return {**out, page.chosen.upload: None, page.chosen.example: None}
+            taken = {page.chosen.upload: None, page.chosen.example: None}
+            try:
+                return {**self.opened(visitor, bool(given[page.chosen.beside])), **taken}
+            except SeveralVolumes as several:
+                return {**self._asking(several), **taken}
         except Exception as error:
             visitor.source = before
             return {**page.refused(error), page.chosen.upload: None}
+
+    def open_volume(self, given: Given, request: gr.Request) -> Updates:
+        """One of the volumes that an upload holds."""
+        page = self.page
+        visitor = page.visitor(request)
+        visitor.make_way()
+        try:
+            if visitor.source is None or visitor.source.path is None:
+                raise BadInput("no file to choose from: drop one")
+            visitor.source = replace(visitor.source, index=settings.whole("volume", given[page.chosen.which]))
+            out = self.opened(visitor, bool(given[page.chosen.beside]))
+            del out[page.chosen.which]  # another of them can be chosen
+            return out
+        except Exception as error:
+            return page.refused(error)
+
+    def _asking(self, several: SeveralVolumes) -> Updates:
+        """The volumes that an upload holds, to choose from; none is shown yet."""
+        page = self.page
+        choices = [(f"{number}: {choice}", number) for number, choice in enumerate(several.choices)]
+        return {
+            **page.idle,
+            **page.blank,
+            page.chosen.which: gr.update(choices=choices, value=None, visible=True),
+            page.chosen.source: "",
+            page.shown.gallery: "",
+            page.shown.view: empty_message(f"This file holds {len(choices)} volumes: choose one on the left."),
+        }
 
     def open_pair(self, given: Given, request: gr.Request, event: gr.EventData) -> Updates:
         page = self.page
@@ -97,6 +129,7 @@ class Looking:
             page.shown.view: message,
             page.shown.gallery: "",
             page.chosen.source: markup.source_line(source.name, volume),
+            page.chosen.which: gr.update(visible=False),
         }
         return {**out, page.shown.second: message} if beside else out
 
@@ -114,7 +147,7 @@ class Looking:
                 return {**out, c.region: "", page.shown.view: open_message(volume, name=visitor.source.name)}
             wanted = settings_of(c, given, None)
             assert wanted.centre is not None
-            card = regions.card_for(volume, wanted.model)
+            card = regions.card_for(wanted.named(volume), wanted.model)
             roi = settings.region(volume.grid, wanted.centre, card.space.extent_mm)
             seen = regions.view_of(card, volume.grid, roi)
             return {

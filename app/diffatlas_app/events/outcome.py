@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,23 +53,25 @@ class Outcome:
             page.shown.panel: gr.update(visible=link is not None),
         }
 
-    def surface(self, request: gr.Request) -> Updates:
-        return self._made(request, "surface")
+    def make(self, what: str) -> Callable[[gr.Request], str]:
+        """The event that makes one more file of the last run: "surface", "film", "seg" or "rtstruct"."""
 
-    def film(self, request: gr.Request) -> Updates:
-        return self._made(request, "film")
+        def event(request: gr.Request) -> str:
+            return self._made(request, what)
 
-    def _made(self, request: gr.Request, what: str) -> Updates:
-        visitor, shown = self.page.visitor(request), self.page.shown
-        saved = visitor.saved
+        return event
+
+    def _made(self, request: gr.Request, what: str) -> str:
+        visitor = self.page.visitor(request)
+        saved, line = visitor.saved, ""
         try:
             if saved is None:
                 raise BadInput("there is no finished run yet")
-            getattr(saved, what)()
-            return {shown.files: markup.downloads(saved, visitor.finished.link)}
+            note = saved.make(what)
+            line = markup.paragraph(note) if note else ""
         except Exception as error:
             line = markup.error(told(error))
-            return {shown.files: line + (markup.downloads(saved, visitor.finished.link) if saved else "")}
+        return line + (markup.downloads(saved, visitor.finished.link) if saved else "")
 
     def compare(self, given: Given, request: gr.Request) -> Updates:
         """Scores against a label map of the visitor's; where it is refused, the table stays and says why."""

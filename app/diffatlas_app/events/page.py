@@ -35,6 +35,8 @@ class Shown:
     after: gr.Row
     surface: gr.Button
     film: gr.Button
+    seg: gr.Button
+    rtstruct: gr.Button
     panel: gr.Accordion
     reference: gr.File
 
@@ -54,8 +56,9 @@ class Page:
             shown.after: gr.update(visible=False),
             shown.panel: gr.update(visible=False),
         }
-        right = [getattr(shown, f.name) for f in fields(shown) if f.name not in ("surface", "film", "reference")]
-        self.outputs = [*right, chosen.source, chosen.example, chosen.upload, chosen.mask_upload]
+        silent = ("surface", "film", "seg", "rtstruct", "reference")
+        right = [getattr(shown, f.name) for f in fields(shown) if f.name not in silent]
+        self.outputs = [*right, chosen.source, chosen.which, chosen.example, chosen.upload, chosen.mask_upload]
 
     def visitor(self, request: gr.Request) -> Visitor:
         return self.visitors.get(request.session_hash or secrets.token_hex(16), caller_of(request).address)

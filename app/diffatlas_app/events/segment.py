@@ -41,7 +41,7 @@ class Segment:
         views = (page.shown.view, page.shown.second)
         captions = wanted.captions()
         yield {v: waiting_message("Reading…", caption=c) for v, c in zip(views, captions, strict=False)}
-        volume = source.read()
+        volume = wanted.named(source.read())
         roi, doubt = regions.chosen(source, volume, wanted), False
         if roi is None:
             for looking in regions.search(volume, wanted.request()):

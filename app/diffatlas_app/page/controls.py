@@ -20,6 +20,7 @@ Task = Literal["segment", "atlas", "paint"]
 PRESETS = [("Fast", "fast"), ("Watch", "watch"), ("As published", "published")]
 GUIDANCE = [("The image", "image"), ("Its gradient", "gradient"), ("None", "none")]
 SAMPLERS = [("The preset's", ""), ("DDIM", "ddim"), ("DDPM (ancestral)", "ddpm"), ("DPM++ 2M", "dpmpp-2m")]
+MODALITIES = [("What its file says, or what it looks like", ""), ("CT", "ct"), ("MR", "mr")]
 OWN_MASK = [("Labels of the last run", "last"), ("A label map of mine", "upload")]
 
 
@@ -30,6 +31,7 @@ class Controls:
     tabs: dict[Task, gr.Tab]
     example: gr.Dropdown
     upload: gr.File
+    which: gr.Dropdown
     source: gr.HTML
     model: gr.Dropdown
     card: gr.HTML
@@ -42,6 +44,7 @@ class Controls:
     sampler: gr.Dropdown
     steps: gr.Number
     samples: gr.Slider
+    modality: gr.Dropdown
     beside: gr.Dropdown
     roi: gr.Checkbox
     centre: tuple[gr.Slider, gr.Slider, gr.Slider]
@@ -63,6 +66,7 @@ class Controls:
             self.steps,
             self.samples,
             self.seed,
+            self.modality,
             self.beside,
             self.roi,
             *self.centre,
@@ -106,7 +110,13 @@ def _image(made: dict[str, Any]) -> None:
     with gr.Group():
         made["example"] = gr.Dropdown(example_choices(), value="heart-ct", label="Example", elem_id="examples")
         made["upload"] = gr.File(label="Or a scan of your own", height=132, elem_id="upload")
-        gr.HTML(markup.paragraph(f"NIfTI, NRRD, or a zipped DICOM series; {limits.in_words()}."), elem_id="limits")
+        gr.HTML(
+            markup.paragraph(f"NIfTI, NRRD, MetaImage, or DICOM (a series zipped); {limits.in_words()}."),
+            elem_id="limits",
+        )
+        made["which"] = gr.Dropdown(
+            label="Which of its volumes", visible=False, allow_custom_value=False, elem_id="which-volume"
+        )
         made["source"] = gr.HTML(elem_id="source")
     with gr.Group():
         made["model"] = gr.Dropdown(
@@ -131,6 +141,7 @@ def _more(made: dict[str, Any]) -> None:
             0, label="Steps (0: the preset's)", precision=0, minimum=0, maximum=limits.MAX_STEPS, elem_id="steps"
         )
         made["samples"] = gr.Slider(1, limits.MAX_SAMPLES, 1, step=1, label="Samples", elem_id="samples")
+    made["modality"] = gr.Dropdown(MODALITIES, value="", label="The image is", elem_id="modality")
     made["beside"] = gr.Dropdown(
         [(words, name) for name, words in settings.BESIDE.items()],
         value="",
@@ -169,6 +180,7 @@ def settings_of(chosen: Controls, given: Mapping[Any, Any], example: str | None)
         steps=settings.whole("steps", given[chosen.steps] or 0) or None,
         samples=settings.whole("samples", given[chosen.samples]),
         seed=settings.whole("seed", given[chosen.seed]),
+        modality=given[chosen.modality] or "",
         beside=given[chosen.beside] or "",
         centre=(float(x), float(y), float(z)) if given[chosen.roi] else None,
     )

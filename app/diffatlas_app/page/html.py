@@ -7,7 +7,6 @@ import html
 import math
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, metadata
-from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from diffatlas.geometry.volume import LabelScheme, Volume
@@ -101,7 +100,7 @@ def table(
     for i, structure in enumerate(scheme.structures):
         cells = [
             _volume(volumes[structure.name], between.get(structure.name))
-            for volumes, between in zip_longest(volumes_ml, between_ml[: len(volumes_ml)], fillvalue={})
+            for volumes, between in zip(volumes_ml, between_ml or [{}] * len(volumes_ml), strict=True)
         ]
         for score in scores:
             row = score.rows[i]

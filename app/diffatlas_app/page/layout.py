@@ -60,13 +60,17 @@ def _right_side() -> Shown:
     with gr.Row(visible=False, elem_id="after") as after:
         surface = gr.Button("Make surface (GLB)", size="md", scale=0, min_width=190, elem_id="make-surface")
         film = gr.Button("Make film (GIF)", size="md", scale=0, min_width=190, elem_id="make-film")
+        seg = gr.Button("Make DICOM SEG", size="md", scale=0, min_width=190, elem_id="make-seg")
+        rtstruct = gr.Button("Make RTSTRUCT", size="md", scale=0, min_width=190, elem_id="make-rtstruct")
     with gr.Accordion(
         "Compare with a reference label map", open=False, visible=False, elem_id="reference-panel"
     ) as panel:
         reference = gr.File(
             label="Reference labels on the same voxels (.nii.gz, .nii, .nrrd)", height=120, elem_id="reference"
         )
-    return Shown(start, stop, view, second, gallery, result, files, after, surface, film, panel, reference)
+    return Shown(
+        start, stop, view, second, gallery, result, files, after, surface, film, seg, rtstruct, panel, reference
+    )
 
 
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -101,6 +105,7 @@ def _bind(blocks: gr.Blocks, page: Page) -> None:
 
     chosen.example.input(looking.open_example, {chosen.example, chosen.beside}, everything, **READING)
     chosen.upload.upload(looking.open_upload, {chosen.upload, chosen.beside}, everything, **READING)
+    chosen.which.input(looking.open_volume, {chosen.which, chosen.beside}, everything, **READING)
     for act in (chosen.roi.input, *(slider.release for slider in chosen.centre)):
         act(looking.show_region, settings, [*chosen.centre, chosen.region, shown.view], **READING)
 
@@ -122,6 +127,7 @@ def _bind(blocks: gr.Blocks, page: Page) -> None:
     shown.stop.click(running.halt, None, everything, **QUICK)
 
     shown.gallery.select(looking.open_pair, {chosen.seed}, everything, **READING)
-    shown.surface.click(outcome.surface, None, [shown.files, shown.result], **READING)
-    shown.film.click(outcome.film, None, [shown.files, shown.result], **READING)
+    made = (("surface", shown.surface), ("film", shown.film), ("seg", shown.seg), ("rtstruct", shown.rtstruct))
+    for what, button in made:
+        button.click(outcome.make(what), None, shown.files, **READING)
     shown.reference.upload(outcome.compare, {shown.reference}, [shown.result, shown.reference], **READING)

@@ -1,7 +1,7 @@
 """What a finished run leaves for its visitor: files in a folder whose random name is the only way to them.
 
 Written at once: labels on the source grid, confidence, report. Made when asked for, because each takes seconds: the
-surface and the film.
+surface, the film, and the labels as DICOM.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from diffatlas import io, render
 from diffatlas.errors import BadInput
-from diffatlas.geometry.volume import LabelScheme, Volume
+from diffatlas.geometry.volume import DicomSeries, LabelScheme, Volume
 from diffatlas.session import Frame, Result
 from diffatlas_app import limits
 
@@ -28,6 +28,8 @@ OFFERED = {
     "image.nii.gz": ("Image (NIfTI)", ".nii.gz", "application/gzip"),
     "report.json": ("Report (JSON)", "_report.json", "application/json"),
     "second-report.json": ("Report of the second run", "_second_report.json", "application/json"),
+    "labels-seg.dcm": ("Labels (DICOM SEG)", "_labels_seg.dcm", "application/dicom"),
+    "labels-rtstruct.dcm": ("Labels (RTSTRUCT)", "_labels_rtstruct.dcm", "application/dicom"),
     "surface.glb": ("Surface (GLB)", "_surface.glb", "model/gltf-binary"),
     "run.gif": ("Film (GIF)", "_run.gif", "image/gif"),
 }
@@ -37,11 +39,13 @@ FILM_FPS = 12
 
 @dataclass(frozen=True)
 class Saved:
-    """A run's folder, the visitor's name for the volume, and the scheme its labels are in."""
+    """A run's folder, the visitor's name for the volume, the scheme its labels are in, and the DICOM series they are
+    of."""
 
     folder: Path
     stem: str
     scheme: LabelScheme
+    series: DicomSeries | None = None
 
     @property
     def run(self) -> str:
@@ -52,7 +56,21 @@ class Saved:
         """The files that are there, in the order of `OFFERED`."""
         return tuple(name for name in OFFERED if (self.folder / name).is_file())
 
-    def surface(self) -> None:
+    def make(self, what: str) -> str:
+        """Make one more file: "surface", "film", "seg" or "rtstruct". Returns a note on it, or nothing."""
+        if what in ("seg", "rtstruct"):
+            return self._dicom("rtstruct" if what == "rtstruct" else "seg")
+        (self._film if what == "film" else self._surface)()
+        return ""
+
+    def _dicom(self, format_: io.LabelFormat) -> str:
+        path = self.folder / f"labels-{format_}.dcm"
+        if not path.exists():
+            labels = io.read_label_map(self.folder / "labels.nii.gz", self.scheme)
+            io.write_label_map(labels, path, series=self.series, format=format_)
+        return "" if self.series is not None else io.UNREFERENCED[:1].upper() + io.UNREFERENCED[1:] + "."
+
+    def _surface(self) -> None:
         """Make the surface of the labels."""
         path = self.folder / "surface.glb"
         if not path.exists():
@@ -62,7 +80,7 @@ class Saved:
             except BadInput as error:
                 raise BadInput("this label map is empty: there is no surface in it") from error
 
-    def film(self) -> None:
+    def _film(self) -> None:
         """Make the film of the run."""
         path = self.folder / "run.gif"
         if path.exists():
@@ -101,7 +119,7 @@ def save(
     if film is not None and film.pictures:
         # Stacked they compress as one: neighbours are alike.
         np.savez_compressed(folder / FILM, pictures=np.stack(film.pictures))
-    return Saved(folder, stem, result.labels.scheme)
+    return Saved(folder, stem, result.labels.scheme, source.series)
 
 
 def save_second(saved: Saved, result: Result, source: Volume) -> None:

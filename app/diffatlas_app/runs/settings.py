@@ -15,6 +15,7 @@ from diffatlas import session
 from diffatlas.engine.request import GuidanceName, PresetName, Request, Roi, SamplerName
 from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import Modality, Volume
 from diffatlas_app import limits
 from diffatlas_app.visitors.source import EXAMPLES
 
@@ -27,12 +28,15 @@ BESIDE = {
 }
 """What a second run beside the first does differently."""
 
+MODALITIES: dict[str, Modality | None] = {"": None, "ct": "ct", "mr": "mr"}
+
 
 @dataclass(frozen=True)
 class Settings:
     """The options of a run; None takes the preset's or the model's.
 
-    ``example``: one of `EXAMPLES`, or empty for a file of the visitor's. ``beside``: one of `BESIDE`. ``centre``: of
+    ``example``: one of `EXAMPLES`, or empty for a file of the visitor's. ``modality``: what the visitor says that the
+    image is, "ct" or "mr", or empty. ``beside``: one of `BESIDE`. ``centre``: of
     the region of interest, percent of the volume's length along each of its axes, or None for the whole volume.
     """
 
@@ -47,12 +51,15 @@ class Settings:
     seed: int = 0
     beside: str = ""
     centre: tuple[float, float, float] | None = None
+    modality: str = ""
 
     def request(self, roi: Roi | None = None) -> Request:
         """The run asked for. `BadInput` beyond what this page offers, or on what no run takes."""
         # A request may name a folder; a visitor may not.
         if self.model not in ("auto", *(card.name for card in session.available_models())):
             raise BadInput(f"there is no model {self.model[:60]!r} on this page")
+        if self.modality not in MODALITIES:
+            raise BadInput(f"the modality must be ct or mr, not {self.modality[:40]!r}")
         if (self.steps or 0) > limits.MAX_STEPS or self.samples > limits.MAX_SAMPLES:
             raise BadInput(
                 f"this page runs up to {limits.MAX_STEPS} steps and {limits.MAX_SAMPLES} samples; the command line "
@@ -70,6 +77,11 @@ class Settings:
             seed=self.seed,
             roi=roi,
         )
+
+    def named(self, volume: Volume) -> Volume:
+        """The volume as an image of the modality that the visitor says it is."""
+        modality = MODALITIES[self.modality]
+        return volume if modality is None else volume.named(modality)
 
     def requests(self, roi: Roi | None = None) -> tuple[Request, ...]:
         """The run, and the one beside it if there is to be one."""

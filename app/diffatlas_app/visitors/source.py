@@ -9,7 +9,7 @@ import numpy as np
 
 from diffatlas import io, session
 from diffatlas.engine.request import Roi
-from diffatlas.errors import BadInput
+from diffatlas.errors import BadInput, SeveralVolumes
 from diffatlas.geometry.volume import LabelMap, LabelScheme, Volume
 from diffatlas_app import limits
 from diffatlas_app.runs import recording
@@ -29,7 +29,7 @@ class Source:
     """What a visitor looks at: an example's or a generated volume, or a file of theirs; ``name`` is what they call it.
 
     ``key``: of `EXAMPLES` or of a recorded run, else empty. ``true_labels``: of an example or a drawn pair. ``region``:
-    of interest, which an example brings.
+    of interest, which an example brings. ``index``: of the volume in a file that holds several.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Source:
     true_labels: LabelMap | None = None
     recorded: recording.Recording | None = None
     region: Roi | None = None
+    index: int | None = None
 
     def read(self) -> Volume:
         """The volume; `BadInput` speaks of the visitor's file name, not of ours."""
@@ -49,7 +50,7 @@ class Source:
             return self.volume
         assert self.path is not None
         with in_their_words(self.path, self.name):
-            volume = io.read_volume(self.path, limits=read_limits())
+            volume = io.read_volume(self.path, volume_index=self.index, limits=read_limits())
         notes = tuple(_renamed(note, self.path, self.name) for note in volume.notes)
         return replace(volume, name=uploads.stem_of(self.name), notes=notes)
 
@@ -64,6 +65,8 @@ class in_their_words:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, SeveralVolumes):
+            raise SeveralVolumes(_renamed(str(error), self.path, self.name), error.choices) from error
         if isinstance(error, BadInput):
             raise BadInput(_renamed(str(error), self.path, self.name)) from error
 

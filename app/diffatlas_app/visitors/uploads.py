@@ -1,6 +1,7 @@
 """What a visitor sends: names made fit to show, archives unpacked with suspicion, files put where no URL reaches them.
 
-Nothing of an archive's own names touches the disk: its entries become 00000.dcm, 00001.dcm and so on, in one folder.
+Nothing of an archive's own names touches the disk: its entries become a00000.dcm, a00001.dcm, b00002 and so on, in one
+folder. What the names have in common is kept, so that a text beside the slices is not taken for a damaged slice.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import shutil
 import stat
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from diffatlas import io
 from diffatlas.errors import BadInput
 from diffatlas_app import limits
 
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha")
-FORMATS = (*VOLUMES, ".zip")
+FORMATS = (*VOLUMES, ".dcm", ".zip")
 CHUNK_BYTES = 1024 * 1024
 UNIX = 3
 # What zip programs of one kind of machine leave in every archive.
@@ -105,14 +108,35 @@ def unpack(archive: Path, folder: Path, name: str) -> None:
             entries = _checked(opened, name)
             folder.mkdir()
             left = limits.MAX_BYTES
-            for number, entry in enumerate(entries):
-                left = _copy(opened, entry, folder / f"{number:05d}.dcm", left, name)
+            for entry, own in zip(entries, _own_names(entries), strict=True):
+                left = _copy(opened, entry, folder / own, left, name)
     except BadInput:
         raise
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
         # zipfile's own words may hold the names of entries, which are the sender's.
         kind = type(error).__name__
         raise BadInput(f"{name}: a damaged or unusual zip file ({kind}); zip the series again") from error
+
+
+def _own_names(entries: Sequence[zipfile.ZipInfo]) -> list[str]:
+    """A name of ours for every entry: a letter for all whose names differ in numbers alone, a number, and .dcm or
+    nothing; a disc's directory keeps its name, by which it is known."""
+    groups: dict[str, int] = {}
+    names: list[str] = []
+    for number, entry in enumerate(entries):
+        path = PurePosixPath(entry.filename)
+        if path.name.upper() == "DICOMDIR" and "DICOMDIR" not in names:
+            names.append("DICOMDIR")
+            continue
+        group = groups.setdefault(re.sub(r"\d+", "#", entry.filename), len(groups))
+        suffix = ".dcm" if path.suffix.lower() in io.DICOM_SUFFIXES else ""
+        names.append(f"{_letters(group)}{number:05d}{suffix}")
+    return names
+
+
+def _letters(number: int) -> str:
+    """a, b, ... z, ba, bb, ..."""
+    return (_letters(number // 26) if number >= 26 else "") + chr(ord("a") + number % 26)
 
 
 def _checked(opened: zipfile.ZipFile, name: str) -> list[zipfile.ZipInfo]:

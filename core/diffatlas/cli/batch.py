@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from diffatlas.cohort import Case, Cohort, Scheduled, Status
     from diffatlas.engine.request import Request
+    from diffatlas.geometry.volume import Modality
+    from diffatlas.io import LabelFormat
     from diffatlas.session import Backend
 
 SCRIPT = "batch.slurm"
@@ -35,7 +37,7 @@ def batch(
         typer.Argument(metavar="INPUT...", help="Volumes, DICOM folders, folders of these, patterns, a .csv, .jsonl."),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="NAME_labels.nii.gz and NAME.json of each.")
+        Path, typer.Option("--output", "-o", metavar="DIR", help="NAME_labels.nii.gz (or .dcm) and NAME.json of each.")
     ],
     model: opt.Model = "auto",
     preset: opt.Preset = "fast",
@@ -48,6 +50,8 @@ def batch(
     device: opt.Device = "auto",
     precision: opt.Precision = "auto",
     force: opt.Force = False,
+    modality: opt.KnownModality = None,
+    format_: opt.Format = None,
     bids: Annotated[
         bool, typer.Option("--bids", help="INPUT is a BIDS data set; results become a derivative data set.")
     ] = False,
@@ -117,6 +121,7 @@ def batch(
     cases, notes = source.cases(output)
     if per_task < 1:
         raise BadInput(f"--cases-per-task must be 1 or more, not {per_task}")
+    cases = asked_for(cases, modality, opt.label_format(format_) or "nifti", bids)
     if dry and not slurm:
         raise BadInput("--dry belongs to --slurm")
     if slurm:
@@ -125,7 +130,7 @@ def batch(
         if scheduler is not None:
             raise BadInput("--slurm and --scheduler do not go together: give the engine that you have")
         terminal.notes(notes)
-        more = _more(workers, limit, memory, retries, redo)
+        more = [*_kind(modality, format_), *_more(workers, limit, memory, retries, redo)]
         words = [*source.words(), *_options(request, device), *more]
         submit(cases, request, words, output, per_task, workers, redo, dry)
         return
@@ -252,6 +257,22 @@ def _options(request: Request, device: str) -> list[str]:
             words += [f"--{name.replace('_', '-')}", str(value)]
     words += ["--device", device] if device != usual.device else []
     return words + ["--force"] * request.force
+
+
+def asked_for(cases: Sequence[Case], modality: Modality | None, format_: LabelFormat, bids: bool) -> list[Case]:
+    """The cases with the modality that holds for all which name none, and with the format of labels."""
+    from diffatlas.cohort.find import check_results
+
+    if bids and format_ != "nifti":
+        raise BadInput(f"a BIDS data set holds NIfTI labels: leave out --format {format_}")
+    made = [replace(case, modality=case.modality or modality, format=format_) for case in cases]
+    check_results(made)
+    return made
+
+
+def _kind(modality: Modality | None, format_: str | None) -> list[str]:
+    words = [] if modality is None else ["--modality", modality]
+    return words + ([] if format_ is None else ["--format", format_])
 
 
 def _more(workers: int, limit: float | None, memory: float | None, retries: int, redo: bool) -> list[str]:

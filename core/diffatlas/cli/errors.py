@@ -16,6 +16,8 @@ from diffatlas.errors import BadInput
 BAD_INPUT = 2
 OUR_FAULT = 1
 STOPPED = 130
+# Longer lines quote a name of thousands of characters.
+MAX_LINE = 1000
 
 # What the user or their machine can mend; any other OSError is a bug.
 _MENDABLE = {
@@ -91,5 +93,6 @@ def _exit(message: str, code: int) -> typer.Exit:
 
     # One line whatever the message holds, and its brackets are not markup.
     line = " ".join(message.split())
+    line = line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 1]}…"
     stderr().print(f"diffatlas: {line}", style="red", soft_wrap=True)
     return typer.Exit(code)

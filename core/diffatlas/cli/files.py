@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from diffatlas.cli import options as opt
-from diffatlas.errors import BadInput
+from diffatlas.errors import BadInput, SeveralVolumes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from diffatlas.geometry.volume import LabelScheme
+    from diffatlas.geometry.volume import LabelScheme, Modality
 
 MAX_COUNT = 10_000
 # Index 255 is the last that a label map of bytes can hold.
@@ -71,17 +71,21 @@ def compare(
     """Compare two label maps: Dice, surface Dice, HD95 and volumes of every structure."""
     from diffatlas import io, metrics
     from diffatlas.cli import terminal
-    from diffatlas.geometry.volume import LabelMap
+    from diffatlas.geometry.volume import LabelMap, LabelScheme
 
     if not (math.isfinite(tolerance) and tolerance >= 0):
         raise BadInput(f"--tolerance must be a length of 0 mm or more, not {tolerance}")
     scheme = None if model is None else opt.card_of(model).scheme
-    (ours, our_grid), (theirs, their_grid) = io.read_label_ids(prediction), io.read_label_ids(reference)
+    if scheme is None and io.is_dicom_labels(prediction) and io.is_dicom_labels(reference):
+        # Both name their structures; their numbers mean nothing to each other.
+        scheme = LabelScheme("names", io.read_structures(reference))
     if scheme is None:
+        (ours, our_grid), (theirs, their_grid) = io.read_label_ids(prediction), io.read_label_ids(reference)
         scheme = scheme_of_ids(ids_in(ours) | ids_in(theirs))
-    comparison = metrics.compare(
-        LabelMap.from_ids(ours, our_grid, scheme), LabelMap.from_ids(theirs, their_grid, scheme), tolerance
-    )
+        pair = LabelMap.from_ids(ours, our_grid, scheme), LabelMap.from_ids(theirs, their_grid, scheme)
+    else:
+        pair = io.read_label_map(prediction, scheme), io.read_label_map(reference, scheme)
+    comparison = metrics.compare(*pair, tolerance)
     if as_json:
         terminal.print_json({"scheme": scheme.name, **comparison.to_json()})
         return
@@ -131,30 +135,37 @@ def models(as_json: opt.Json = False) -> None:
 def info(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A volume, a report, or the folder of a model.")],
     volume: opt.VolumeIndex = None,
+    modality: opt.KnownModality = None,
     as_json: opt.Json = False,
 ) -> None:
     """Say what a file holds, as this program reads it."""
     from diffatlas.cli import terminal
 
-    what = described(file, volume)
+    what = described(file, volume, modality)
     if as_json:
         terminal.print_json(what)
         return
     terminal.stdout().print(terminal.rows(("", ""), flat(what)))
 
 
-def described(file: Path, volume: int | None = None) -> dict[str, Any]:
+def described(file: Path, volume: int | None = None, modality: Modality | None = None) -> dict[str, Any]:
     """Plain data about a volume, a report (.json) or a model folder."""
     from diffatlas import io
 
-    if file.is_dir() and (file / "card.yaml").is_file():
+    model = file.is_dir() and (file / "card.yaml").is_file()
+    if (model or file.suffix.lower() == ".json") and (volume, modality) != (None, None):
+        raise BadInput(f"{file.name}: is no volume: --volume and --modality say nothing of it")
+    if model:
         return opt.card_of(str(file)).to_json()
     if file.suffix.lower() == ".json":
         from diffatlas.engine.run_record import read_report
 
         record = read_report(file)
         return {**record, "frames": len(record.get("frames") or [])}
-    return io.describe(file, volume_index=volume)
+    try:
+        return io.describe(file, volume_index=volume, modality=modality)
+    except SeveralVolumes as error:
+        raise BadInput(f"{error} (--volume N)") from error
 
 
 def flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
 from diffatlas.engine.request import DeviceName, GuidanceName, PrecisionName, PresetName, Request, Roi, SamplerName
-from diffatlas.errors import BadInput
+from diffatlas.errors import BadInput, SeveralVolumes
 
 if TYPE_CHECKING:
     from diffatlas.geometry.volume import Modality, Volume
+    from diffatlas.io import LabelFormat
     from diffatlas.models.card import ModelCard
     from diffatlas.session import Backend
 
@@ -46,6 +46,11 @@ KnownModality = Annotated[
     Literal["ct", "mr"] | None, typer.Option("--modality", help="What the volume is.", show_default="as it looks")
 ]
 
+Format = Annotated[
+    str | None,
+    typer.Option("--format", metavar="NAME", help="nifti, or seg or rtstruct (.dcm).", show_default="by the extension"),
+]
+
 _ROI = re.compile(r"(\d+):(\d+),(\d+):(\d+),(\d+):(\d+)")
 
 
@@ -68,13 +73,17 @@ def read_input(path: Path, index: int | None = None, modality: Modality | None =
 
     try:
         volume = io.read_volume(path, volume_index=index)
-    except BadInput as error:
-        if index is None and "holds a series of" in str(error):
-            raise BadInput(f"{error} (--volume N)") from error
-        raise
-    if modality is None:
-        return volume
-    return replace(volume, modality=modality, modality_reason="named by --modality")
+    except SeveralVolumes as error:
+        raise BadInput(f"{error} (--volume N)") from error
+    return volume if modality is None else volume.named(modality)
+
+
+def label_format(name: str | None) -> LabelFormat | None:
+    """The format of labels by its name."""
+    formats: dict[str | None, LabelFormat | None] = {None: None, "nifti": "nifti", "seg": "seg", "rtstruct": "rtstruct"}
+    if name in formats:
+        return formats[name]
+    raise BadInput(f"--format must be nifti, seg or rtstruct, not {name}")
 
 
 Force = Annotated[bool, typer.Option("--force", help="Run although the model was trained on another modality.")]

@@ -65,9 +65,10 @@ class Outputs:
                 raise BadInput(f"{self.frames}: holds the frames of another run; give a new folder")
         for folder in {path.absolute().parent for path in self.files().values()}:
             io.sweep(folder)
-        seen: dict[Path, str] = {path.resolve(): "the input" for path in inputs}
+        # Not Path.resolve, to which a loop of links is an error of its own kind.
+        seen: dict[str, str] = {os.path.realpath(path): "the input" for path in inputs}
         for kind, path in self.files().items():
-            taken = seen.setdefault(path.resolve(), f"the {kind} output")
+            taken = seen.setdefault(os.path.realpath(path), f"the {kind} output")
             if taken != f"the {kind} output":
                 raise BadInput(f"{path}: is also {taken}; give the {kind} a name of their own")
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from diffatlas.cli.outputs import Outputs
     from diffatlas.engine.request import Request
     from diffatlas.geometry.volume import Volume
-    from diffatlas.io import LabelFormat
     from diffatlas.session import Backend, Frame, Result
 
 MAX_COUNT = 10_000
@@ -34,10 +33,6 @@ ReportFile = Annotated[Path | None, typer.Option(metavar="FILE.json", help="What
 GifFile = Annotated[Path | None, typer.Option(metavar="FILE", help="The run as an animation.")]
 FramesFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="A new folder for a picture of every step.")]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="OUTPUT", help=".nii.gz, .nii, .nrrd, .mha or .dcm")]
-Format = Annotated[
-    str | None,
-    typer.Option("--format", metavar="NAME", help="nifti, or seg or rtstruct (.dcm).", show_default="by the extension"),
-]
 
 
 def segment(
@@ -62,7 +57,7 @@ def segment(
     report: ReportFile = None,
     gif: GifFile = None,
     frames: FramesFolder = None,
-    format_: Format = None,
+    format_: opt.Format = None,
     as_json: opt.Json = False,
 ) -> None:
     """Segment a volume: labels on its own voxels, with the structure ids of the model."""
@@ -82,7 +77,7 @@ def segment(
         precision=precision,
         force=force,
     )
-    outputs = Outputs(output, confidence, report, gif, frames, label_format(format_))
+    outputs = Outputs(output, confidence, report, gif, frames, opt.label_format(format_))
     outputs.check(input_)
 
     backend = opt.backend_for(device)
@@ -92,14 +87,6 @@ def segment(
     if confidence is not None and request.samples < 2 and backend.plan(image, request).card.calibration is None:
         raise BadInput("--confidence needs more than one sample to compare, or a calibrated model: add --samples 4")
     run_and_write(image, request, outputs, source_path=input_, as_json=as_json, backend=backend)
-
-
-def label_format(name: str | None) -> LabelFormat | None:
-    """The format of labels by its name."""
-    formats: dict[str | None, LabelFormat | None] = {None: None, "nifti": "nifti", "seg": "seg", "rtstruct": "rtstruct"}
-    if name in formats:
-        return formats[name]
-    raise BadInput(f"--format must be nifti, seg or rtstruct, not {name}")
 
 
 def ignored_voxels(path: Path, volume: Volume) -> NDArray[np.bool_]:
@@ -127,6 +114,7 @@ def run_and_write(
     from diffatlas.cli import terminal
     from diffatlas.cli.outputs import Recorder, staging, write_run
     from diffatlas.engine.run_record import report_of
+    from diffatlas.io import UNREFERENCED
 
     result: Result | None = None
     with ExitStack() as stack:
@@ -141,7 +129,7 @@ def run_and_write(
         write_run(outputs, result, volume, recorder, report)
     notes = [*volume.notes, *result.notes]
     if outputs.labels.suffix.lower() == ".dcm" and volume.series is None:
-        notes.append("the image was not DICOM: the labels name no patient and refer to no series")
+        notes.append(UNREFERENCED)
     terminal.notes(notes)
     if as_json:
         terminal.print_json({**report, "outputs": outputs.files()})
@@ -231,7 +219,7 @@ def replay(
         str | None,
         typer.Option("--model", metavar="NAME|DIR", help="The model, where it has moved.", show_default=False),
     ] = None,
-    format_: Format = None,
+    format_: opt.Format = None,
     force: Annotated[bool, typer.Option("--force", help="Run although the image or the weights differ.")] = False,
     index: opt.VolumeIndex = None,
     as_json: opt.Json = False,
@@ -252,7 +240,7 @@ def replay(
         path = beside
     if path is None:
         raise BadInput(f"{report.name}: does not name the image; give it with --input FILE")
-    outputs = Outputs(output, format=label_format(format_))
+    outputs = Outputs(output, format=opt.label_format(format_))
     outputs.check(path, report)
     if not path.exists():
         raise BadInput(f"{path}: is not there any more; give the image with --input FILE")

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from diffatlas.engine.request import Roi
+from diffatlas.geometry.volume import Modality
+from diffatlas.io import LabelFormat
 
 READABLE = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
@@ -17,11 +19,11 @@ State = Literal["pending", "running", "done", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One volume. ``name`` is unique in a cohort; ``labels`` (.nii.gz) and ``report`` (.json) are what it leaves in
-    ``output``, under ``stem`` where they are not called after the case.
+    """One volume. ``name`` is unique in a cohort; ``labels`` and ``report`` (.json) are what it leaves in ``output``,
+    under ``stem`` where they are not called after the case.
 
     ``problem``: why it cannot be read, known before it is tried (a link that leads nowhere). ``roi`` and ``modality``
-    ("ct", "mr") are the case's own, from a manifest.
+    are the case's own, from a manifest, or named for all. ``format``: of the labels, .nii.gz or .dcm.
     """
 
     name: str
@@ -30,11 +32,13 @@ class Case:
     stem: str = ""
     problem: str = ""
     roi: Roi | None = None
-    modality: str | None = None
+    modality: Modality | None = None
+    format: LabelFormat = "nifti"
 
     @property
     def labels(self) -> Path:
-        return self.output / (f"{self.stem}.nii.gz" if self.stem else f"{self.name}_labels.nii.gz")
+        suffix = ".nii.gz" if self.format == "nifti" else ".dcm"
+        return self.output / f"{self.stem or f'{self.name}_labels'}{suffix}"
 
     @property
     def report(self) -> Path:

@@ -129,7 +129,8 @@ def _done(folder: Path) -> Iterator[Row]:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # another kind of JSON file
         segmentation = path.name.removesuffix(".json").endswith("_dseg")
-        labels = path.with_suffix(".nii.gz") if segmentation else path.with_name(f"{path.stem}_labels.nii.gz")
+        usual = f"{path.stem}.nii.gz" if segmentation else f"{path.stem}_labels.nii.gz"
+        labels = path.with_name(Path(str(record[MARK].get("labels") or usual)).name)
         yield Row(
             case=str(record[MARK].get("case") or path.name.removesuffix(".json")),
             state="done",

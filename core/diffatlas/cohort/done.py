@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from diffatlas.engine.request import Request
 from diffatlas.engine.run_record import read_report, report_of, to_json
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import Volume
-from diffatlas.io import atomic_path, atomic_paths, read_volume, write_label_map
+from diffatlas.io import UNREFERENCED, atomic_path, atomic_paths, read_volume, write_label_map
 
 MARK = "cohort"
 
@@ -42,6 +43,8 @@ class Results:
             record = read_report(case.report)
             mark, provenance = record[MARK], record["provenance"]
             if mark["request"] != plain_request(request) or mark.get("modality") != case.modality:
+                return False
+            if mark.get("format", "nifti") != case.format:
                 return False
             model = provenance["model"]
             if model["sha256"] != self._weights_of(str(model["name"]), request):
@@ -67,13 +70,17 @@ class Results:
 
         ``source_stamp``: `stamp_of` the volume's files before they were read.
         """
+        if case.format != "nifti" and volume.series is None:
+            result = replace(result, notes=(*result.notes, UNREFERENCED))
         with atomic_paths([case.labels, case.report]) as (labels, report):
-            write_label_map(result.labels, labels, header=volume.header)
+            write_label_map(result.labels, labels, source=volume, format=case.format)
             stat = labels.stat()  # renaming changes neither size nor time
             mark = {
                 "case": case.name,
                 "request": plain_request(request),
                 "modality": case.modality,
+                "format": case.format,
+                "labels": case.labels.name,
                 "affine": volume.grid.affine.tolist(),
                 "labels_sha256": file_sha256(labels),
                 "labels_stamp": [1, stat.st_size, stat.st_mtime_ns],

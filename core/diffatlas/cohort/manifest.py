@@ -17,6 +17,7 @@ from diffatlas.cohort.case import Case
 from diffatlas.cohort.find import check_results, names_of
 from diffatlas.engine.request import Roi
 from diffatlas.errors import BadInput
+from diffatlas.geometry.volume import Modality
 
 COLUMNS = ("path", "id", "modality", "roi")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
@@ -58,18 +59,18 @@ def read_manifest(path: Path, output: Path) -> tuple[list[Case], list[str]]:
     return cases, notes
 
 
-def _checked(row: Mapping[str, Any], file: Path) -> tuple[str, Roi | None, str | None]:
+def _checked(row: Mapping[str, Any], file: Path) -> tuple[str, Roi | None, Modality | None]:
     """What is wrong with a line, its region and its modality."""
-    modality = str(row.get("modality") or "").strip().lower() or None
-    modality = "mr" if modality == "mri" else modality
+    named: dict[str, Modality | None] = {"": None, "ct": "ct", "mr": "mr", "mri": "mr"}
+    text = str(row.get("modality") or "").strip().lower()
     if not row.get("path"):
         return "names no path", None, None
     if not file.exists():
         return f"{file}: no such file", None, None
-    if modality not in (None, "ct", "mr"):
-        return f"the modality {modality!r} is neither ct nor mr", None, None
+    if text not in named:
+        return f"the modality {text[:40]!r} is neither ct nor mr", None, None
     try:
-        return "", _roi(row.get("roi")), modality
+        return "", _roi(row.get("roi")), named[text]
     except (TypeError, ValueError):
         return f"the roi {row['roi']!r} is not X0:X1,Y0:Y1,Z0:Z1 in voxels", None, None
 

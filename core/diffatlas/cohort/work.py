@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from diffatlas.cohort.case import Case, Status
 from diffatlas.cohort.done import Results, stamp_of
@@ -62,8 +62,7 @@ def work(case: Case, request: Request, backend: Callable[[], Backend], ways: Way
         stamp = stamp_of(case.path)
         volume = read_volume(case.path)
         if case.modality is not None:
-            said: dict[str, Any] = {"modality": case.modality, "modality_reason": "named in the table of cases"}
-            volume = replace(volume, **said)
+            volume = volume.named(case.modality)
         result = _segment(volume, request, backend(), ways)
         if result is None:
             return Status(case.name, "pending", STOPPED)

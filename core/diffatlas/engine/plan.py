@@ -152,9 +152,7 @@ def window_note(volume: Volume, low: float, high: float) -> str:
     """Which intensities the model saw as its range, and why: the window of the volume's modality."""
     why = f" ({volume.modality_reason})" if volume.modality_reason else ""
     if volume.modality == "unknown":
-        return (
-            f"neither CT nor MR for certain{why}: window of {low:g} to {high:g}; name it with modality if you know it"
-        )
+        return f"neither CT nor MR for certain{why}: window of {low:g} to {high:g}; name the modality if you know it"
     return f"window of {low:g} to {high:g}, as for {volume.modality.upper()}{why}"
 
 

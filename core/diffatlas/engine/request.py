@@ -205,8 +205,8 @@ class Request:
             return cls(**data)
         except BadInput:
             raise
-        except (TypeError, ValueError, KeyError, zlib.error) as error:
-            raise BadInput(f"not a request of this program: {error}") from error
+        except (TypeError, ValueError, KeyError, OverflowError, RecursionError, zlib.error) as error:
+            raise BadInput(f"not a request of this program: {str(error)[:200]!a}") from error
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import nibabel as nib
@@ -167,6 +167,10 @@ class Volume:
     def __repr__(self) -> str:
         return f"Volume({self.name!r}, {self.grid.words}, {self.modality})"
 
+    def named(self, modality: Modality) -> Volume:
+        """The same with the modality that the user says it is, above what the file says or looks like."""
+        return replace(self, modality=modality, modality_reason="as you named it")
+
     def sha256(self) -> str:
         """SHA-256 of the voxels (little-endian float32, C order): whether two runs saw the same image."""
         return hashlib.sha256(np.ascontiguousarray(self.data, dtype="<f4").data).hexdigest()
@@ -196,6 +200,8 @@ class LabelMap:
     @classmethod
     def from_ids(cls, ids: NDArray[Any], grid: Grid, scheme: LabelScheme, *, ignore_unknown: bool = False) -> LabelMap:
         """Label ids [X, Y, Z] to indices; ids the scheme does not know raise `BadInput` (or become background)."""
+        if len(scheme) > 255:
+            raise BadInput(f"{len(scheme)} structures; a label map holds 255 at most")
         data = np.zeros(ids.shape, dtype=np.uint8)
         for index, id_ in enumerate(scheme.ids, start=1):
             data[ids == id_] = index

@@ -12,9 +12,19 @@ from diffatlas.io.atomic import (
     sweep,
     temporary_folder_in,
 )
-from diffatlas.io.dicom import is_dicom, is_dicom_folder, read_dicom, read_rtstruct, write_rtstruct, write_seg
+from diffatlas.io.dicom import (
+    DICOM_SUFFIXES,
+    is_dicom,
+    is_dicom_folder,
+    is_dicom_labels,
+    read_dicom,
+    read_rtstruct,
+    write_rtstruct,
+    write_seg,
+)
 from diffatlas.io.images import (
     LABEL_SUFFIXES,
+    UNREFERENCED,
     LabelFormat,
     check_label_output,
     describe,
@@ -28,11 +38,14 @@ from diffatlas.io.images import (
     write_volume,
 )
 from diffatlas.io.intensity import guess_modality
-from diffatlas.io.source import Limits
+from diffatlas.io.source import MAX_CHOICES, Limits
 
 __all__ = [
+    "DICOM_SUFFIXES",
     "IMAGE_SUFFIXES",
     "LABEL_SUFFIXES",
+    "MAX_CHOICES",
+    "UNREFERENCED",
     "LabelFormat",
     "Limits",
     "atomic_path",
@@ -44,6 +57,7 @@ __all__ = [
     "guess_modality",
     "is_dicom",
     "is_dicom_folder",
+    "is_dicom_labels",
     "named_as_labels",
     "read_dicom",
     "read_label_ids",

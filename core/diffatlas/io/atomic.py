@@ -52,6 +52,9 @@ def check_output(path: str | os.PathLike[str], suffixes: Sequence[str] = IMAGE_S
             raise BadInput(f"{path}: the folder {path.parent} does not exist; create it first")
         if not os.access(path.parent, os.W_OK):
             raise BadInput(f"{path}: no permission to write in {path.parent}; choose another folder")
+        if path.is_file() and not os.access(path, os.W_OK):
+            # It could be replaced all the same; whoever protected it meant it.
+            raise BadInput(f"{shown(path)}: is write-protected; give another name, or lift the protection")
         # A name the file system refuses (too long, characters it does not know) shows here and not after the work.
         with suppress(FileNotFoundError):
             path.stat()

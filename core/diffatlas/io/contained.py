@@ -26,10 +26,10 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from diffatlas.errors import BadInput
+from diffatlas.errors import BadInput, SeveralVolumes
 from diffatlas.geometry.volume import DicomSeries, Modality, NiftiHeader, Structure
 from diffatlas.io.atomic import shown
-from diffatlas.io.source import Limits, Source, make_grid
+from diffatlas.io.source import MAX_CHOICES, Limits, Source, make_grid
 
 # Decoders that stay when nothing is read; each holds some 60 MB.
 IDLE_DECODERS = 2
@@ -42,11 +42,15 @@ Size = Annotated[int, Field(ge=1, le=2**31)]
 
 
 class Answer(BaseModel):
-    """The line before the voxels; either ``refused`` or the rest of a `Source`. ``affine``: 16 numbers, by rows."""
+    """The line before the voxels; either ``refused`` (with the volumes to choose from) or the rest of a `Source`.
+
+    ``affine``: 16 numbers, by rows.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid", ser_json_inf_nan="constants")
 
     refused: str | None = Field(default=None, max_length=2000)
+    choices: tuple[Annotated[str, Field(max_length=500)], ...] = Field(default=(), max_length=MAX_CHOICES)
     fault: str | None = Field(default=None, max_length=2000)
     shape: tuple[Size, Size, Size] = (1, 1, 1)
     dtype: str = Field(default="u1", pattern="^([iu][1248]|f[48])$")
@@ -58,6 +62,7 @@ class Answer(BaseModel):
     padding: float | None = None
     series: DicomSeries | None = None
     structures: tuple[Structure, ...] = Field(default=(), max_length=65535)
+    known: tuple[Annotated[str, Field(max_length=100)], ...] = Field(default=(), max_length=65535)
     volumes: int = Field(default=1, ge=1)
     notes: tuple[Annotated[str, Field(max_length=500)], ...] = Field(default=(), max_length=50)
 
@@ -150,6 +155,8 @@ class _Decoder:
         self._in_step = answer.fault is not None or answer.refused is not None
         if answer.fault is not None:
             raise RuntimeError(f"{shown(path)}: {_printable(answer.fault)}")
+        if answer.refused is not None and answer.choices:
+            raise SeveralVolumes(_printable(answer.refused), tuple(map(_printable, answer.choices)))
         if answer.refused is not None:
             raise BadInput(_printable(answer.refused))
         dtype = np.dtype(answer.dtype)
@@ -178,6 +185,7 @@ class _Decoder:
             answer.padding,
             answer.series,
             answer.structures,
+            answer.known,
         )
 
     def stop(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from diffatlas.errors import BadInput
+from diffatlas.errors import BadInput, SeveralVolumes
 from diffatlas.io.contained import Answer
 from diffatlas.io.images import read_source
 from diffatlas.io.source import Limits, Source
@@ -47,13 +47,15 @@ def main() -> None:
 
 
 def _serve(request: dict[str, Any], answers: BinaryIO) -> None:
-    limits = Limits(request["max_voxels"], request["max_bytes"])
+    limits = Limits(request["max_voxels"], request["max_bytes"], compressed=True)
     _limit(limits.decoder_bytes, request["max_seconds"])
     path = Path(os.fsdecode(bytes.fromhex(request["path"])))
     source: Source | None = None
     try:
         source = read_source(path, request["volume_index"], limits, series_first=request["series_first"])
         answer = _described(source)
+    except SeveralVolumes as error:
+        answer = Answer(refused=str(error)[:2000], choices=tuple(choice[:500] for choice in error.choices))
     except BadInput as error:
         answer = Answer(refused=str(error)[:2000])
     except MemoryError:
@@ -79,6 +81,7 @@ def _described(source: Source) -> Answer:
         padding=source.padding,
         series=source.series,
         structures=source.structures,
+        known=source.known,
         volumes=source.volumes,
         notes=source.notes,
     )

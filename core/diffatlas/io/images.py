@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +13,10 @@ from numpy.typing import NDArray
 
 from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
-from diffatlas.geometry.volume import LabelMap, LabelScheme, NiftiHeader, Structure, Volume
+from diffatlas.geometry.volume import DicomSeries, LabelMap, LabelScheme, Modality, NiftiHeader, Structure, Volume
 from diffatlas.io.atomic import IMAGE_SUFFIXES, atomic_path, check_output, shown, suffix_of
-from diffatlas.io.dicom import is_dicom, read_dicom, write_rtstruct, write_seg
+from diffatlas.io.dicom import is_dicom, is_dicom_labels, read_dicom, write_rtstruct, write_seg
+from diffatlas.io.dicom.header import InDecoder
 from diffatlas.io.intensity import intensities, judge_modality
 from diffatlas.io.metaimage import read_metaimage, write_metaimage
 from diffatlas.io.nifti import read_nifti, write_nifti
@@ -25,9 +25,15 @@ from diffatlas.io.source import STORED, Limits, Source
 
 LabelFormat = Literal["nifti", "seg", "rtstruct"]
 LABEL_SUFFIXES = (*IMAGE_SUFFIXES, ".dcm")
+LABEL_FORMATS = ("DICOM SEG", "RTSTRUCT")
 StrPath = str | os.PathLike[str]
 
 _LABEL_NAME = re.compile(r"(^|[^a-z])(labels?|seg|segmentation|mask)([^a-z]|$)", re.IGNORECASE)
+
+# How long a decoder may take for a user's own series; a stranger's time is in `Limits`.
+OWN_FILE_S = 3600.0
+# What whoever writes such labels is told; see `write_label_map`.
+UNREFERENCED = "the image has no identifiers of DICOM: the labels name no patient and refer to no series"
 
 READABLE = ".nii, .nii.gz, .nrrd, .mha, .mhd, or a DICOM series"
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
@@ -45,7 +51,10 @@ def read_volume(path: StrPath, *, volume_index: int | None = None, limits: Limit
     refused. Raises `BadInput` on anything that cannot be used.
     """
     path = Path(path)
-    return _volume(_read(path, volume_index, limits), path)
+    source = _read(path, volume_index, limits)
+    if source.format in LABEL_FORMATS:
+        raise BadInput(f"{shown(path)}: is a {source.format}, which holds labels and no image; give the image")
+    return _volume(source, path)
 
 
 def read_label_map(
@@ -57,13 +66,16 @@ def read_label_map(
     limits: Limits | None = None,
 ) -> LabelMap:
     """Read a file of structure ids. Whole numbers stored as floats are fine; fractions, negative numbers and ids that
-    ``scheme`` does not know raise `BadInput` (with ``ignore_unknown`` those ids become background)."""
+    ``scheme`` does not know raise `BadInput` (with ``ignore_unknown`` those ids become background).
+
+    The structures of a DICOM SEG or RTSTRUCT are told by their code, then by their name; never by their number, which
+    is another one in every program."""
     path = Path(path)
     source = _read(path, volume_index, limits)
     ids, found = _label_ids(source, shown(path))
-    if source.structures:
-        ids = _renumbered(ids, source.structures, scheme)
     try:
+        if source.format in LABEL_FORMATS:
+            ids = _matched(ids, source, scheme, ignore_unknown)
         labels = LabelMap.from_ids(ids, source.grid, scheme, ignore_unknown=ignore_unknown)
         return replace(labels, notes=(*source.notes, *found))
     except BadInput as error:
@@ -75,13 +87,22 @@ def read_structures(path: StrPath, *, limits: Limits | None = None) -> tuple[Str
     return _read(Path(path), None, limits).structures
 
 
-def _renumbered(ids: NDArray[Any], structures: Sequence[Structure], scheme: LabelScheme) -> NDArray[Any]:
-    """The scheme's ids for structures of the same name; others keep theirs."""
+def _matched(ids: NDArray[Any], source: Source, scheme: LabelScheme, ignore_unknown: bool) -> NDArray[Any]:
+    """The scheme's ids for structures that it knows by code or name; 0 for others, or `BadInput`."""
     by_name = {structure.name.lower(): structure.id for structure in scheme.structures}
-    out = ids.astype(np.int64)
-    for structure in structures:
-        if (known := by_name.get(structure.name.lower())) is not None:
-            out[ids == structure.id] = known
+    known = source.known or ("",) * len(source.structures)
+    out, strangers = np.zeros(ids.shape, np.int64), []
+    for structure, name in zip(source.structures, known, strict=True):
+        id_ = by_name.get(name) or by_name.get(structure.name.strip().lower())
+        if id_ is not None:
+            out[ids == structure.id] = id_
+        elif (ids == structure.id).any():
+            strangers.append(structure.name)
+    if strangers and not ignore_unknown:
+        raise BadInput(
+            f"holds {', '.join(repr(name[:40]) for name in strangers[:5])}, which scheme '{scheme.name}' does not know "
+            f"(it knows {', '.join(scheme.names)})"
+        )
     return out
 
 
@@ -109,13 +130,14 @@ def write_label_map(
     header: NiftiHeader | None = None,
     *,
     source: Volume | None = None,
+    series: DicomSeries | None = None,
     format: LabelFormat | None = None,
 ) -> None:
     """Write structure ids in the smallest unsigned type that holds them, in the format that the extension names.
 
     ``source``, the volume that was segmented, gives a NIfTI file its orientation fields and codes exactly (``header``
-    alone does too), and a .dcm file the patient and references to the slices. ``format`` of a .dcm file: ``seg``, which
-    is the default, or ``rtstruct``.
+    alone does too), and a .dcm file the patient and references to the slices (``series`` alone does too). ``format`` of
+    a .dcm file: ``seg``, which is the default, or ``rtstruct``.
     """
     path = check_label_output(path, format)
     if suffix_of(path) != ".dcm":
@@ -123,7 +145,7 @@ def write_label_map(
         return
     write = write_rtstruct if format == "rtstruct" else write_seg
     with atomic_path(path) as temporary:
-        write(labels, temporary, source.series if source else None)
+        write(labels, temporary, series or (source.series if source else None))
 
 
 def check_label_output(path: StrPath, format: LabelFormat | None = None) -> Path:
@@ -131,7 +153,10 @@ def check_label_output(path: StrPath, format: LabelFormat | None = None) -> Path
     if format not in (None, "nifti", "seg", "rtstruct"):
         raise BadInput(f"unknown format '{format}': choose nifti, seg or rtstruct")
     endings = {None: LABEL_SUFFIXES, "nifti": (".nii.gz", ".nii"), "seg": (".dcm",), "rtstruct": (".dcm",)}
-    return check_output(path, endings[format])
+    path = check_output(path, endings[format])
+    if is_dicom(path) and not is_dicom_labels(path):
+        raise BadInput(f"{shown(path)}: is a DICOM image or report, which labels do not replace; give another name")
+    return path
 
 
 def write_volume(volume: Volume, path: StrPath) -> None:
@@ -163,21 +188,33 @@ def named_as_labels(path: StrPath) -> bool:
     return _LABEL_NAME.search(Path(path).name) is not None
 
 
-def describe(path: StrPath, *, volume_index: int | None = None, limits: Limits | None = None) -> dict[str, Any]:
+def describe(
+    path: StrPath,
+    *,
+    volume_index: int | None = None,
+    modality: Modality | None = None,
+    limits: Limits | None = None,
+) -> dict[str, Any]:
     """What `read_volume` makes of a file, as plain data for JSON; of a series, the first volume unless told.
 
-    Keys: file, format, shape, volumes, spacing_mm, extent_mm, axis_codes, affine, dtype, intensity (min, max, mean,
-    percentiles), values (the different ones of an integer file that has few, else None), modality and modality_reason,
-    qform_code and sform_code (None but for NIfTI), notes.
+    ``modality``: as the user names it; None takes the file's word, or judges by the intensities.
+
+    Keys: file, format, structures (names by id, of a SEG or RTSTRUCT, else None), shape, volumes, spacing_mm,
+    extent_mm, axis_codes, affine, dtype, intensity (min, max, mean, percentiles), values (the different ones of an
+    integer file that has few, else None), modality and modality_reason, qform_code and sform_code (None but for NIfTI),
+    notes.
     """
     path = Path(path)
     source = _read(path, volume_index, limits, series_first=True)
     volume = _volume(source, path)
+    if modality is not None:
+        volume = volume.named(modality)
     grid, data = volume.grid, volume.data
     values = np.unique(source.data) if source.data.dtype.kind in "iu" and source.scale == (1.0, 0.0) else None
     return {
         "file": shown(path),
         "format": source.format,
+        "structures": {str(s.id): s.name for s in source.structures} or None,
         "shape": list(grid.shape),
         "volumes": source.volumes,
         "spacing_mm": list(grid.spacing_mm),
@@ -205,12 +242,15 @@ def describe(path: StrPath, *, volume_index: int | None = None, limits: Limits |
 def _read(path: Path, volume_index: int | None, limits: Limits | None, *, series_first: bool = False) -> Source:
     """The file's content, decoded here or in a process of its own."""
     limits = limits or Limits()
-    if limits.contained:
-        # Imported on first use: the base of most programs needs neither pydantic here nor a child process.
-        from diffatlas.io.contained import read_contained
+    if not limits.contained:
+        try:
+            return read_source(path, volume_index, limits, series_first=series_first)
+        except InDecoder:
+            limits = replace(limits, max_seconds=max(limits.max_seconds, OWN_FILE_S))
+    # Imported on first use: most programs need no child process.
+    from diffatlas.io.contained import read_contained
 
-        return read_contained(path, volume_index, limits, series_first=series_first)
-    return read_source(path, volume_index, limits, series_first=series_first)
+    return read_contained(path, volume_index, limits, series_first=series_first)
 
 
 def read_source(path: Path, volume_index: int | None, limits: Limits, *, series_first: bool = False) -> Source:

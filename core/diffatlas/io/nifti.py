@@ -199,6 +199,8 @@ def _affine(struct: NiftiStruct, path: Path) -> tuple[NDArray[np.float64], list[
         notes.append("an orientation code in the header is unknown and was not used")
     if sform > 0:
         affine = struct.get_sform()
+        if qform > 0 and (apart := _apart_mm(struct, affine)) is not None:
+            notes.append(f"qform and sform place the volume up to {apart:.3g} mm apart: the sform was taken")
     else:
         checked = struct.copy()
         sizes = checked["pixdim"][1:4]
@@ -221,6 +223,23 @@ def _affine(struct: NiftiStruct, path: Path) -> tuple[NDArray[np.float64], list[
     if unit != 1.0:
         notes.append(f"lengths in the header are not in mm: multiplied by {unit:g}")
     return affine, notes
+
+
+def _apart_mm(struct: NiftiStruct, sform: NDArray[np.float64]) -> float | None:
+    """How far apart the two orientations put a corner of the volume, where that is half a voxel or more."""
+    copy = struct.copy()
+    if copy["pixdim"][0] not in (-1, 1):
+        copy["pixdim"][0] = 1
+    try:
+        with np.errstate(all="ignore"):
+            qform = copy.get_qform()
+    except (ValueError, HeaderDataError):
+        return None  # a broken one says nothing
+    corners = np.array(list(np.ndindex(2, 2, 2))) * np.array([int(n) for n in struct["dim"][1:4]])
+    with np.errstate(all="ignore"):
+        apart = float(np.linalg.norm(corners @ (qform - sform)[:3, :3].T + (qform - sform)[:3, 3], axis=1).max())
+        half = float(np.linalg.norm(sform[:3, :3], axis=0).min()) / 2
+    return apart if apart >= half and np.isfinite(apart) else None
 
 
 def _data_offset(struct: NiftiStruct, stream: Readable, name: str) -> int:

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffatlas.errors import BadInput
+from diffatlas.errors import BadInput, SeveralVolumes
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import DicomSeries, Modality, NiftiHeader, Structure
 from diffatlas.io.atomic import shown
 
 SPACING_MM = (1e-3, 1e3)
+# Volumes of a series that are listed to choose from.
+MAX_CHOICES = 1000
 STORED = frozenset(np.dtype(t) for t in ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"))
 
 
@@ -27,14 +29,16 @@ class Limits:
     """How much a reader takes: voxels of one volume, and bytes of one file once decompressed.
 
     ``contained``: every format is decoded in a process of its own, as for files of strangers, for ``max_seconds`` at
-    most (`diffatlas.io.contained`). Without it a user's own files are decoded here, but for DICOM, whose compressed
-    pixels go through native code.
+    most (`diffatlas.io.contained`). Without it a user's own files are decoded here, but for compressed pixels of DICOM,
+    whose decoders can crash: where these are met, the file is read in such a process, unless ``compressed`` says that
+    this is one.
     """
 
     max_voxels: int = 1024**3
     max_bytes: int = 8 * 1024**3
     contained: bool = False
     max_seconds: float = 120.0
+    compressed: bool = False
 
     @property
     def decoder_bytes(self) -> int:
@@ -74,7 +78,7 @@ class Source:
     (slope, inter). ``grid``: mm, RAS+. ``modality``: what the file says of itself, or None. ``volumes``: length of the
     series the volume was taken from. ``format``: for people. ``padding``: the stored number that the file itself gives
     to voxels where nothing was acquired, or None. ``series``: what was read, where it is DICOM. ``structures``:
-    that a file of labels names itself.
+    that a file of labels names itself, and ``known``: the name that each of them has here by its code, or "".
     """
 
     data: NDArray[Any]
@@ -88,6 +92,7 @@ class Source:
     padding: float | None = None
     series: DicomSeries | None = None
     structures: tuple[Structure, ...] = ()
+    known: tuple[str, ...] = ()
 
 
 def make_grid(path: Path, shape: tuple[int, ...], affine: NDArray[np.float64]) -> Grid:
@@ -113,9 +118,10 @@ def pick_volume(path: Path, volumes: int, index: int | None) -> int:
     name = shown(path)
     if index is None:
         if volumes > 1:
-            raise BadInput(
+            raise SeveralVolumes(
                 f"{name}: holds a series of {volumes} volumes, 0 to {volumes - 1}; choose one, or save it as a file of "
-                "its own"
+                "its own",
+                tuple(f"volume {number}" for number in range(min(volumes, MAX_CHOICES))),
             )
         return 0
     if not 0 <= index < volumes:

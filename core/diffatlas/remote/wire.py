@@ -67,7 +67,7 @@ def read(receive: Callable[[int], bytes], limit: int) -> dict[str, Any]:
     data = memoryview(_exactly(receive, length - 8 - text_length))
     try:
         value = _value(json.loads(text), _Arrays(data))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, UnicodeDecodeError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         if isinstance(error, BadInput):
             raise
         raise BadInput(f"not a message of this program ({type(error).__name__})") from error

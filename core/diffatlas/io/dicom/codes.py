@@ -45,6 +45,30 @@ def code_of(structure: Structure) -> tuple[Code, Code | None]:
     return known or (Code(str(structure.id), PRIVATE_SCHEME, structure.name[:64]), None)
 
 
+def name_by_code(item: Any) -> str:
+    """The name that a structure has here, by its item of a code sequence; "" for codes that are not known.
+
+    Codes of SNOMED RT (T-32600), which DICOM used before SNOMED CT, are told as well. A modifier (anterior, left)
+    belongs to the structure: another one than ours makes it another structure.
+    """
+    from pydicom.sr.coding import Code as Standard
+
+    def same(one: Code, given: Any) -> bool:
+        value = str(given.get("CodeValue", "") or given.get("LongCodeValue", ""))
+        scheme, meaning = str(given.get("CodingSchemeDesignator", "")), str(given.get("CodeMeaning", ""))
+        # "99SDM" and "SRT" carry the same values.
+        scheme = "SRT" if scheme in ("99SDM", "SNM3") else scheme
+        return bool(Standard(*one) == Standard(value, scheme, meaning))
+
+    modifiers = item.get("SegmentedPropertyTypeModifierCodeSequence") or []
+    for name, (code, modifier) in CODES.items():
+        if not same(code, item) or len(modifiers) != (modifier is not None):
+            continue
+        if modifier is None or same(modifier, modifiers[0]):
+            return name
+    return ""
+
+
 def code_item(code: Code) -> Any:
     """A code as an item of a DICOM sequence."""
     from pydicom.dataset import Dataset

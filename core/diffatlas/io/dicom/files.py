@@ -11,7 +11,16 @@ from typing import Any
 
 from diffatlas.errors import BadInput
 from diffatlas.io.atomic import shown
-from diffatlas.io.dicom.header import DERIVED, DIRECTORY, Header, NotAnImage, damaged, open_header, read_header
+from diffatlas.io.dicom.header import (
+    DERIVED,
+    DIRECTORY,
+    MALFORMED,
+    Header,
+    NotAnImage,
+    damaged,
+    open_header,
+    read_header,
+)
 from diffatlas.io.source import Limits
 
 MAX_FILES = 50_000
@@ -129,7 +138,9 @@ def _check_directory(folder: Path, headers: tuple[Header, ...], limits: Limits) 
         missing = [name for uid, name in _listed_slices(opened.dataset, series) if uid not in there]
     except NotAnImage:
         return
-    except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
+    except BadInput:
+        raise
+    except MALFORMED as error:
         raise damaged(path, error) from error
     if missing:
         printable = "".join(c if c.isprintable() else "?" for c in missing[0])[:80]

@@ -33,6 +33,12 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 LOSSY = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 81))
 PIXELS = {0x7FE00008: "f4", 0x7FE00009: "f8", 0x7FE00010: ""}
 MAX_FRAMES = 100_000
+# Attributes of one file, those in sequences not counted; real files have some hundreds.
+MAX_ELEMENTS = 50_000
+# What a dataset that is not as the standard has it makes of the code that reads it.
+MALFORMED = (
+    AttributeError, TypeError, ValueError, KeyError, IndexError, ArithmeticError, NotImplementedError, StopIteration,
+)  # fmt: skip
 DEFER_BYTES = 1 << 20
 # Attributes that tell the volumes of a series apart, the most telling first; those of enhanced files with their group.
 PHASES = (
@@ -61,6 +67,10 @@ PATIENT = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber",
     "StudyID", "ReferringPhysicianName",
 )  # fmt: skip
+
+
+class InDecoder(Exception):
+    """The pixels are compressed: they are to be decoded in a process of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +196,13 @@ def _parse(file: BinaryIO, path: Path, limits: Limits) -> Opened:
 
     found: list[tuple[int, int]] = []
 
+    elements = 0
+
     def at_pixels(tag: int, _: str | None, length: int) -> bool:
+        nonlocal elements
+        elements += 1
+        if elements > MAX_ELEMENTS:
+            raise damaged(path, f"it holds more than {MAX_ELEMENTS} attributes")
         if int(tag) in PIXELS:
             found.append((int(tag), -1 if length == 0xFFFFFFFF else int(length)))
         return int(tag) in PIXELS

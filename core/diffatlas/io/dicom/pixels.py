@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,17 @@ from numpy.typing import NDArray
 
 from diffatlas.errors import BadInput
 from diffatlas.io.atomic import shown
-from diffatlas.io.dicom.header import Header, damaged
+from diffatlas.io.dicom.header import DEFLATED, Header, InDecoder, damaged
+from diffatlas.io.source import Limits
+
+# Implicit and explicit little endian, explicit big endian, deflated: no decoder but Python's own.
+NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", DEFLATED)
 
 
 def decoded(header: Header, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
     """Stored pixels of the frames of one file; whatever the decoder says is the file's fault."""
     from pydicom.pixels.utils import iter_pixels
+    from pydicom.uid import UID
 
     count = 0
     try:
@@ -32,9 +37,12 @@ def decoded(header: Header, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
         raise
     except Exception as error:  # decoders raise all kinds
         reason = str(error)
+        if header.transfer_syntax not in NATIVE and not UID(header.transfer_syntax).is_transfer_syntax:
+            raise BadInput(
+                f"{shown(header.path)}: its transfer syntax {header.transfer_syntax[:64]} is a private one, which only "
+                "its maker's programs read; export it uncompressed"
+            ) from error
         if "missing required dependencies" in reason or "plugins are missing" in reason:
-            from pydicom.uid import UID
-
             what = UID(header.transfer_syntax).name
             raise BadInput(
                 f"{shown(header.path)}: its compression ({what}) is not read; export it uncompressed"
@@ -42,6 +50,12 @@ def decoded(header: Header, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
         raise damaged(header.path, error) from error
     if count != len(indices):
         raise damaged(header.path, f"it holds {count} of {len(indices)} frames")
+
+
+def check_place(headers: Iterable[Header], limits: Limits) -> None:
+    """Raise `InDecoder` where pixels of these files go through native code and this process is not made for it."""
+    if not limits.compressed and any(header.transfer_syntax not in NATIVE for header in headers):
+        raise InDecoder
 
 
 def _readable(header: Header) -> Any:

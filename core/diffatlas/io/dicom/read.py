@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffatlas.errors import BadInput
+from diffatlas.errors import BadInput, SeveralVolumes
 from diffatlas.geometry.volume import DicomSeries, Modality
 from diffatlas.io.atomic import shown
 from diffatlas.io.dicom.files import find
-from diffatlas.io.dicom.header import SEGMENTATION, STRUCTURE_SET, Frame, Header, sop_class_of
-from diffatlas.io.dicom.pixels import decoded
+from diffatlas.io.dicom.header import SEGMENTATION, STRUCTURE_SET, Frame, Header, NotAnImage, damaged, sop_class_of
+from diffatlas.io.dicom.pixels import check_place, decoded
 from diffatlas.io.dicom.rtstruct import read_rtstruct
 from diffatlas.io.dicom.seg import read_seg
 from diffatlas.io.dicom.volumes import FrameVolume, affine_of, choose, volumes_of
@@ -27,18 +27,29 @@ MODALITIES: dict[str, Modality] = {"CT": "ct", "MR": "mr"}
 def read_dicom(path: Path, volume_index: int | None = None, limits: Limits | None = None) -> Source:
     """A volume of a DICOM series: a folder with all below it, a DICOMDIR, or any file of the series; or `BadInput`.
 
-    A SEG or RTSTRUCT file gives its label ids.
+    A SEG or RTSTRUCT file gives its label ids. Raises `InDecoder` for compressed pixels that ``limits`` keep out of
+    this process.
 
     ``volume_index`` chooses where there are several volumes: series, stacks, phases. The affine comes from the slices'
     own positions, so that a tilted gantry stays a shear; each slice is rescaled by its own slope and intercept.
     """
     try:
-        return _read(path, volume_index, limits or Limits())
+        return _read(path, volume_index, limits or Limits(compressed=True))
+    except NotAnImage as error:
+        raise damaged(path, "it ends before its pixels") from error
     except BadInput as error:
         # A damaged slice is named; so is the folder that it lies in.
-        if shown(path) in str(error):
+        if shown(path) in str(error) or isinstance(error, SeveralVolumes):
             raise
         raise BadInput(f"{shown(path)}: {error}") from error
+
+
+def is_dicom_labels(path: Path) -> bool:
+    """Whether a file is a SEG or an RTSTRUCT, by its header; False for all else."""
+    try:
+        return path.is_file() and sop_class_of(path, Limits()) in (*SEGMENTATION, STRUCTURE_SET)
+    except (BadInput, OSError):
+        return False
 
 
 def _read(path: Path, volume_index: int | None, limits: Limits) -> Source:
@@ -58,6 +69,7 @@ def _read(path: Path, volume_index: int | None, limits: Limits) -> Source:
     alike = len(set(scales)) == 1 and len({h.dtype for h in own}) == 1
     dtype = header.dtype if alike else np.dtype(np.float32)
     limits.check(path, (columns, rows, len(frames)), dtype)
+    check_place(own, limits)
     grid = make_grid(path, (columns, rows, len(frames)), affine_of(frames, path))
     data = np.empty((len(frames), rows, columns), dtype)
     paddings = {h.padding for h in own}
@@ -129,14 +141,14 @@ def _notes(
 
 
 def _series(volume: FrameVolume, own: Sequence[Header]) -> DicomSeries | None:
-    """References to the slices, or None where an identifier is missing."""
+    """References to the slices, or None where an identifier is missing or stands for several."""
     header = volume.header
     many = len(volume.frames) > len({h.path for h in own}) or len(header.frames) > 1
     slices = tuple(
         (h.sop_instance, frame.index + 1 if many else 0) for h, frame in zip(own, volume.frames, strict=True)
     )
     needed = (header.study, header.series, header.sop_class, *(uid for uid, _ in slices))
-    if not all(needed):
+    if not all(needed) or len(set(slices)) < len(slices):
         return None
     return DicomSeries(
         study=header.study,

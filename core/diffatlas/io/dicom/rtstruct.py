@@ -20,9 +20,9 @@ from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import DicomSeries, LabelMap, Structure
 from diffatlas.io.atomic import shown
-from diffatlas.io.dicom.codes import code_item, code_of
+from diffatlas.io.dicom.codes import code_item, code_of, name_by_code
 from diffatlas.io.dicom.files import find
-from diffatlas.io.dicom.header import STRUCTURE_SET, damaged, open_header
+from diffatlas.io.dicom.header import MALFORMED, STRUCTURE_SET, Header, damaged, open_header
 from diffatlas.io.dicom.seg import MANUFACTURER, patient_dataset, planes_of
 from diffatlas.io.dicom.volumes import LPS_TO_RAS, affine_of, volumes_of
 from diffatlas.io.source import Limits, Source, make_grid
@@ -118,8 +118,15 @@ def read_rtstruct(path: Path, limits: Limits, grid: Grid | None = None) -> Sourc
         rois = {int(item.ROINumber): item for item in dataset.StructureSetROISequence}
         drawn = [(int(item.ReferencedROINumber), item) for item in dataset.get("ROIContourSequence") or []]
         structures = {number: _structure(rois[number], number, item) for number, item in drawn}
+        known = {
+            int(item.ReferencedROINumber): name_by_code(code)
+            for item in dataset.get("RTROIObservationsSequence") or []
+            for code in (item.get("RTROIIdentificationCodeSequence") or [])[:1]
+        }
         series = _referenced_series(dataset)
-    except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
+    except BadInput:
+        raise
+    except MALFORMED as error:
         raise damaged(path, error) from error
     if len({s.id for s in structures.values()}) < len(structures):
         structures = {n: Structure(s.name, n, s.color) for n, s in structures.items()}
@@ -130,12 +137,13 @@ def read_rtstruct(path: Path, limits: Limits, grid: Grid | None = None) -> Sourc
     for number, item in drawn:
         try:
             mask = _filled(item, grid)
-        except (AttributeError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             raise BadInput(f"{name}: '{structures[number].name[:40]}': {error}") from error
         overlap += int(np.count_nonzero(ids[mask]))
         ids[mask] = structures[number].id
     notes = (f"structures overlap in {overlap} voxels: the later one was kept",) if overlap else ()
-    return Source(ids, grid, "RTSTRUCT", notes=notes, structures=tuple(structures.values()))
+    names = tuple(known.get(number, "") for number in structures)
+    return Source(ids, grid, "RTSTRUCT", notes=notes, structures=tuple(structures.values()), known=names)
 
 
 def _filled(item: Any, grid: Grid) -> NDArray[np.bool_]:
@@ -160,13 +168,18 @@ def _filled(item: Any, grid: Grid) -> NDArray[np.bool_]:
 
 
 def _grid_of(series: str, path: Path, limits: Limits) -> Grid:
-    missing = f"{shown(path)}: its series is not beside it"
+    headers: list[Header] = []
+    why = ""
     try:
         headers = [h for h in find(path.parent, limits).headers if h.series == series] if series else []
     except BadInput as error:
-        raise BadInput(f"{missing} ({error})") from error
+        why = f" ({error})"
     if not headers:
-        raise BadInput(f"{missing}; put the file into the folder of the series")
+        wanted = f"series {series[:64]}" if series else "the image that it was drawn on, which it does not name"
+        raise BadInput(
+            f"{shown(path)}: its series is not beside it{why}; contours say nothing of voxels: put the file into the "
+            f"folder of {wanted}, or give that grid to diffatlas.io.read_rtstruct"
+        )
     volumes, _ = volumes_of(headers, path)
     volume = max(volumes, key=lambda v: len(v.frames))
     rows, columns = volume.header.shape

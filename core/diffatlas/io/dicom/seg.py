@@ -20,9 +20,9 @@ from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import DicomSeries, LabelMap, Structure
 from diffatlas.io.atomic import shown
-from diffatlas.io.dicom.codes import ANATOMICAL_STRUCTURE, code_item, code_of
-from diffatlas.io.dicom.header import PATIENT, Frame, damaged, frames_of, open_header, read_header
-from diffatlas.io.dicom.pixels import decoded
+from diffatlas.io.dicom.codes import ANATOMICAL_STRUCTURE, code_item, code_of, name_by_code
+from diffatlas.io.dicom.header import MALFORMED, PATIENT, Frame, damaged, frames_of, open_header, read_header
+from diffatlas.io.dicom.pixels import check_place, decoded
 from diffatlas.io.dicom.volumes import LPS_TO_RAS, UNEVEN_SLICES, affine_of
 from diffatlas.io.source import Limits, Source, make_grid
 
@@ -110,14 +110,18 @@ def read_seg(path: Path, limits: Limits) -> Source:
     try:
         frames = tuple(frames_of(dataset, int(dataset.NumberOfFrames), path))
         structures = [_structure(item) for item in dataset.SegmentSequence]
+        known = {int(item.SegmentNumber): _known(item) for item in dataset.SegmentSequence}
         ids = {number: structure.id for number, structure in structures}
         per_frame = None if header.bits[0] > 1 else [_segment_number(dataset, k) for k in range(len(frames))]
-    except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
+        slices, affine = _places(frames, dataset, path)
+    except BadInput:
+        raise
+    except MALFORMED as error:
         raise damaged(path, error) from error
     if len(set(ids.values())) < len(ids):
         ids = {number: number for number in ids}
         structures = [(number, replace(s, id=number)) for number, s in structures]
-    slices, affine = _places(frames, dataset, path)
+    check_place([header], limits)
     shape = (header.shape[1], header.shape[0], max(slices) + 1)
     dtype = np.min_scalar_type(max(ids.values(), default=0))
     limits.check(path, shape, dtype)
@@ -125,12 +129,20 @@ def read_seg(path: Path, limits: Limits) -> Source:
     for k, pixels in enumerate(decoded(header, range(len(frames)))):
         place = data[slices[k]]
         for number in [per_frame[k]] if per_frame is not None else np.unique(pixels[pixels > 0]).tolist():
+            if number not in ids:
+                raise damaged(path, f"it has no segment {number}, which one of its frames shows")
             inside = pixels == (1 if per_frame is not None else number)
             if (place[inside] > 0).any():
                 raise BadInput(f"{name}: its segments overlap, which a label map cannot hold; export them one by one")
             place[inside] = ids[number]
-    found = tuple(structure for _, structure in structures if structure.id)
-    return Source(data.transpose(2, 1, 0), make_grid(path, shape, affine), "DICOM SEG", structures=found)
+    named = [(structure, known[number]) for number, structure in structures if structure.id]
+    return Source(
+        data.transpose(2, 1, 0),
+        make_grid(path, shape, affine),
+        "DICOM SEG",
+        structures=tuple(structure for structure, _ in named),
+        known=tuple(name for _, name in named),
+    )
 
 
 def _places(frames: Sequence[Frame], dataset: Any, path: Path) -> tuple[list[int], NDArray[np.float64]]:
@@ -165,9 +177,17 @@ def _segment_number(dataset: Any, index: int) -> int:
 def _structure(item: Any) -> tuple[int, Structure]:
     """Segment number, and the structure: its label, its colour, and its id where it has one of ours."""
     number = int(item.SegmentNumber)
+    if not 1 <= number <= 65535:
+        raise ValueError(f"segment number {number}")
     ours = ID.match(str(item.get("TrackingID", "")))
     label = "".join(c for c in str(item.get("SegmentLabel", "")) if c.isprintable()).strip()
     return number, Structure(label or f"segment {number}", int(ours[1]) if ours else number, _color(item))
+
+
+def _known(item: Any) -> str:
+    """The name that a segment's structure has here, by its code."""
+    code = next(iter(item.get("SegmentedPropertyTypeCodeSequence") or []), None)
+    return "" if code is None else name_by_code(code)
 
 
 def _color(item: Any) -> tuple[int, int, int]:

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diffatlas.errors import BadInput
+from diffatlas.errors import BadInput, SeveralVolumes
 from diffatlas.io.atomic import shown
 from diffatlas.io.dicom.header import PHASES, Frame, Header
+from diffatlas.io.source import MAX_CHOICES
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Slices may stand this share of their distance off an even row; a missing slice is a whole one off.
@@ -61,9 +62,7 @@ def choose(volumes: Sequence[FrameVolume], index: int | None, chosen: Path | Non
     name = shown(path)
     if index is not None:
         if not 0 <= index < len(volumes):
-            raise BadInput(
-                f"{name}: volume_index {index} is outside its {len(volumes)} volume(s), 0 to {len(volumes) - 1}"
-            )
+            raise BadInput(f"{name}: has no volume {index}; its {len(volumes)} volume(s) are 0 to {len(volumes) - 1}")
         return volumes[index]
     own = [v for v in volumes if any(frame.path == chosen for frame in v.frames)]
     if len(own) == 1:
@@ -80,7 +79,10 @@ def choose(volumes: Sequence[FrameVolume], index: int | None, chosen: Path | Non
             break
         listed, rest = listed + entry, rest - 1
     more = f" and {rest} more" if rest else ""
-    raise BadInput(f"{name}: holds {kind}{why}; choose with --volume N (volume_index) or give a file: {listed}{more}")
+    raise SeveralVolumes(
+        f"{name}: holds {kind}{why}; choose one, or give a file of it: {listed}{more}",
+        tuple(volume.text for volume in volumes[:MAX_CHOICES]),
+    )
 
 
 def affine_of(frames: Sequence[Frame], path: Path) -> NDArray[np.float64]:
