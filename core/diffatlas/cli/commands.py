@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from diffatlas.cli import files, launch, models, run, training
+from diffatlas.cli import files, launch, models, quick, run, training
 from diffatlas.cli.batch import batch, collect
 from diffatlas.cli.errors import Commands
 from diffatlas.cli.evaluate import evaluate
@@ -74,6 +74,7 @@ def options(
     """Options before the command."""
     if context.obj is _unwind_when_stopped:
         _unwind_when_stopped()
+        quick.begin(context.invoked_subcommand)
 
 
 def main() -> None:
