@@ -50,8 +50,8 @@ class Outcome:
             return cls(result, tuple(_painted(result, source, title)), result.volumes_ml, {})
         doubts, warnings = doubts_of(last, result, card), warnings_of(result)
         title += DOUBTFUL if doubts else UNCERTAIN if warnings else ""
-        told = result.provenance.get("request")
-        ignore = None if not told or told.get("ignore") is None else Request.from_json(told).ignore
+        asked = result.provenance.get("request")
+        ignore = None if not asked or asked.get("ignore") is None else Request.from_json(asked).ignore
         crossed = None if ignore is None else source.origin.display(ignore)
         told = card is None or card.evidence
         layers = tuple(_segmented(result, last.grid, source, title, crossed, told))
