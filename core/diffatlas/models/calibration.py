@@ -29,12 +29,13 @@ Width = Annotated[Positive, Field(ge=0.01, le=100)]
 LEAST_CASES = 5
 NEAR_MM = 10.0  # a voxel further than this from every structure is background to anyone
 FITTED_VOXELS = 200_000
+WIDE = math.log(3)  # an interval from a third to three times a volume, and one that is wider, says nothing
 
 
 @value(frozen=True)
 class Border:
     """A structure's numbers. ``offset_mm``: b; ``inside_mm``, ``outside_mm``: w on either side; ``volume_ratio``: true
-    volume over found volume, low and high ends of nine in ten; None where too few cases had the structure."""
+    volume over found volume, low and high ends of nine in ten; None where too few cases had the structure, or `WIDE`."""
 
     name: str
     offset_mm: Annotated[Real, Field(ge=-50, le=50)]
@@ -171,6 +172,9 @@ def _ratios(
             continue
         log = np.log(v[both] / f[both])
         spread = float(t.ppf(0.95, n - 1) * log.std(ddof=1) * math.sqrt(1 + 1 / n))
+        if spread > WIDE:
+            ratios.append(None)
+            continue
         low, high = np.exp(log.mean() - spread), np.exp(log.mean() + spread)
-        ratios.append((round(float(max(low, 1e-3)), 4), round(float(min(high, 1000.0)), 4)))
+        ratios.append((round(float(low), 4), round(float(high), 4)))
     return ratios
