@@ -36,12 +36,13 @@ LAYERS = (
     "train",
     "evaluate",
     "distill",
+    "bundle",
     "cli",
 )
 FRONT_ENDS = {"diffatlas_app": ROOT / "app", "napari_diffatlas": ROOT / "napari_diffatlas"}
 FOR_FRONT_ENDS = {"errors", "geometry", "io", "metrics", "session", "engine.request", "render"}
 FOR_FRONT_ENDS |= {"cohort", "remote", "review"}
-USES_TORCH = {"diffusion", "models.unet", "models.conv", "published"}
+USES_TORCH = {"diffusion", "models.unet", "models.conv", "models.monai_unet", "published"}
 USES_TORCH |= {f"engine.{name}" for name in ("backend", "device", "walk", "first_noise")}
 USES_TORCH |= {"train", "evaluate", "distill"}
 

@@ -1,4 +1,4 @@
-"""What an experiment is told: a validated YAML file.
+"""The configuration of an experiment: a validated YAML file.
 
 A protocol has *settings* (which cases are trained on, which are tested), *methods* (what is trained on them) and, for
 each method, *runs* (how it is asked). Every method of a setting sees the same cases, augmentation and amount of

@@ -28,9 +28,9 @@ class ModelCard:
     """What a model is; see ``weights/*/card.yaml`` for the file form.
 
     ``schedule``: "cosine" (ours) or "published-cosine", which knows ``levels`` discrete noise levels (T).
-    ``prediction``: {"image": "x0", "mask": "x0"}; ``architecture``: {"kind": "atlas-unet" or "published-unet",
-    ...arguments}; ``mask_range``: the network's value of a distance of ``space.sdf_clip_mm``; ``orientation``: the
-    directions in which a published network's axes D, H, W run, as axis codes;
+    ``prediction``: {"image": "x0", "mask": "x0"}; ``architecture``: {"kind": "atlas-unet", "monai-unet" or
+    "published-unet", ...arguments}; ``mask_range``: the network's value of a distance of ``space.sdf_clip_mm``;
+    ``orientation``: the directions in which a published network's axes D, H, W run, as axis codes;
     ``guidance_noise``: the default rho; ``atlas_walk``: how pairs are drawn without an image, "together" (both
     halves at one level, as published) or "mask-first" (`diffatlas.diffusion.sample.mask_first`); ``datasets``: short
     names of what ``data`` describes, as hubs list them; ``metrics``: measured

@@ -1,4 +1,4 @@
-"""From a training run to a folder that every part of the program can load."""
+"""Writes the model of a training run: a folder with weights and card."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def _training(run: Run, weights: Which) -> dict[str, Any]:
 
 
 def _began_with(config: TrainConfig) -> dict[str, str]:
-    """What a run that did not begin with random weights owes to an earlier one."""
+    """The model that the run started from, for the card."""
     if config.start_from is None:
         return {}
     try:

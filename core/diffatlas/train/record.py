@@ -1,6 +1,6 @@
-"""What made a checkpoint or a prepared file, written into it, and the first setting that differs from it now.
+"""Settings kept in a checkpoint or a prepared file, and the first one that differs from today's.
 
-A setting that is not in the record (files of earlier versions have fewer) is not compared.
+Files of earlier versions lack some settings; missing ones are not compared.
 """
 
 from __future__ import annotations

@@ -150,7 +150,8 @@ async function scenePage(main, scene, state, mine) {
   const see = el("p", { "aria-live": "polite" });
   const why = el("section", { class: "card why", hidden: true, "aria-label": ui("why") }, el("h2", {}, ui("why")), el("p", {}, text.why));
   const verdict = el("p", { class: "verdict" });
-  let right = scene.right, rightText = null, chosen = memory.get(key) ?? null;
+  const right = scene.right;
+  let rightText = null, chosen = memory.get(key) ?? null;
   const judge = () => {
     if (chosen === null) return;
     const expected = rightText ?? (right === null ? null : text.predict.options[right]);
