@@ -131,7 +131,7 @@ class Looking:
             page.chosen.source: markup.source_line(source.name, volume),
             page.chosen.which: gr.update(visible=False),
         }
-        return {**out, page.shown.second: message} if beside else out
+        return {**out, page.shown.second: gr.update(value=message, visible=True)} if beside else out
 
     def show_region(self, given: Given, request: gr.Request) -> Updates:
         """The region of interest as a box in the viewer, and in words."""

@@ -25,8 +25,8 @@ export const fool = {
     const heights = Object.fromEntries(CASES.slice(1).map((key) => [key, fullest(where[key])]));
     const draw = async () => {
       stage.set({ case: which === "as-it-is" ? undefined : which, z: z === 32 ? undefined : z, trust: trust === "crossed" ? trust : undefined });
-      trusting.hidden = which === "as-it-is";
-      if (trust === "crossed" && which !== "as-it-is") return drawCrossed(++asked);
+      trusting.hidden = !(which in told.cases);
+      if (trust === "crossed" && which in told.cases) return drawCrossed(++asked);
       caption("scan", "mask", "residual", "agreement");
       const mine = ++asked, one = cases[which];
       const [image, half, labels, votes] = await Promise.all([one.image, one.half, one.labels, one.agreement].map(loadVolume));
