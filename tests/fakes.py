@@ -209,7 +209,7 @@ class Troubled(FakeBackend):
         if "dies" in name:
             os.kill(os.getpid(), signal.SIGKILL)
         if "grows" in name:
-            taken = []
+            taken: list[bytes] = []
             while len(taken) < 100:
                 taken.append(b"x" * 20_000_000)
                 time.sleep(0.02)

@@ -51,7 +51,7 @@ def test_programs_that_others_extend_get_all_of_nibabel(command: str | None, mon
 
 def test_what_is_imported_already_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     there = object()
-    monkeypatch.setitem(sys.modules, "pydicom", there)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "pydicom", there)
     monkeypatch.delitem(sys.modules, "nibabel", raising=False)
     quick.begin("segment")
     assert sys.modules["pydicom"] is there
