@@ -111,7 +111,7 @@ def read_run(path: Path) -> RecordedRun:
             source_modality=source.get("modality") if isinstance(source.get("modality"), str) else None,
             source_path=Path(place) if isinstance(place, str) else None,
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise BadInput(f"{path.name}: what it says of the image cannot be read; write the report again") from error
 
 
