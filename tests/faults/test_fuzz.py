@@ -38,14 +38,14 @@ def loaded(name: str) -> ModuleType:
         ("NRRD", 100),
         ("MetaImage", 100),
         ("DICOM", 40),
-        ("compressed DICOM", 60),
-        ("DICOM labels", 40),
+        ("compressed DICOM", 30),
+        ("DICOM labels", 20),
     ],
 )
 def test_every_mutant_is_a_volume_or_a_refusal(fuzz: ModuleType, only: str, count: int) -> None:
     (counts,) = fuzz.fuzz(count, seed=0, only=only).values()
     assert sum(counts.values()) == count
-    assert counts["refused"] > count / 3  # else the mutations do nothing
+    assert counts["refused"] >= count / 5  # else the mutations do nothing
     assert {kind: counts[kind] for kind in (*fuzz.FORBIDDEN, "crash")} == dict.fromkeys((*fuzz.FORBIDDEN, "crash"), 0)
 
 
