@@ -35,7 +35,7 @@ WIDE = math.log(3)  # an interval from a third to three times a volume, and one 
 @value(frozen=True)
 class Border:
     """A structure's numbers. ``offset_mm``: b; ``inside_mm``, ``outside_mm``: w on either side; ``volume_ratio``: true
-    volume over found volume, low and high ends of nine in ten; None where too few cases had the structure, or `WIDE`."""
+    volume over found volume, low and high ends of nine in ten; None where too few cases had it, or `WIDE`."""
 
     name: str
     offset_mm: Annotated[Real, Field(ge=-50, le=50)]
