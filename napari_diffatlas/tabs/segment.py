@@ -52,7 +52,7 @@ class SegmentTab(Tab):
         self.cross_out = CrossOut(scene)
         self.panel.region.addWidget(self.region)
         self.panel.region.addWidget(self.cross_out)
-        self.volumes = Table(("Structure", "ml", "SD, ml", "crossed, ml"))
+        self.volumes = Table(("Structure", "ml", "SD, ml", "crossed, ml", "90 %, ml"))
         self.scrubber = Scrubber()
         self.edit = EditPanel()
         self.edit_fold = fold("Edit and continue", self.edit)
@@ -221,19 +221,27 @@ class SegmentTab(Tab):
         self.view.show_slider()
 
     def _show_volumes(self) -> None:
-        """The volumes of the result in sight; with several samples, how far apart theirs lie."""
+        """The volumes of the result in sight; with several samples, how far apart theirs lie; with a calibrated model,
+        between which volumes the true one lies nine times in ten."""
         if self._scene.chosen is None:
             self.volumes.set_rows(())
             return
         outcome = self._scene.results[self._scene.chosen].outcome
         spread, crossed = outcome.spread_ml, outcome.crossed_ml
+        between = {n: f"{low:.3g} to {high:.3g}" for n, (low, high) in outcome.result.volume_intervals_ml.items()}
         rows = [
-            (name, f"{ml:.2f}", *(f"{part[name]:.2f}" if name in part else "" for part in (spread, crossed)))
+            (
+                name,
+                f"{ml:.2f}",
+                *(f"{part[name]:.2f}" if name in part else "" for part in (spread, crossed)),
+                between.get(name, ""),
+            )
             for name, ml in outcome.volumes_ml.items()
         ]
         self.volumes.set_rows(rows, [s.color for s in outcome.result.labels.scheme.structures])
         self.volumes.table.setColumnHidden(2, not spread)
         self.volumes.table.setColumnHidden(3, not crossed)
+        self.volumes.table.setColumnHidden(4, not between)
 
     # -- what the widget tells ---------------------------------------------------------------------------------------
     def busy_changed(self, busy: bool) -> None:

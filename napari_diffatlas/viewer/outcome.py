@@ -9,7 +9,7 @@ import numpy as np
 from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
-from diffatlas.engine.request import unpack_mask
+from diffatlas.engine.request import Request
 from diffatlas.geometry.grid import Grid, reorient
 from diffatlas.geometry.volume import LabelScheme, Structure
 from diffatlas.session import Frame, Result
@@ -50,8 +50,9 @@ class Outcome:
             return cls(result, tuple(_painted(result, source, title)), result.volumes_ml, {})
         doubts, warnings = doubts_of(last, result, card), warnings_of(result)
         title += DOUBTFUL if doubts else UNCERTAIN if warnings else ""
-        packed = result.provenance.get("request", {}).get("ignore")
-        crossed = None if packed is None else source.origin.display(unpack_mask(packed))
+        asked = result.provenance.get("request")
+        ignore = None if not asked or asked.get("ignore") is None else Request.from_json(asked).ignore
+        crossed = None if ignore is None else source.origin.display(ignore)
         told = card is None or card.evidence
         layers = tuple(_segmented(result, last.grid, source, title, crossed, told))
         samples = [mask.volumes_ml() for mask in result.masks]

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from diffatlas.engine import device, locate
-from diffatlas.engine.device import pick_precision
+from diffatlas.engine import locate
 from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
 from diffatlas.geometry.resample import image_to_model
@@ -88,16 +86,6 @@ def test_known_is_what_comes_from_believed_voxels() -> None:
     flat = Volume(np.where(IGNORED, np.float32(9), np.float32(3)), VOLUME.grid, "mr")
     inside = image_to_model(flat, grid, Window("range", 0.0, 6.0), ignore=IGNORED)
     np.testing.assert_allclose(inside.image[inside.known], 0.0, atol=1e-5)
-
-
-def test_auto_takes_bf16_on_a_processor_only_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = torch.device("cpu")
-    monkeypatch.setattr(device, "has_bf16", lambda _: True)
-    monkeypatch.setattr(device, "_has_amx", lambda: False)
-    assert pick_precision("auto", cpu) == torch.float32
-    assert pick_precision("bf16", cpu) == torch.bfloat16
-    monkeypatch.setattr(device, "_has_amx", lambda: True)
-    assert pick_precision("auto", cpu) == torch.bfloat16
 
 
 @pytest.mark.parametrize("spacing_mm", [2.0, 8.0])  # as fine as the volume, and in blocks of it

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from diffatlas.cli import files, launch, models, run, training
+from diffatlas.cli import files, launch, models, quick, run, training
 from diffatlas.cli.batch import batch, collect
 from diffatlas.cli.errors import Commands
 from diffatlas.cli.evaluate import evaluate
@@ -50,6 +50,7 @@ app.command("demo")(launch.demo)
 app.command("app")(launch.web)
 app.command("serve")(serve)
 app.command("learn")(launch.learn)
+app.command("mcp")(launch.mcp)
 app.command("napari")(launch.napari)
 
 
@@ -73,6 +74,7 @@ def options(
     """Options before the command."""
     if context.obj is _unwind_when_stopped:
         _unwind_when_stopped()
+        quick.begin(context.invoked_subcommand)
 
 
 def main() -> None:

@@ -10,22 +10,23 @@ from __future__ import annotations
 import getpass
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import LabelMap
 from diffatlas.metrics import dice
+from diffatlas.values import load, plain, value
 
 FILE, FOLDER = "review.jsonl", "reviewed"
 
 State = Literal["to do", "accepted", "corrected", "rejected"]
 
 
-@dataclass(frozen=True)
+@value(frozen=True)
 class Verdict:
     """What was said of a case.
 
@@ -49,18 +50,6 @@ class Verdict:
         """The mean over the structures of ``changed_dice``; None where no labels are kept."""
         return fmean(self.changed_dice.values()) if self.changed_dice else None
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Verdict:
-        """KeyError, TypeError or ValueError where it is no verdict."""
-        if value["state"] not in get_args(State):
-            raise ValueError(f"state {value['state']!r} is unknown")
-        texts = {key: str(value.get(key, "")) for key in ("reason", "who", "when", "labels")}
-        volumes, changed = (
-            {str(k): float(v) for k, v in dict(value.get(key) or {}).items()} for key in ("volumes_ml", "changed_dice")
-        )
-        run = {str(k): str(v) for k, v in dict(value.get("run") or {}).items()}
-        return cls(str(value["case"]), value["state"], run=run, volumes_ml=volumes, changed_dice=changed, **texts)
-
 
 def read(folder: Path) -> dict[str, Verdict]:
     """The last verdict of each case in ``folder``; empty where nobody has reviewed yet."""
@@ -73,8 +62,8 @@ def read(folder: Path) -> dict[str, Verdict]:
     verdicts: dict[str, Verdict] = {}
     for line in lines:
         try:
-            verdict = Verdict.from_json(json.loads(line))
-        except (ValueError, KeyError, TypeError):
+            verdict = load(Verdict, json.loads(line), FILE)
+        except ValueError:
             continue  # cut short
         verdicts[verdict.case] = verdict
     return verdicts
@@ -82,7 +71,7 @@ def read(folder: Path) -> dict[str, Verdict]:
 
 def add(folder: Path, verdict: Verdict) -> None:
     """Write a verdict behind those that are there, and see it onto the disk."""
-    line = json.dumps(asdict(verdict), ensure_ascii=False) + "\n"
+    line = json.dumps(plain(verdict), ensure_ascii=False) + "\n"
     path = folder / FILE
     try:
         with path.open("ab+") as file:
