@@ -30,6 +30,7 @@ LAYERS = (
     "session",
     "remote",
     "render",
+    "plot",
     "cohort",
     "review",
     "train",
@@ -140,4 +141,6 @@ def test_the_lazy_names_are_those_that_type_checkers_see() -> None:
     guard = next(node for node in tree.body if isinstance(node, ast.If))
     seen = {alias.name: node.module for node in guard.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert set(seen) == set(diffatlas.__all__)
+    assert {name for name, module in seen.items() if module == "diffatlas"} == set(diffatlas._MODULES)
+    seen = {name: module for name, module in seen.items() if module != "diffatlas"}
     assert {name: f"diffatlas.{module}" for name, module in diffatlas._MODULE_OF.items()} == seen

@@ -28,6 +28,7 @@ import itertools
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ from scipy import ndimage
 
 from diffatlas.geometry.distance import distances_to_labels
 from diffatlas.geometry.grid import Array, Grid, reorient
-from diffatlas.geometry.resample import apply_window, resample
+from diffatlas.geometry.resample import apply_window, resample_believed
 from diffatlas.geometry.space import ModelSpace, Ranges, field_of_view, world_box
 from diffatlas.geometry.volume import Volume
 from diffatlas.metrics import dice
@@ -120,7 +121,8 @@ class _Coarse:
         affine = np.diag([*spacing, 1.0])
         affine[:3, 3] = (low + high) / 2 - spacing * (shape - 1) / 2
         self.grid = Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
-        self.values, self.inside = resample(_thinned(volume, space.spacing_mm), self.grid)
+        thinned = _thinned(volume, space.spacing_mm)
+        self.values, self.inside = resample_believed(thinned, self.grid, thinned.unknown)
 
     def view(self, centre_mm: Array) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_], NDArray[np.int64]]:
         """The image on the field of view nearest to ``centre_mm`` (None where there is nothing to see), where it is
@@ -302,22 +304,37 @@ def _places(grid: Grid, space: ModelSpace) -> tuple[list[Array], bool]:
 
 
 def _thinned(volume: Volume, spacing_mm: Sequence[float]) -> Volume:
-    """Block means of a volume much finer than ``spacing_mm``, so that the resampling has less to filter."""
+    """Block means of a volume much finer than ``spacing_mm``, so that the resampling has less to filter.
+
+    Voxels that are unknown have no part in a mean; a block is unknown where more than half of it is.
+    """
     orientation = volume.grid.to_canonical()
     grid = volume.grid.reoriented(orientation)
     block = [max(1, int(w // h)) for w, h in zip(spacing_mm, grid.spacing_mm, strict=True)]
     block = [min(b, n) for b, n in zip(block, grid.shape, strict=True)]
     if block == [1, 1, 1]:
         return volume
-    data = reorient(volume.data, orientation)
     counts = [n // b for n, b in zip(grid.shape, block, strict=True)]
-    data = data[tuple(slice(0, n * b) for n, b in zip(counts, block, strict=True))]
+    whole = tuple(slice(0, n * b) for n, b in zip(counts, block, strict=True))
     shape = [part for n, b in zip(counts, block, strict=True) for part in (n, b)]
-    means = data.reshape(shape).mean(axis=(1, 3, 5), dtype=np.float32)
+
+    def mean(data: NDArray[Any]) -> NDArray[np.float32]:
+        blocks = reorient(data, orientation)[whole].reshape(shape)
+        return np.asarray(blocks.mean(axis=(1, 3, 5), dtype=np.float32))
+
+    unknown = None
+    if volume.unknown is None or not volume.unknown.any():
+        means = mean(volume.data)
+    else:
+        share = mean(~volume.unknown)
+        believed = mean(np.where(volume.unknown, np.float32(0), volume.data))
+        means = np.asarray(believed / np.maximum(share, np.float32(1e-3)), dtype=np.float32)
+        unknown = share <= 0.5
     affine = grid.affine.copy()
     affine[:3, :3] = affine[:3, :3] @ np.diag(block)
     affine[:3, 3] = grid.to_world((np.array(block, dtype=np.float64) - 1) / 2)
-    return Volume(means, Grid((counts[0], counts[1], counts[2]), affine), volume.modality, volume.name)
+    thinned = Grid((counts[0], counts[1], counts[2]), affine)
+    return Volume(means, thinned, volume.modality, volume.name, unknown=unknown)
 
 
 def _overlap(a: _Seen, b: _Seen) -> float:

@@ -143,7 +143,11 @@ class Frames:
             "request": self.plan.request.to_json(),
             "model": {"name": card.name, "sha256": card.sha256},
             "source": None if self.volume is None else plain(RecordedImage.of(self.volume)),
-            "placement": {"shape": list(grid.shape), "affine": grid.affine.tolist()},
+            "placement": {
+                "shape": list(grid.shape),
+                "affine": grid.affine.tolist(),
+                "confidence": self.placement.confidence,
+            },
             **self.where,
             "versions": {"python": platform.python_version(), "torch": version("torch"), "numpy": np.__version__},
             "seconds": round(seconds, 3),

@@ -34,7 +34,7 @@ NOT_LEARNT = {
     "accumulate",
     "title",
 }
-NOT_LEARNT |= {"summary", "licence", "intended_use", "data_note", "limits"}
+NOT_LEARNT |= {"summary", "licence", "intended_use", "data_note", "datasets", "limits"}
 Name = Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ,.+()=_-]*$")
 
 

@@ -76,6 +76,11 @@ def use_models_folder(folder: Path | None) -> None:
     _more_models[:] = [] if folder is None else [folder]
 
 
+def cache_folder() -> Path:
+    """Where what can be made or fetched again is kept: ``DIFFATLAS_CACHE``, or a folder of the user's cache."""
+    return Path(os.environ.get("DIFFATLAS_CACHE") or Path.home() / ".cache" / "diffatlas")
+
+
 def model_folders() -> list[Path]:
     """Folders that hold a model: the shipped ones, those under ``DIFFATLAS_WEIGHTS``, then `use_models_folder`'s."""
     roots = [shipped_folder()]

@@ -69,6 +69,7 @@ def export(run: Run, folder: Path | None = None, weights: Which = "ema", held: H
         "space": config.space,
         "guidance_noise": config.guidance_noise,
         "data": config.data_note,
+        "datasets": config.datasets,
         "licence": config.licence,
         "intended_use": config.intended_use,
         "limits": config.limits,

@@ -17,7 +17,7 @@ from diffatlas.train.config import DataConfig, TrainConfig
 
 # Words on the card; where a run takes place; what it keeps on the way. None of them changes what the weights learnt.
 NOT_LEARNT = {
-    "name", "title", "summary", "licence", "intended_use", "data_note", "limits",
+    "name", "title", "summary", "licence", "intended_use", "data_note", "datasets", "limits",
     "accelerator", "devices", "nodes", "accumulate", "threads", "precision",
     "log_every", "save_every", "validate_every", "pictures", "run_folder", "export",
 }  # fmt: skip
