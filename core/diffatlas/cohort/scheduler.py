@@ -8,6 +8,7 @@ again whose worker was lost, and other processes may work on the same folder.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from typing import Any
 
 from diffatlas.cohort.case import Case, Status
@@ -37,11 +38,11 @@ class Scheduled:
     def run(self) -> Iterator[Status]:
         """Work through the cases; closing it cancels tasks that have not begun, and ends without waiting for others."""
         try:
-            from distributed import Client, as_completed
+            distributed: Any = import_module("distributed")
         except ImportError as error:
             raise BadInput("a scheduler needs dask.distributed: pip install 'napari-diffatlas[cluster]'") from error
         try:
-            client = Client(self._address, timeout=CONNECT_S, set_as_default=False)
+            client = distributed.Client(self._address, timeout=CONNECT_S, set_as_default=False)
         except (OSError, ValueError, TypeError) as error:
             raise BadInput(f"{self._address}: no scheduler of dask answers ({' '.join(str(error).split())})") from error
         try:
@@ -50,7 +51,7 @@ class Scheduled:
             futures = client.map(_do, tasks, request=self._request, options=self._options, pure=False)
             task_of = dict(zip((future.key for future in futures), tasks, strict=True))
             try:
-                for future in as_completed(futures, loop=client.loop):
+                for future in distributed.as_completed(futures, loop=client.loop):
                     for status in self._statuses(future, task_of[future.key]):
                         self.statuses[status.name] = status
                         yield status
