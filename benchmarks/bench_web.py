@@ -179,7 +179,7 @@ def call(client: Client, path: Path, model: str, seed: int) -> tuple[dict[str, A
 
 
 def is_right(answer: dict[str, Any], path: Path, model: str, seed: int, folder: Path) -> bool:
-    """Whether the labels are those of this volume and seed, computed here for the region that the page's search found."""
+    """Whether the labels are those of this volume and seed, computed here for the region that the answer names."""
     got = folder / f"got-{seed}.nii.gz"
     got.write_bytes(base64.b64decode(answer["labels"]["nii_gz_base64"]))
     volume = io.read_volume(path)
