@@ -7,13 +7,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench app napari clean system
+.PHONY: help setup demo test lint lint-js format bench app napari clean system
 
 help:
 	@echo "make demo     segment a phantom heart and write pictures, labels and a mesh to demo-output/"
 	@echo "make test     set up everything, then ruff, mypy and all tests (GUI and browser included)"
 	@echo "make app      the web demo on this machine        make napari   napari with the widget open"
-	@echo "make bench    speed and memory, one table         make lint     ruff and mypy only"
+	@echo "make bench    speed and memory, one table         make lint     ruff, mypy, eslint"
 	@echo "make setup    the development environment         make clean    remove environment and caches"
 
 setup: $(VENV)/.ready-dev
@@ -34,6 +34,13 @@ lint: setup
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(MAKE) --no-print-directory lint-js
+
+# Where eslint is installed (`npm install` in this folder); it asks no registry.
+ESLINT := $(firstword $(wildcard node_modules/.bin/eslint) $(shell command -v eslint))
+
+lint-js:
+	@$(if $(ESLINT),$(ESLINT) app/diffatlas_app/static tests/web,echo "eslint is not installed: the JavaScript is not linted")
 
 format: setup
 	@$(BIN)/ruff check --fix

@@ -4,9 +4,10 @@
 
 A timer fires every 5 ms in the GUI thread; the gap between two beats, less these 5 ms, is a stall. Beside each stall
 stands the processor time that the GUI thread itself took in it: what the program is to blame for, whatever else the
-machine does. Measured in an open window while nothing runs; while napari takes in one labels layer, which every first
-step and every result has to do as well; and while ``heart-phantom`` runs on a part of the phantom heart, from Run to
-the finished labels. The first run also loads torch and the weights. Ends in 4 minutes, with fewer runs if need be.
+machine does. Measured in an open window while nothing runs; while napari alone takes in an image layer and labels
+layers, which every first step and every result has to do as well; and while ``heart-phantom`` runs on a part of the
+phantom heart, from Run to the finished labels. The first run also loads torch and the weights. Ends in 4 minutes, with
+fewer runs if need be.
 Needs a screen; without one: ``xvfb-run -s "-screen 0 1280x800x24" python ...``. Writes benchmarks/results/gui.json.
 """
 
@@ -87,10 +88,16 @@ def main() -> None:
     heart.take()
     wait(lambda: False, IDLE_S)
     rows = [{"what": "idle"} | figures(heart.take())]
-    reference = viewer.add_labels(np.zeros((64, 64, 64), np.uint8), name="reference", **RAS_MM.layer_arguments(MIDDLE))
-    wait(lambda: False, 1.0)
-    rows.append({"what": "napari takes in one labels layer"} | figures(heart.take()))
-    reference.visible = False
+    place = RAS_MM.layer_arguments(MIDDLE)
+    for kind, add, data in (
+        ("image", viewer.add_image, np.zeros((64, 64, 64), np.float32)),
+        ("labels", viewer.add_labels, np.zeros((64, 64, 64), np.uint8)),
+        ("labels", viewer.add_labels, np.zeros((64, 64, 64), np.uint8)),  # napari alone, not for the first time
+    ):
+        reference = add(data, name="reference", **place)
+        wait(lambda: False, 1.0)
+        rows.append({"what": f"napari takes in one {kind} layer"} | figures(heart.take()))
+        reference.visible = False
     for number in range(arguments.repeat):
         load = os.getloadavg()[0]
         slots.clear()
@@ -162,11 +169,11 @@ def figures(gaps: list[tuple[float, float]]) -> dict[str, Any]:
     }
 
 
-def wait(condition: Callable[[], bool], seconds: float) -> None:
-    """Let Qt's own loop run until ``condition`` holds or the time is up."""
+def wait(condition: Callable[[], bool], seconds: float, look_ms: int = 50) -> None:
+    """Let Qt's own loop run until ``condition`` holds, looked at every ``look_ms``, or the time is up."""
     loop, look, end = QEventLoop(), QTimer(), time.monotonic() + seconds
     look.timeout.connect(lambda: loop.quit() if condition() or time.monotonic() > end else None)
-    look.start(50)
+    look.start(look_ms)
     loop.exec()
     look.stop()
 

@@ -37,8 +37,12 @@ def continue_run() -> None:
 
 
 def undo() -> None:
-    """Press Undo."""
-    _press("edit.undo_button", "there is nothing to undo")
+    """Press Undo, of the review where that is in sight."""
+    widget = _widget()
+    if widget.tabs.currentWidget() is widget.review:
+        _review("undo_button")
+    else:
+        _press("edit.undo_button", "there is nothing to undo")
 
 
 def earlier() -> None:

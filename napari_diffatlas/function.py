@@ -20,7 +20,8 @@ from diffatlas import session
 from diffatlas.engine.request import PresetName, Request
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import LabelMap
-from napari_diffatlas.viewer.layers import Outcome, label_map_to_layer, read_layer
+from napari_diffatlas.viewer.layers import label_map_to_layer, read_layer
+from napari_diffatlas.viewer.outcome import Outcome
 
 
 def segment(

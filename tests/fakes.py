@@ -7,6 +7,8 @@ can be compared; the labels depend on the seed by one voxel, so that seeds can b
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -195,6 +197,24 @@ class FakeBackend:
         confidence = np.full(labels.grid.shape, 0.5, np.float32) if request.samples > 1 else None
         notes = () if volume is None else volume.notes
         return Result(labels, confidence, metrics, provenance, images, masks, notes)
+
+
+class Troubled(FakeBackend):
+    """Has trouble with volumes called hangs, dies or grows, as files can make it; can be started in another process."""
+
+    def stream(self, volume: Volume | None, request: Request) -> Iterator[Frame]:
+        name = "" if volume is None else volume.name
+        if "hangs" in name:
+            time.sleep(3600)
+        if "dies" in name:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "grows" in name:
+            taken: list[bytes] = []
+            while len(taken) < 100:
+                taken.append(b"x" * 20_000_000)
+                time.sleep(0.02)
+            time.sleep(3600)
+        yield from super().stream(volume, request)
 
 
 def model_grid(volume: Volume | None) -> Grid:

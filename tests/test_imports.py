@@ -30,17 +30,19 @@ LAYERS = (
     "session",
     "remote",
     "render",
+    "plot",
     "cohort",
     "review",
     "train",
     "evaluate",
     "distill",
+    "bundle",
     "cli",
 )
 FRONT_ENDS = {"diffatlas_app": ROOT / "app", "napari_diffatlas": ROOT / "napari_diffatlas"}
 FOR_FRONT_ENDS = {"errors", "geometry", "io", "metrics", "session", "engine.request", "render"}
 FOR_FRONT_ENDS |= {"cohort", "remote", "review"}
-USES_TORCH = {"diffusion", "models.unet", "models.conv", "published"}
+USES_TORCH = {"diffusion", "models.unet", "models.conv", "models.monai_unet", "published"}
 USES_TORCH |= {f"engine.{name}" for name in ("backend", "device", "walk", "first_noise")}
 USES_TORCH |= {"train", "evaluate", "distill"}
 
@@ -139,4 +141,6 @@ def test_the_lazy_names_are_those_that_type_checkers_see() -> None:
     guard = next(node for node in tree.body if isinstance(node, ast.If))
     seen = {alias.name: node.module for node in guard.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert set(seen) == set(diffatlas.__all__)
+    assert {name for name, module in seen.items() if module == "diffatlas"} == set(diffatlas._MODULES)
+    seen = {name: module for name, module in seen.items() if module != "diffatlas"}
     assert {name: f"diffatlas.{module}" for name, module in diffatlas._MODULE_OF.items()} == seen

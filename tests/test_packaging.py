@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -9,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = (
@@ -147,3 +149,25 @@ def test_constraints_fit_the_project() -> None:
     for text in (*project["dependencies"], *extras):
         requirement = Requirement(text)
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), text
+
+
+# Where conda-forge has another name for a distribution.
+CONDA = {"isal": "python-isal", "matplotlib": "matplotlib-base", "python-gdcm": "gdcm", "torch": "pytorch"}
+
+
+def test_the_conda_recipe_asks_for_what_pyproject_asks_for() -> None:
+    recipe = yaml.safe_load((ROOT / "conda" / "recipe" / "recipe.yaml").read_text(encoding="utf-8"))
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project = pyproject["project"]
+    wanted = {f"python {project['requires-python']}"}
+    for requirement in project["dependencies"]:
+        name, bound = re.fullmatch(r"([A-Za-z0-9_.-]+)(.*)", requirement).groups()  # type: ignore[union-attr]
+        wanted.add(f"{CONDA.get(name, name)} {bound}")
+    assert set(recipe["requirements"]["run"]) == wanted
+    (setuptools,) = pyproject["build-system"]["requires"]
+    assert setuptools.replace(">=", " >=") in recipe["requirements"]["host"]
+    assert recipe["context"]["version"] == project["version"]
+    assert recipe["package"]["name"] == project["name"]
+    assert recipe["build"]["python"]["entry_points"] == [f"{k} = {v}" for k, v in project["scripts"].items()]
+    assert recipe["about"]["summary"] == project["description"]
+    assert recipe["about"]["license"] == project["license"]

@@ -36,6 +36,7 @@ FOLDER = ROOT / "app" / "diffatlas_app" / "static" / "learn" / "data"
 SAMPLES = ROOT / "benchmarks" / "results" / "samples.csv"
 DOMAINS = ROOT / "benchmarks" / "results" / "phantom-domains.csv"
 MODEL = "heart-phantom"
+TELLABLE = ROOT / "benchmarks" / "models" / "heart"  # has an input for where the image is not to be believed
 # Far from every seed that training, choosing of settings and the reported figures draw from.
 PATIENT, OTHER, REAL = 1_000_000, 1_000_007, 1_000_100
 POPULATION_SEED, POPULATION = 1_000_200, 60
@@ -196,6 +197,51 @@ def slider(recorder: Recorder) -> dict[str, Any]:
 def fool(recorder: Recorder) -> dict[str, Any]:
     """The patient with a chamber wiped out, or with something there that is not one; four seeds each."""
     good, truth = patient(PATIENT)
+    out: dict[str, Any] = {"steps": 10, "samples": 4, "cases": {}}
+    for key, (data, where) in fooled(good, truth).items():
+        frame = end(replace(good, data=data), Request(preset="watch", steps=10, samples=4))
+        assert frame.confidence is not None
+        out["cases"][key] = {
+            "image": "patient" if key == "as-it-is" else recorder.scan(f"fool-{key}", replace(good, data=data)),
+            "half": recorder.image(f"fool-{key}-half", frame.image, 30),
+            "labels": recorder.labels(f"fool-{key}-labels", frame.labels),
+            "agreement": recorder.labels(f"fool-{key}-agreement", np.rint(frame.confidence * 4).astype(np.uint8)),
+            "where": recorder.labels(f"fool-{key}-where", where.astype(np.uint8)),
+            "dice": scores(frame.labels, truth.data),
+            "ml": {n: round(v, 1) for n, v in frame.metrics.volumes_ml.items()},
+        }
+    return out
+
+
+def crossed(recorder: Recorder) -> dict[str, Any]:
+    """The changed places of `fool`, once believed and once crossed out, by a model that can be told what to ignore.
+
+    ``right``: share of the place's voxels that got their true label, background included.
+    """
+    good, truth = patient(PATIENT)
+    card = session.model_card(str(TELLABLE))
+    assert card.evidence
+    out: dict[str, Any] = {"model": {"name": card.name, "sha256": card.sha256}, "cases": {}}
+    for key, (data, where) in fooled(good, truth).items():
+        if not where.any():
+            continue
+        found: dict[str, Any] = {}
+        for name, ignore in (("believed", None), ("crossed", where)):
+            request = Request(preset="fast", model=str(TELLABLE), ignore=ignore)
+            *_, frame = session.stream(replace(good, data=data), request)
+            assert frame.grid.same_as(good.grid)
+            found[name] = {
+                "labels": recorder.labels(f"fool-{key}-{name}", frame.labels),
+                "dice": scores(frame.labels, truth.data),
+                "right": round(float((frame.labels == truth.data)[where].mean()), 4),
+            }
+        found["half"] = recorder.image(f"fool-{key}-filled", frame.image, 30)
+        out["cases"][key] = found
+    return out
+
+
+def fooled(good: Volume, truth: LabelMap) -> dict[str, tuple[Floats, NDArray[np.bool_]]]:
+    """Changed copies of a scan, and where each was changed."""
     rng = np.random.default_rng(6)
     cases = {"as-it-is": (good.data, np.zeros(good.data.shape, bool))}
     muscle = np.float32(60) + rng.normal(0, 25, good.data.shape).astype(np.float32)
@@ -211,20 +257,7 @@ def fool(recorder: Recorder) -> dict[str, Any]:
     ):
         where = sum((index[i] - centre[i]) ** 2 for i in range(3)) < radius**2
         cases[key] = (np.where(where, bright if key == "blob-in-lung" else muscle, good.data), where)
-    out: dict[str, Any] = {"steps": 10, "samples": 4, "cases": {}}
-    for key, (data, where) in cases.items():
-        frame = end(replace(good, data=data), Request(preset="watch", steps=10, samples=4))
-        assert frame.confidence is not None
-        out["cases"][key] = {
-            "image": "patient" if key == "as-it-is" else recorder.scan(f"fool-{key}", replace(good, data=data)),
-            "half": recorder.image(f"fool-{key}-half", frame.image, 30),
-            "labels": recorder.labels(f"fool-{key}-labels", frame.labels),
-            "agreement": recorder.labels(f"fool-{key}-agreement", np.rint(frame.confidence * 4).astype(np.uint8)),
-            "where": recorder.labels(f"fool-{key}-where", where.astype(np.uint8)),
-            "dice": scores(frame.labels, truth.data),
-            "ml": {n: round(v, 1) for n, v in frame.metrics.volumes_ml.items()},
-        }
-    return out
+    return cases
 
 
 def _middle(truth: LabelMap, index: int) -> NDArray[np.float64]:
@@ -379,6 +412,7 @@ SCENES = {
     "unguided": unguided,
     "slider": slider,
     "fool": fool,
+    "crossed": crossed,
     "modality": modality,
     "seeds": seeds,
     "dreams": dreams,

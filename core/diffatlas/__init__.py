@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
+    from diffatlas import plot
     from diffatlas.engine.request import MaskEdit, Request
     from diffatlas.errors import BadInput, DiffAtlasError
     from diffatlas.geometry.grid import Grid
@@ -57,6 +58,7 @@ __all__ = [
     "example",
     "load_model",
     "local_backend",
+    "plot",
     "read_label_map",
     "read_volume",
     "segment",
@@ -84,6 +86,7 @@ _HOME = {
     ),
     "geometry.volume": ("HIPPOCAMPUS", "MMWHS", "LabelMap", "LabelScheme", "Structure", "Volume"),
 }
+_MODULES = ("plot",)
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 
@@ -92,6 +95,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("napari-diffatlas")
+    if name in _MODULES:
+        return import_module(f"diffatlas.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'diffatlas' has no attribute {name!r}")
     value = getattr(import_module(f"diffatlas.{_MODULE_OF[name]}"), name)

@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Grid
@@ -168,6 +167,8 @@ def _surface_scores(p: Mask, r: Mask, grid: Grid, tolerance_mm: float) -> tuple[
         return math.nan, math.nan
     if not len(points_p) or not len(points_r):
         return 0.0, math.nan
+    from scipy.spatial import cKDTree  # imported by few runs: a search needs Dice alone
+
     p_to_r = np.asarray(cKDTree(points_r).query(points_p)[0])
     r_to_p = np.asarray(cKDTree(points_p).query(points_r)[0])
     # A distance of exactly the tolerance counts as within it, whatever the last bit of the affine product says.

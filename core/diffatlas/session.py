@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffatlas.engine.frame import Frame, FrameMetrics, Result
-from diffatlas.engine.locate import AUTOMATIC_LOOKS, Look, Proposal
+from diffatlas.engine.locate import AUTOMATIC_LOOKS, LIKELY, Look, Proposal
 from diffatlas.engine.plan import Plan
 from diffatlas.engine.request import PRESETS, MaskEdit, Preset, Request, Roi
 from diffatlas.engine.run_record import RecordedRun, read_report, read_run, write_report
@@ -30,6 +30,7 @@ __all__ = [
     "AUTOMATIC_LOOKS",
     "EXAMPLES",
     "EXAMPLE_REGION",
+    "LIKELY",
     "PRESETS",
     "Backend",
     "Frame",

@@ -1,4 +1,4 @@
-"""Pictures of the region and the other tabs on real runs: `napari-{region,atlas,compare,folder,review}-THEME.png`.
+"""Pictures of the region and the other tabs on real runs: `napari-SCENE-THEME.png`.
 
     python docs/make_pictures/napari_tabs.py OUT [--pairs 4] [--only region]
 
@@ -8,6 +8,7 @@ Needs a screen; without one: ``xvfb-run -s "-screen 0 1280x800x24" python ...``.
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,14 +17,17 @@ from typing import Any
 import napari
 import numpy as np
 from napari_screenshot import SIZE, wait
+from qtpy.QtWidgets import QScrollArea
 
 from diffatlas.geometry.grid import Grid
 from diffatlas.io import write_volume
 from diffatlas.phantom import phantom
 from napari_diffatlas.sample_data import heart_ct
+from napari_diffatlas.viewer.box import BOX
 from napari_diffatlas.viewer.layers import volume_to_layer
 from napari_diffatlas.widget import DiffAtlasWidget
 
+ROOT = Path(__file__).resolve().parents[2]
 THEMES = ("dark", "light")
 SEED = 800_012  # a heart that no model was trained on
 
@@ -35,6 +39,7 @@ def main() -> None:
     parser.add_argument("--only", choices=tuple(SCENES))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("DIFFATLAS_WEIGHTS", str(ROOT / "benchmarks" / "models"))  # one that can be told
     for name, scene in SCENES.items():
         if options.only in (None, name):
             for path in pictures(options.out, name, scene, options):
@@ -58,6 +63,50 @@ def pictures(out: Path, name: str, scene: Any, options: argparse.Namespace) -> I
     viewer.close()
 
 
+def cross_out(viewer: Any, widget: DiffAtlasWidget, _: argparse.Namespace) -> None:
+    """A heart with a piece of metal, which is crossed out; what the atlas drew there has a white line around it."""
+    volume, _truth = phantom(SEED, "ct")
+    data, state, _kind = volume_to_layer(volume)
+    at = np.indices(data.shape) - np.array([52, 50, 48]).reshape(3, 1, 1, 1)
+    across, along = np.hypot(at[0], at[2]), np.abs(at[1])
+    data = np.where((across < 4) & (along < 14), 3000.0, data)  # a rod, and the shadow that it throws
+    data = np.where((np.abs(at[2]) < 3) & (across >= 4) & (across < 26) & (along < 14), -900.0, data)
+    viewer.add_image(data.astype(np.float32), **(state | {"name": "heart CT with metal"}))
+    viewer.reset_view()
+    panel, tab = widget.segment.panel, widget.segment
+    panel.model_combo.setCurrentIndex(panel.model_combo.findData("heart"))
+    panel.options.presets.choose("fast")
+    tab.region.cursor_button.click()
+    tab.cross_out.start_button.click()
+    crossed = viewer.layers.selection.active
+    crossed.data[...] = (across < 28) & (np.abs(at[2]) < 6) & (along < 17)
+    crossed.refresh()
+    viewer.dims.set_point((0, 1, 2), tuple(crossed.data_to_world((52, 50, 48))))
+    panel.run_button.click()
+    wait(lambda: not widget.running, 1200)
+    viewer.layers[BOX].visible = False
+    bar = tab.findChild(QScrollArea).verticalScrollBar()
+    bar.setValue(bar.maximum() // 3)
+
+
+def four(viewer: Any, widget: DiffAtlasWidget, _: argparse.Namespace) -> None:
+    """The fifteenth of 40 steps in four views."""
+    data, state, _kind = heart_ct()[0]
+    viewer.add_image(data, **state)
+    viewer.reset_view()
+    panel, tab = widget.segment.panel, widget.segment
+    panel.model_combo.setCurrentIndex(panel.model_combo.findData("heart-phantom"))
+    panel.options.advanced.form["guidance_noise"].value = 1.0
+    tab.region.cursor_button.click()
+    viewer.layers[BOX].visible = False
+    panel.run_button.click()
+    wait(lambda: not widget.running, 1200)
+    tab.scrubber.slider.setValue(14)
+    tab.scrubber.see.choose("four")
+    wait(lambda: False, 1.0)
+    tab.findChild(QScrollArea).ensureWidgetVisible(tab.scrubber.plot)
+
+
 def region(viewer: Any, widget: DiffAtlasWidget, _: argparse.Namespace) -> None:
     """A chest in which the heart is not in the middle; the search has found it."""
     affine = np.diag([3.0, 3.0, 3.0, 1.0])
@@ -67,7 +116,7 @@ def region(viewer: Any, widget: DiffAtlasWidget, _: argparse.Namespace) -> None:
     data, state, _kind = volume_to_layer(volume)
     viewer.add_image(data, **(state | {"name": "chest CT"}))
     viewer.reset_view()
-    widget.segment.panel.about.open(False)
+    widget.segment.panel.about.collapse(animate=False)
     widget.segment.region.find_button.click()
     wait(lambda: not widget.running)
     viewer.dims.set_point(2, 0.0)
@@ -76,7 +125,7 @@ def region(viewer: Any, widget: DiffAtlasWidget, _: argparse.Namespace) -> None:
 def atlas(viewer: Any, widget: DiffAtlasWidget, options: argparse.Namespace) -> None:
     """Pairs in the gallery, the first opened."""
     widget.tabs.setCurrentWidget(widget.atlas)
-    widget.atlas.count_box.setValue(options.pairs)
+    widget.atlas.form["count"].value = options.pairs
     widget.atlas.draw_button.click()
     wait(lambda: not widget.running, 1200)
     widget.atlas.gallery.item(0).setSelected(True)
@@ -96,8 +145,8 @@ def compare(viewer: Any, widget: DiffAtlasWidget, _: argparse.Namespace) -> None
     wait(lambda: not widget.running)
     widget.tabs.setCurrentWidget(widget.compare)
     tab = widget.compare
-    tab.reference_combo.setCurrentText("phantom CT truth")
-    tab.labels_combo.setCurrentIndex(tab.labels_combo.count() - 1)
+    tab.form["labels"].value = viewer.layers[-1]
+    tab.form["reference"].value = viewer.layers["phantom CT truth"]
     tab.compare_button.click()
     wait(lambda: bool(tab.table.rows()))
     for layer in viewer.layers:
@@ -118,13 +167,12 @@ def folder(viewer: Any, widget: DiffAtlasWidget, _: argparse.Namespace) -> None:
         widget.segment.panel.model_combo.setCurrentIndex(widget.segment.panel.model_combo.findData("heart-phantom"))
         tab = widget.folder
         widget.tabs.setCurrentWidget(tab)
-        tab.input_edit.setText(str(cases))
-        tab.output_edit.setText(f"{cases}-labels")
+        tab.form["images"].value, tab.form["results"].value = cases, f"{cases}-labels"
         tab.run_button.click()
         wait(lambda: not widget.running, 1200)
         tab.table.cellDoubleClicked.emit(0, 0)
-        tab.input_edit.setText("patients")  # where it lies on this machine is no matter
-        tab.output_edit.setText("patients-labels")
+        for key, name in (("images", "patients"), ("results", "patients-labels")):
+            tab.form[key].line_edit.value = name  # where it lies on this machine is no matter
         viewer.reset_view()
 
 
@@ -147,10 +195,18 @@ def review(viewer: Any, widget: DiffAtlasWidget, _: argparse.Namespace) -> None:
         tab.reason_edit.setText("")
         viewer.reset_view()
         for edit, name in ((tab.images_edit, "patients"), (tab.results_edit, "patients-labels")):
-            edit.value = name  # where it lies on this machine is no matter
+            edit.line_edit.value = name  # where it lies on this machine is no matter
 
 
-SCENES = {"region": region, "compare": compare, "atlas": atlas, "folder": folder, "review": review}
+SCENES = {
+    "cross-out": cross_out,
+    "four": four,
+    "region": region,
+    "compare": compare,
+    "atlas": atlas,
+    "folder": folder,
+    "review": review,
+}
 
 
 if __name__ == "__main__":

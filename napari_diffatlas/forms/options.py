@@ -26,7 +26,7 @@ from diffatlas.engine.request import (
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import Volume
 from diffatlas.session import Plan
-from napari_diffatlas.forms.parts import Fold, Text, about, combo_box, yielding
+from napari_diffatlas.forms.parts import Rows, Text, about, combo_box, fold, yielding
 
 PRESET_TITLES: dict[PresetName, str] = {"fast": "Fast", "watch": "Watch", "published": "As published"}
 GUIDANCE_TITLES: dict[GuidanceName, str] = {
@@ -125,14 +125,9 @@ class Advanced(QWidget):
         super().__init__()
         self._default: Request | None = None
         self.form = Container(widgets=[request_widget(name) for name in ROWS], labels=True)
-        self.form.margins = (0, 0, 0, 0)
-        native = self.form.native
-        assert isinstance(native, QWidget)
-        for row in self.form:
-            yielding(row.native)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(12, 0, 0, 4)
-        layout.addWidget(native)
+        layout.addWidget(Rows(self.form))
         self.form.changed.connect(self._on_change)
 
     def follow(self, default: Request | None) -> None:
@@ -196,7 +191,7 @@ class Options(QWidget):
             self.precision_combo.addItem(precision, precision)
         self.device_text = Text()
         self.advanced = Advanced()
-        self.fold = Fold("Advanced", self.advanced)
+        self.fold = fold("Advanced", self.advanced)
         device_row = QHBoxLayout()
         device_row.addWidget(QLabel("Device"))
         device_row.addWidget(self.device_combo, 1)

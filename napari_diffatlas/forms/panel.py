@@ -23,7 +23,7 @@ from diffatlas.geometry.space import ModelSpace
 from diffatlas.geometry.volume import LabelScheme, Modality
 from napari_diffatlas.forms.options import Options, Planner
 from napari_diffatlas.forms.orientation import OrientationRow
-from napari_diffatlas.forms.parts import Bar, Fold, Status, Text, about, combo_box, offer, size_mm, yielding
+from napari_diffatlas.forms.parts import Bar, Status, Text, about, combo_box, fold, offer, size_mm, yielding
 
 MODALITIES: dict[str, Modality | None] = {"auto": None, "CT": "ct", "MR": "mr"}
 MODALITY_TIP = (
@@ -50,6 +50,8 @@ class Card(Protocol):
     @property
     def limits(self) -> tuple[str, ...]: ...
     @property
+    def evidence(self) -> bool: ...
+    @property
     def expected_volumes_ml(self) -> list[float] | None: ...
 
 
@@ -66,7 +68,8 @@ class Panel(QWidget):
 
     Signals: ``run_clicked(Choice)``, ``pause_clicked(bool)`` (True pauses, False resumes), ``stop_clicked()``,
     ``subject_changed()`` (another image or model is chosen), ``modality_named(Modality | None)`` (the user says what
-    the image is; None leaves it to its looks). ``region`` is room for the part that says where to look.
+    the image is; None leaves it to its looks). ``region`` is room for the parts that say where to look and what not to
+    believe.
     """
 
     run_clicked = Signal(object)
@@ -91,7 +94,7 @@ class Panel(QWidget):
             self.modality_combo.addItem(title, modality)
         self.model_text = Text()
         self.about_text = Text()
-        self.about = Fold("About · not for clinical use", self.about_text, opened=True)
+        self.about = fold("About · not for clinical use", self.about_text, opened=True)
         self.region = QVBoxLayout()
         self.options = Options(plan)
         self.run_button = QPushButton("Run")
@@ -173,7 +176,7 @@ class Panel(QWidget):
         """``pauses``: what runs can be held on its way."""
         self._running, self._paused, self._pauses = running, False, pauses
         if running:
-            self.about.open(False)  # it has been in sight until now; the run needs the room
+            self.about.collapse(animate=False)  # it has been in sight until now; the run needs the room
         self._enable()
 
     def set_blocked(self, blocked: bool) -> None:
@@ -207,8 +210,8 @@ class Panel(QWidget):
         self.progress.setTextVisible(not busy)
         self.progress_text.setText("")
 
-    def set_status(self, text: str, error: bool = False) -> None:
-        self.status.say(text, error)
+    def set_status(self, text: str, error: bool = False, warning: bool = False) -> None:
+        self.status.say(text, error, warning)
 
     def set_dark(self, dark: bool) -> None:
         """Choose colours for words on a dark or on a light ground."""

@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QComboBox, QLabel, QProgressBar, QSizePolicy, QToolButton, QVBoxLayout, QWidget
+from magicgui.widgets import Container
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtGui import QIcon
+from qtpy.QtWidgets import QComboBox, QLabel, QProgressBar, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
+from superqt import QCollapsible
 
+HEADING = "text-align: left; border: none; background: transparent; padding: 2px 0;"
+MAX_HEIGHT = 2**24 - 1  # Qt's own
 W = TypeVar("W", bound=QWidget)
-ERROR_COLORS = {True: "#ff8a80", False: "#b3261e"}  # readable on a dark and on a light ground
+# By whether the ground is dark; readable on it.
+ERROR_COLORS = {True: "#ff8a80", False: "#b3261e"}
+WARNING_COLORS = {True: "#fdd663", False: "#8f5a00"}
 
 
 class Text(QLabel):
@@ -17,6 +24,9 @@ class Text(QLabel):
 
     def __init__(self, text: str = "") -> None:
         super().__init__()
+        self._grown = QTimer(self)
+        self._grown.setSingleShot(True)
+        self._grown.timeout.connect(self._tell_parents)
         self.setWordWrap(True)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
         self.setText(text)
@@ -30,20 +40,34 @@ class Text(QLabel):
         self._fit()
 
     def _fit(self) -> None:
+        before = self.maximumHeight()
         self.setMinimumHeight(0)  # heightForWidth never answers less than the minimum
         self.setFixedHeight(max(0, self.heightForWidth(self.width())) if self.text() else 0)
+        if self.maximumHeight() != before:
+            self._grown.start(0)
+
+    def _tell_parents(self) -> None:
+        """Have every layout above make room: one that is at work while this text grows keeps its old height."""
+        parent = self.parentWidget()
+        while parent is not None and not isinstance(parent, QScrollArea):
+            layout = parent.layout()
+            if layout is not None:
+                layout.invalidate()
+            parent.updateGeometry()
+            parent = parent.parentWidget()
 
 
 class Status(Text):
-    """A line for the user, red where it says that something went wrong."""
+    """A line for the user, red where it says that something went wrong, amber where it warns."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._dark, self._error = True, False
+        self._dark = True
+        self._colors: dict[bool, str] | None = None
         self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
 
-    def say(self, text: str, error: bool = False) -> None:
-        self._error = error
+    def say(self, text: str, error: bool = False, warning: bool = False) -> None:
+        self._colors = ERROR_COLORS if error else WARNING_COLORS if warning else None
         self.setText(text)
         self._paint()
 
@@ -53,7 +77,7 @@ class Status(Text):
         self._paint()
 
     def _paint(self) -> None:
-        self.setStyleSheet(f"color: {ERROR_COLORS[self._dark]};" if self._error else "")
+        self.setStyleSheet("" if self._colors is None else f"color: {self._colors[self._dark]};")
 
 
 class Bar(QProgressBar):
@@ -78,36 +102,57 @@ class Bar(QProgressBar):
         self.setUpdatesEnabled(True)
 
 
-class Fold(QWidget):
-    """A heading that opens and closes what stands below it."""
+def fold(title: str, content: QWidget, opened: bool = False) -> QCollapsible:
+    """A heading that opens and closes ``content``, at once: content that grows later is never cut."""
+    collapsible = QCollapsible(title, expandedIcon=QIcon(), collapsedIcon=QIcon())
+    layout, unused = collapsible.layout(), collapsible.content()
+    assert layout is not None  # it always has one; Qt's types do not say so
+    layout.removeWidget(unused)
+    unused.deleteLater()
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(2)
+    collapsible.toggleButton().setStyleSheet(HEADING)
+    collapsible.setDuration(0)
+    collapsible.setContent(content)
 
-    def __init__(self, title: str, content: QWidget, opened: bool = False) -> None:
+    def show(opened: bool) -> None:
+        # The arrow is text: an icon would keep the colour of the theme that it was drawn in.
+        collapsible.setText(f"{'▾' if opened else '▸'}  {title}")
+        content.setMaximumHeight(MAX_HEIGHT if opened else 0)
+        content.setVisible(opened)
+
+    collapsible.toggled.connect(show)
+    (collapsible.expand if opened else collapsible.collapse)(animate=False)
+    return collapsible
+
+
+class Rows(QWidget):
+    """A magicgui form in a narrow dock: no margins, rows as wide as the dock, and all labels as wide as the widest.
+
+    magicgui measures its labels when they are made, in another font than the viewer's.
+    """
+
+    def __init__(self, form: Container[Any]) -> None:
         super().__init__()
-        self.content = content
-        self.heading = QToolButton()
-        self.heading.setText(title)
-        self.heading.setCheckable(True)
-        self.heading.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self.heading.setStyleSheet("QToolButton { border: none; padding: 2px 0; background: transparent; }")
-        self.heading.toggled.connect(self._show)
+        form.margins = (0, 0, 0, 0)
+        native = form.native
+        assert isinstance(native, QWidget)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(2)
-        layout.addWidget(self.heading)
-        layout.addWidget(content)
-        self.heading.setChecked(opened)
-        self._show(opened)
+        layout.addWidget(native)
+        self._labels = []
+        for row in form:
+            yielding(row.native)
+            around = row.native.parentWidget()
+            label = None if around is native else around.findChild(QLabel)
+            if label is not None:
+                self._labels.append(label)
 
-    @property
-    def opened(self) -> bool:
-        return bool(self.heading.isChecked())
-
-    def open(self, opened: bool = True) -> None:
-        self.heading.setChecked(opened)
-
-    def _show(self, opened: bool) -> None:
-        self.heading.setArrowType(Qt.ArrowType.DownArrow if opened else Qt.ArrowType.RightArrow)
-        self.content.setVisible(opened)
+    def resizeEvent(self, event: Any) -> None:
+        super().resizeEvent(event)
+        widest = max((label.sizeHint().width() for label in self._labels), default=0)
+        for label in self._labels:
+            label.setFixedWidth(widest)
 
 
 def size_mm(extent: Sequence[float]) -> str:

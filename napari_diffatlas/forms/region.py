@@ -17,6 +17,7 @@ from diffatlas.geometry.space import field_of_view, world_box
 from napari_diffatlas.forms.options import Planner
 from napari_diffatlas.forms.panel import Card
 from napari_diffatlas.forms.parts import Text, in_our_words, size_mm, yielding
+from napari_diffatlas.jobs.large import coarse
 from napari_diffatlas.jobs.runner import Runner
 from napari_diffatlas.jobs.search import Found, Locate, Looked, Search
 from napari_diffatlas.jobs.worker import Failed, Stopped
@@ -203,7 +204,8 @@ class RegionControl(RegionForm):
             return
         self._box.end_drawing()
         self.searching.emit(0, 1)
-        self._runner.start(Search(self._locate, source.volume, self._options()), self._on_search)
+        volume = (lambda: coarse(source, card.space).volume()) if source.large else source.volume
+        self._runner.start(Search(self._locate, volume, self._options()), self._on_search)
 
     def _on_search(self, update: Any) -> None:
         match update:

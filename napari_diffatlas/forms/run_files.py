@@ -69,7 +69,7 @@ class Replay:
         """The volume to run on; `BadInput` where it is not the one of the report."""
         volume = self.run.prepared(self.source.file_volume())
         if reason := self.run.other_image(volume, f"'{self.source.name}'"):
-            raise BadInput(f"{reason}; open '{self.run.source_name}' and choose it as Image")
+            raise BadInput(f"{reason}; open '{self.run.source.name}' and choose it as Image")
         return volume
 
 
@@ -81,13 +81,13 @@ def _find(run: RecordedRun, scene: Scene, chosen: str | None) -> Source:
             source = scene.source(name)
         except BadInput:
             continue
-        if run.source_shape in (None, source.origin.grid.shape):
+        if run.source.shape in (None, source.origin.grid.shape):
             fitting.append(source)
-    from_file = [s for s in fitting if s.origin.path is not None and s.origin.path == run.source_path]
+    from_file = [s for s in fitting if s.origin.path is not None and s.origin.path == run.source.path]
     fitting.sort(key=lambda source: source.name != chosen)
     for source in (*from_file, *fitting):
         return source
-    if run.source_path is None or not run.source_path.exists():
-        raise BadInput(f"the image of {run.file} is not open: open '{run.source_name}' first")
-    data, state, _ = volume_to_layer(read_volume(run.source_path), run.source_path.absolute())
+    if run.source.path is None or not run.source.path.exists():
+        raise BadInput(f"the image of {run.file} is not open: open '{run.source.name}' first")
+    data, state, _ = volume_to_layer(read_volume(run.source.path), run.source.path.absolute())
     return scene.add_image(data, state)

@@ -5,22 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from qtpy.QtCore import QSignalBlocker, Qt, Signal  # type: ignore[attr-defined, unused-ignore]
-from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QPushButton, QSlider, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QPushButton, QSlider, QVBoxLayout, QWidget
 
 from napari_diffatlas.forms.parts import Text
 from napari_diffatlas.forms.plot import Plot
+from napari_diffatlas.forms.see import See
 from napari_diffatlas.jobs.recording import Trace
 
 
 class Scrubber(QWidget):
     """Slider, plot, and words on what is kept. Signal: ``moved(object)``, a step's index, or None for the newest.
 
-    At its right end it follows the run; anywhere else it stays where it is while the run goes on. Signal:
-    ``noisy_changed(bool)``, whether the noisy state is to be shown.
+    At its right end it follows the run; anywhere else it stays where it is while the run goes on. ``see``: how the
+    steps are looked at.
     """
 
     moved = Signal(object)
-    noisy_changed = Signal(bool)
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,27 +30,23 @@ class Scrubber(QWidget):
         self.slider.setToolTip("Walk back through the steps of the run")
         self.newest_button = QPushButton("Newest")
         self.newest_button.setToolTip("Go back to the newest step, or to the result")
-        self.noisy_box = QCheckBox("Noisy state")
-        self.noisy_box.setToolTip(
-            "What the run is at, out of noise, instead of the image that the network makes of it at this step"
-        )
+        self.see = See()
         self.text = Text()
         self.plot = Plot()
         self.kept_text = Text()
         row = QHBoxLayout()
         row.addWidget(self.slider, 1)
         row.addWidget(self.newest_button)
-        row.addWidget(self.noisy_box)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(row)
         layout.addWidget(self.text)
+        layout.addWidget(self.see)
         layout.addWidget(self.plot)
         layout.addWidget(self.kept_text)
         self.slider.valueChanged.connect(self._on_slider)
         self.plot.clicked.connect(self.go_to)
         self.newest_button.clicked.connect(self.follow)
-        self.noisy_box.toggled.connect(self.noisy_changed.emit)
         self.clear()
 
     @property

@@ -17,6 +17,7 @@ from diffatlas.geometry.volume import LabelMap, Volume
 from diffatlas.session import Backend, Frame
 from napari_diffatlas.viewer.layers import LayerTuple, label_map_to_layer, volume_to_layer
 
+TRAINING = "training"  # in the folder of the results
 AHEAD = 2  # cases that are kept in memory beyond the one in sight, on either side
 
 
@@ -56,6 +57,7 @@ class Review:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="diffatlas-review")
         self._closed = False
         self._opened: dict[int, Future[Opened]] = {}
+        self._saves: list[tuple[str, review.Verdict | None, bytes | None]] = []  # what stood before each
 
     def open(self, index: int) -> Future[Opened]:
         """Case ``index``, at once where it was read ahead; begins to read those after it, and keeps the one before."""
@@ -78,14 +80,42 @@ class Review:
     def say(self, opened: Opened, state: review.State, labels: LabelMap | None, reason: str = "") -> None:
         """Keep a verdict, and the ``labels`` that it is about (on the file's own voxels)."""
         case = opened.case
+        kept = self.kept(case)
+        self._saves.append((case.name, self.verdicts.get(case.name), kept.read_bytes() if kept.exists() else None))
         if labels is not None:
             self.kept(case).parent.mkdir(parents=True, exist_ok=True)
             io.write_label_map(labels, self.kept(case), header=opened.volume.header)
         said = review.verdict(case.name, state, labels, opened.made, opened.report, reason)
         review.add(self.folder, said)
         self.verdicts[case.name] = said
-        for index, other in enumerate(self.cases):
-            if other.name == case.name:  # what was read ahead is no longer what stands there
+        self._forget(case.name)
+
+    def undo(self) -> int | None:
+        """Take back the last verdict that was kept, and its labels: what stood before stands again; the index of its
+        case. None where nothing was kept since the review was opened."""
+        if not self._saves:
+            return None
+        name, before, labels = self._saves.pop()
+        index = next(i for i, case in enumerate(self.cases) if case.name == name)
+        kept = self.kept(self.cases[index])
+        if labels is None:
+            kept.unlink(missing_ok=True)
+        else:
+            io.atomic_write_bytes(kept, labels)
+        said = before or review.Verdict(name, "to do")
+        review.add(self.folder, said)
+        self.verdicts[name] = said
+        self._forget(name)
+        return index
+
+    def write_training(self) -> Path:
+        """The training configuration of the accepted cases, see `diffatlas.review.write_training`."""
+        return review.write_training(self.folder, self.folder / TRAINING)
+
+    def _forget(self, name: str) -> None:
+        """What was read ahead of a case is no longer what stands there."""
+        for index, case in enumerate(self.cases):
+            if case.name == name:
                 self._opened.pop(index, None)
 
     def write_table(self) -> Path:

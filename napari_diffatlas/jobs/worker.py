@@ -155,8 +155,8 @@ class Run:
         steps = 0
         last: Frame | None = None
         if not self._stop.is_set():
-            volume = self._volume()
-            stream = self._backend().stream(volume, self._request)
+            volume, request = self._prepared()
+            stream = self._backend().stream(volume, request)
             with closing(cast(Generator[Frame, None, None], stream)):
                 first: Frame | None = None
                 last_s = -float("inf")
@@ -183,6 +183,14 @@ class Run:
             yield Stopped(steps)
         else:
             yield Failed("The engine ended without a result. You can run again.")
+
+    def stopped(self) -> bool:
+        """Whether it was asked to end."""
+        return self._stop.is_set()
+
+    def _prepared(self) -> tuple[Volume, Request]:
+        """What the engine is given; called in the worker."""
+        return self._volume(), self._request
 
     def _hold(self, steps: int) -> Iterator[Update]:
         begin = time.monotonic()

@@ -6,19 +6,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from magicgui.widgets import Container, create_widget
 from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QFileDialog,
-    QGridLayout,
     QHBoxLayout,
-    QLabel,
     QListView,
     QListWidget,
     QListWidgetItem,
     QPushButton,
-    QSpinBox,
 )
 
 from diffatlas import session
@@ -27,7 +25,7 @@ from diffatlas.errors import BadInput
 from diffatlas.session import Backend
 from napari_diffatlas.forms.options import MAX_SEED, Presets
 from napari_diffatlas.forms.panel import Card, legend
-from napari_diffatlas.forms.parts import Bar, Status, Text, combo_box, yielding
+from napari_diffatlas.forms.parts import Bar, Rows, Status, Text, yielding
 from napari_diffatlas.forms.thumbnail import HEIGHT, WIDTH, picture, pixmap
 from napari_diffatlas.jobs.pairs import AllDrawn, Coming, Drawn, Pair, Pairs
 from napari_diffatlas.jobs.runner import Runner
@@ -36,6 +34,12 @@ from napari_diffatlas.tabs.tab import Tab
 from napari_diffatlas.viewer.scene import Scene
 
 MAX_PAIRS = 64
+COUNT = {"min": 1, "max": MAX_PAIRS, "tooltip": "How many pairs to draw, one after the other"}
+SEED = {
+    "min": 0,
+    "max": MAX_SEED,
+    "tooltip": "The first pair's seed; the next pair has the next one. The same seed, the same pair",
+}
 HINT = "Pairs that no patient has: the atlas alone draws an image and its mask, out of noise."
 
 
@@ -49,18 +53,17 @@ class AtlasTab(Tab):
         self._scene, self._runner, self._backend = scene, runner, backend
         self._cards = {card.name: card for card in cards}
         self._running = False
-        self._model = ""
+        self._model, self._count = "", 0
         self.pairs: list[Pair] = []
-        self.model_combo = combo_box("The atlas to draw from")
-        for card in cards:
-            self.model_combo.addItem(card.title, card.name)
+        models = {"choices": [(card.title, card.name) for card in cards], "tooltip": "The atlas to draw from"}
+        self.form: Container[Any] = Container(
+            widgets=[
+                create_widget(annotation=str, name="model", label="Model", widget_type="ComboBox", options=models),
+                create_widget(annotation=int, name="count", label="Pairs", value=6, options=COUNT),
+                create_widget(annotation=int, name="seed", label="Seed", value=0, options=SEED),
+            ]
+        )
         self.model_text = Text()
-        self.count_box, self.seed_box = yielding(QSpinBox()), yielding(QSpinBox())
-        self.count_box.setRange(1, MAX_PAIRS)
-        self.count_box.setValue(6)
-        self.count_box.setToolTip("How many pairs to draw, one after the other")
-        self.seed_box.setRange(0, MAX_SEED)
-        self.seed_box.setToolTip("The first pair's seed; the next pair has the next one. The same seed, the same pair")
         self.presets = Presets()
         self.draw_button = QPushButton("Draw pairs")
         self.stop_button = QPushButton("Stop")
@@ -73,7 +76,7 @@ class AtlasTab(Tab):
         self.save_button = QPushButton("Save all …")
         self.save_button.setToolTip("Every pair of the gallery as two NIfTI files, in a folder of your choice")
         self._lay_out()
-        self.model_combo.currentIndexChanged.connect(self._show_model)
+        self.form["model"].changed.connect(self._show_model)
         self.draw_button.clicked.connect(self._on_draw)
         self.stop_button.clicked.connect(self._on_stop)
         self.open_button.clicked.connect(self._on_open)
@@ -85,14 +88,6 @@ class AtlasTab(Tab):
         self._enable()
 
     def _lay_out(self) -> None:
-        form = QGridLayout()
-        form.setColumnStretch(1, 1)
-        form.addWidget(QLabel("Model"), 0, 0)
-        form.addWidget(self.model_combo, 0, 1)
-        form.addWidget(self.model_text, 1, 0, 1, 2)
-        for row, (name, box) in enumerate((("Pairs", self.count_box), ("Seed", self.seed_box)), start=2):
-            form.addWidget(QLabel(name), row, 0)
-            form.addWidget(box, row, 1)
         gallery = self.gallery
         gallery.setViewMode(QListView.ViewMode.IconMode)
         gallery.setResizeMode(QListView.ResizeMode.Adjust)
@@ -106,7 +101,8 @@ class AtlasTab(Tab):
         buttons.addWidget(yielding(self.stop_button), 1)
         after.addWidget(yielding(self.open_button), 1)
         after.addWidget(yielding(self.save_button), 1)
-        self.column.addLayout(form)
+        self.column.addWidget(Rows(self.form))
+        self.column.addWidget(self.model_text)
         self.column.addWidget(self.presets)
         self.column.addLayout(buttons)
         self.column.addWidget(self.progress)
@@ -128,7 +124,7 @@ class AtlasTab(Tab):
 
     # -- what the user does ------------------------------------------------------------------------------------------
     def _on_draw(self) -> None:
-        model = self.model_combo.currentData()
+        model = self.form["model"].value
         if self._runner.busy or model is None:
             return
         self.pairs.clear()
@@ -137,8 +133,9 @@ class AtlasTab(Tab):
         self.progress.setRange(0, 0)
         self.progress.setTextVisible(False)
         self.status.say("Loading the model ...")
-        request = Request(model=model, preset=self.presets.chosen, seed=self.seed_box.value())
-        self._runner.start(Pairs(self._backend, request, self.count_box.value()), self._on_update)
+        request = Request(model=model, preset=self.presets.chosen, seed=self.form["seed"].value)
+        self._count = int(self.form["count"].value)
+        self._runner.start(Pairs(self._backend, request, self._count), self._on_update)
 
     def _on_stop(self) -> None:
         self.stop_button.setEnabled(False)
@@ -209,14 +206,14 @@ class AtlasTab(Tab):
         return item
 
     def _advance(self, done: int, share: float) -> None:
-        self.progress.setRange(0, 100 * self.count_box.value())
+        self.progress.setRange(0, 100 * self._count)
         self.progress.setTextVisible(True)
         self.progress.setValue(round(100 * (done + share)))
-        self.status.say(f"Drawing pair {min(done + 1, self.count_box.value())} of {self.count_box.value()} ...")
+        self.status.say(f"Drawing pair {min(done + 1, self._count)} of {self._count} ...")
 
     # -- what is shown -----------------------------------------------------------------------------------------------
     def _show_model(self, _: Any = None) -> None:
-        card = self._cards.get(self.model_combo.currentData())
+        card = self._cards.get(self.form["model"].value)
         self.model_text.setText("No model is installed." if card is None else legend(card.scheme))
 
     def _reset_progress(self) -> None:
@@ -226,10 +223,10 @@ class AtlasTab(Tab):
 
     def _enable(self) -> None:
         idle = not self._runner.busy
-        self.draw_button.setEnabled(idle and self.model_combo.currentData() is not None)
+        self.draw_button.setEnabled(idle and self.form["model"].value is not None)
         self.stop_button.setEnabled(self._running)
-        for part in (self.model_combo, self.count_box, self.seed_box, self.presets):
-            part.setEnabled(not self._running)
+        self.form.enabled = not self._running
+        self.presets.setEnabled(not self._running)
         self.open_button.setEnabled(any(self.gallery.row(i) < len(self.pairs) for i in self.gallery.selectedItems()))
         self.save_button.setEnabled(bool(self.pairs) and not self._running)
 

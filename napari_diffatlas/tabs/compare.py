@@ -6,12 +6,14 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import napari.layers
+from magicgui.widgets import Container, create_widget
 from napari.qt.threading import create_worker
-from qtpy.QtWidgets import QDoubleSpinBox, QGridLayout, QLabel, QPushButton
+from qtpy.QtWidgets import QPushButton
 
 from diffatlas.errors import BadInput
 from napari_diffatlas.forms.panel import legend
-from napari_diffatlas.forms.parts import Bar, Status, Text, combo_box, offer, yielding
+from napari_diffatlas.forms.parts import Bar, Rows, Status, Text, short
 from napari_diffatlas.forms.table import Table
 from napari_diffatlas.jobs.worker import Failed, guarded
 from napari_diffatlas.tabs.tab import Tab
@@ -20,6 +22,12 @@ from napari_diffatlas.viewer.layers import LabelSource
 from napari_diffatlas.viewer.scene import Scene, disagreement_scheme
 
 HINT = "Any two label layers: a result, an edit of it, another reader's file."
+TOLERANCE = {
+    "min": 0.0,
+    "max": 50.0,
+    "step": 0.5,
+    "tooltip": "Surfaces that are no farther apart count as one in the surface Dice",
+}
 COLUMNS = ("Structure", "Dice", "Surf.", "HD95", "ml", "ref.")  # short: a dock is narrow
 TITLES = ("structure", "Dice", "surface Dice", "HD95, mm", "volume, ml", "reference volume, ml")
 TIPS = (
@@ -41,14 +49,13 @@ class CompareTab(Tab):
         super().__init__()
         self._scene = scene
         self._asked: tuple[LabelSource, LabelSource] | None = None
-        self.labels_combo = combo_box("The labels to judge")
-        self.reference_combo = combo_box("What they are judged by")
-        self.tolerance_box = yielding(QDoubleSpinBox())
-        self.tolerance_box.setRange(0.0, 50.0)
-        self.tolerance_box.setSingleStep(0.5)
-        self.tolerance_box.setValue(2.0)
-        self.tolerance_box.setSuffix(" mm")
-        self.tolerance_box.setToolTip("Surfaces that are no farther apart count as one in the surface Dice")
+        self.form: Container[Any] = Container(
+            widgets=[
+                self._layer_choice("labels", "The labels to judge"),
+                self._layer_choice("reference", "What they are judged by"),
+                create_widget(annotation=float, name="tolerance", label="Tolerance, mm", value=2.0, options=TOLERANCE),
+            ]
+        )
         self.compare_button = QPushButton("Compare")
         self.progress = Bar()
         self.progress.setRange(0, 0)
@@ -61,19 +68,12 @@ class CompareTab(Tab):
             assert item is not None
             item.setToolTip(tip)
         self.legend = Text()
-        form = QGridLayout()
-        form.setColumnStretch(1, 1)
-        parts = (("Labels", self.labels_combo), ("Reference", self.reference_combo), ("Tolerance", self.tolerance_box))
-        for row, (name, part) in enumerate(parts):
-            form.addWidget(QLabel(name), row, 0)
-            form.addWidget(part, row, 1)
-        self.column.addLayout(form)
+        self.column.addWidget(Rows(self.form))
         for part in (self.compare_button, self.progress, self.status, self.table, self.legend):
             self.column.addWidget(part)
         self.column.addStretch(1)
         self.compare_button.clicked.connect(self._on_compare)
-        for combo in (self.labels_combo, self.reference_combo):
-            combo.currentIndexChanged.connect(self._enable)
+        self.form.changed.connect(self._enable)
         self.status.say(HINT)
         self._enable()
 
@@ -84,14 +84,32 @@ class CompareTab(Tab):
 
     # -- what the widget tells ---------------------------------------------------------------------------------------
     def layers_changed(self) -> None:
-        names = self._scene.labels_names()
-        fresh = self.labels_combo.currentData() is None or self.reference_combo.currentData() is None
-        offer(self.labels_combo, names, "no labels yet")
-        offer(self.reference_combo, names, "no labels yet")
-        if len(names) > 1 and (fresh or self.labels_combo.currentData() == self.reference_combo.currentData()):
-            other = [name for name in names if name != self.labels_combo.currentData()]
-            self.reference_combo.setCurrentIndex(self.reference_combo.findData(other[-1]))
-        self._enable()
+        first, second = before = self._chosen
+        layers = self._scene.label_layers()
+        self.form.reset_choices()
+        if first not in layers:
+            first = next((layer for layer in layers if layer is not second), None)
+        if second not in layers or second is first:
+            second = next((layer for layer in reversed(layers) if layer is not first), first)
+        if None not in (first, second):  # a name that changed must not change what is chosen
+            self.form["labels"].value, self.form["reference"].value = first, second
+        if (first, second) != before:
+            self._enable()
+
+    def choices(self, _: Any = None) -> list[tuple[str, napari.layers.Labels]]:
+        """The label layers with their names, long ones with the middle left out."""
+        layers = self._scene.label_layers()
+        names = [short(str(layer.name)) for layer in layers]
+        return [(s if names.count(s) == 1 else str(la.name), la) for s, la in zip(names, layers, strict=True)]
+
+    @property
+    def _chosen(self) -> tuple[Any, Any]:
+        return self.form["labels"].value, self.form["reference"].value
+
+    def _layer_choice(self, name: str, tip: str) -> Any:
+        """napari's choice of a layer, of those that can be compared."""
+        options = {"choices": self.choices, "tooltip": tip}
+        return create_widget(annotation=napari.layers.Labels, name=name, label=name.title(), options=options)
 
     def set_dark(self, dark: bool) -> None:
         self.status.set_dark(dark)
@@ -101,8 +119,7 @@ class CompareTab(Tab):
         if self.busy:
             return
         try:
-            first = self._scene.label_source(self.labels_combo.currentData())
-            second = self._scene.label_source(self.reference_combo.currentData())
+            first, second = (self._scene.label_source(layer) for layer in self._chosen)
         except BadInput as error:
             self.status.say(str(error), error=True)
             return
@@ -112,7 +129,7 @@ class CompareTab(Tab):
         self.progress.show()
         self.status.say("Measuring ...")
         self._enable()
-        tolerance_mm = self.tolerance_box.value()
+        tolerance_mm = float(self.form["tolerance"].value)
 
         def work() -> Iterator[Agreement | Failed]:
             def figures() -> Iterator[Agreement]:
@@ -164,8 +181,8 @@ class CompareTab(Tab):
         self.table.set_rows(rows, [s.color for s in figures.scheme.structures])
 
     def _enable(self, _: Any = None) -> None:
-        names = self.labels_combo.currentData(), self.reference_combo.currentData()
-        self.compare_button.setEnabled(not self.busy and None not in names and names[0] != names[1])
+        first, second = self._chosen
+        self.compare_button.setEnabled(not self.busy and None not in (first, second) and first is not second)
 
 
 def _number(value: float, form: str) -> str:

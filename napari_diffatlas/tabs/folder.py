@@ -8,18 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from magicgui.types import FileDialogMode
+from magicgui.widgets import Container, FileEdit, create_widget
 from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined, unused-ignore]
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
     QAbstractItemView,
-    QFileDialog,
-    QGridLayout,
     QHBoxLayout,
     QHeaderView,
-    QLabel,
-    QLineEdit,
     QPushButton,
-    QSpinBox,
     QTableWidget,
     QTableWidgetItem,
 )
@@ -31,7 +28,7 @@ from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import LabelScheme
 from diffatlas.session import Backend
 from napari_diffatlas.forms.options import Planner
-from napari_diffatlas.forms.parts import Bar, Text, yielding
+from napari_diffatlas.forms.parts import Bar, Rows, Text, yielding
 from napari_diffatlas.forms.parts import Status as StatusLine
 from napari_diffatlas.jobs.folder import Finished, FolderRun, FolderUpdate, Listed
 from napari_diffatlas.jobs.runner import Runner
@@ -71,12 +68,25 @@ class FolderTab(Tab):
         self._states: dict[str, str] = {}
         self._scheme: LabelScheme | None = None
         self._running, self._dark = False, True
-        self.input_edit, self.output_edit = QLineEdit(), QLineEdit()
-        self.input_button, self.output_button = QPushButton("Choose …"), QPushButton("Choose …")
+        self._proposed = ""
+        self.form: Container[Any] = Container(
+            widgets=[
+                _folder("images", "From", "A folder of NIfTI, NRRD or MetaImage files, or DICOM series"),
+                _folder("results", "To", "A folder of its own; it is made where it does not exist"),
+                create_widget(
+                    annotation=int,
+                    name="workers",
+                    label="At a time",
+                    value=1,
+                    options={
+                        "min": 1,
+                        "max": min(MAX_WORKERS, max(1, os.cpu_count() or 1)),
+                        "tooltip": "Volumes on their way at a time; each takes memory of its own",
+                    },
+                ),
+            ]
+        )
         self.options_text = Text()
-        self.workers_box = QSpinBox()
-        self.workers_box.setRange(1, min(MAX_WORKERS, max(1, os.cpu_count() or 1)))
-        self.workers_box.setToolTip("Volumes on their way at a time; each takes memory of its own")
         self.run_button = QPushButton("Run")
         self.run_button.setToolTip("Segment what is not done yet, and try again what failed")
         self.stop_button = QPushButton("Stop")
@@ -87,10 +97,8 @@ class FolderTab(Tab):
         self.status = StatusLine()
         self.table = QTableWidget(0, 3)
         self._lay_out()
-        self.input_edit.textChanged.connect(self._on_input)
-        self.output_edit.textChanged.connect(lambda _: self._enable())
-        self.input_button.clicked.connect(lambda: self._ask(self.input_edit, "Folder of volumes"))
-        self.output_button.clicked.connect(lambda: self._ask(self.output_edit, "Folder for the results"))
+        self.form["images"].changed.connect(self._on_input)
+        self.form["results"].changed.connect(lambda _: self._enable())
         self.run_button.clicked.connect(lambda: self.start())
         self.rerun_button.clicked.connect(lambda: self.start(redo=True))
         self.stop_button.clicked.connect(self._on_stop)
@@ -99,20 +107,6 @@ class FolderTab(Tab):
 
     def _lay_out(self) -> None:
         hint = Text("Each volume of the folder leaves labels (.nii.gz) and a report that can be replayed (.json).")
-        form = QGridLayout()
-        form.setColumnStretch(1, 1)
-        rows = (
-            ("From", self.input_edit, self.input_button, "A folder of NIfTI, NRRD or MetaImage files, or DICOM series"),
-            ("To", self.output_edit, self.output_button, "A folder of its own; it is made where it does not exist"),
-        )
-        for row, (name, edit, button, tip) in enumerate(rows):
-            edit.setPlaceholderText("a folder")
-            edit.setToolTip(tip)
-            form.addWidget(QLabel(name), row, 0)
-            form.addWidget(yielding(edit), row, 1)
-            form.addWidget(button, row, 2)
-        form.addWidget(QLabel("At a time"), 2, 0)
-        form.addWidget(self.workers_box, 2, 1, Qt.AlignmentFlag.AlignLeft)
         buttons = QHBoxLayout()
         for button in (self.run_button, self.stop_button, self.rerun_button):
             buttons.addWidget(yielding(button), 1)
@@ -134,7 +128,7 @@ class FolderTab(Tab):
         self.table.hide()
         self.progress.setTextVisible(False)
         self.column.addWidget(hint)
-        self.column.addLayout(form)
+        self.column.addWidget(Rows(self.form))
         self.column.addWidget(self.options_text)
         self.column.addLayout(buttons)
         for part in (self.progress, self.status):
@@ -156,15 +150,11 @@ class FolderTab(Tab):
         self._enable()
 
     # -- the user ----------------------------------------------------------------------------------------------------
-    def _ask(self, edit: QLineEdit, title: str) -> None:
-        folder = QFileDialog.getExistingDirectory(self, title, edit.text())
-        if folder:
-            edit.setText(folder)
-
-    def _on_input(self, text: str) -> None:
+    def _on_input(self, folder: Path) -> None:
         """Propose a folder beside the input, until the user has named one."""
-        if text and not self.output_edit.isModified():
-            self.output_edit.setText(str(Path(text).parent / f"{Path(text).name}-labels"))
+        if chosen(folder) and chosen(self.form["results"].value) in ("", self._proposed):
+            self._proposed = str(folder.parent / f"{folder.name}-labels")
+            self.form["results"].value = self._proposed
         self._enable()
 
     def start(self, redo: bool = False) -> None:
@@ -172,7 +162,7 @@ class FolderTab(Tab):
         request = self._options()
         if self._runner.busy or request is None or not self._filled:
             return
-        folder, output = Path(self.input_edit.text()).expanduser(), Path(self.output_edit.text()).expanduser()
+        folder, output = (Path(self.form[key].value).expanduser() for key in ("images", "results"))
         self.folders_chosen.emit(str(folder), str(output))
         self._running = True
         self._files, self._states = {}, {}
@@ -181,7 +171,7 @@ class FolderTab(Tab):
         self.table.setRowCount(0)
         self.status.say("Looking into the folder ...")
         self.progress.setRange(0, 0)
-        run = FolderRun(folder, output, request, self._backend, workers=self.workers_box.value(), redo=redo)
+        run = FolderRun(folder, output, request, self._backend, workers=self.form["workers"].value, redo=redo)
         self._runner.start(run, self._on_update)
 
     def _on_stop(self) -> None:
@@ -273,7 +263,7 @@ class FolderTab(Tab):
 
     @property
     def _filled(self) -> bool:
-        return bool(self.input_edit.text().strip() and self.output_edit.text().strip())
+        return bool(chosen(self.form["images"].value) and chosen(self.form["results"].value))
 
     def _enable(self) -> None:
         idle = not self._runner.busy
@@ -281,5 +271,13 @@ class FolderTab(Tab):
         self.run_button.setEnabled(ready)
         self.rerun_button.setEnabled(ready)
         self.stop_button.setEnabled(self._running)
-        for part in (self.input_edit, self.output_edit, self.input_button, self.output_button, self.workers_box):
-            part.setEnabled(not self._running)
+        self.form.enabled = not self._running
+
+
+def chosen(folder: object) -> str:
+    """What a file picker holds; "" where nothing is chosen, which it gives as the current folder."""
+    return "" if str(folder).strip() in ("", ".") else str(folder)
+
+
+def _folder(name: str, label: str, tip: str) -> FileEdit:
+    return FileEdit(mode=FileDialogMode.EXISTING_DIRECTORY, name=name, label=label, tooltip=tip)

@@ -21,7 +21,6 @@ from qtpy.QtWidgets import (
     QPushButton,
     QTableWidget,
     QTableWidgetItem,
-    QWidget,
 )
 
 from diffatlas import review
@@ -30,12 +29,14 @@ from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import LabelMap
 from diffatlas.session import Backend
 from napari_diffatlas.forms.edit import DEFAULT_NOISE
-from napari_diffatlas.forms.parts import Status, Text, yielding
-from napari_diffatlas.jobs.review import Opened, Review
+from napari_diffatlas.forms.parts import Rows, Status, Text, yielding
+from napari_diffatlas.jobs.review import TRAINING, Opened, Review
 from napari_diffatlas.jobs.runner import Runner
+from napari_diffatlas.jobs.training import Training
 from napari_diffatlas.jobs.worker import Done, Failed, Run, Step, Stopped
+from napari_diffatlas.tabs.folder import chosen
 from napari_diffatlas.tabs.tab import Tab
-from napari_diffatlas.viewer.layers import Outcome
+from napari_diffatlas.viewer.outcome import Outcome
 from napari_diffatlas.viewer.patient import Patient
 from napari_diffatlas.viewer.scene import Scene
 
@@ -72,7 +73,6 @@ class ReviewTab(Tab):
             tooltip="The folder of their labels: a batch's output",
         )
         self.folders = Container(widgets=[self.images_edit, self.results_edit], labels=True)
-        self.folders.margins = (0, 0, 0, 0)
         self.start_button = QPushButton("Start")
         self.start_button.setToolTip("Cases without labels are segmented with the options of the Segment tab")
         self.case_text = Text()
@@ -86,6 +86,16 @@ class ReviewTab(Tab):
         self.reason_edit = QLineEdit()
         self.reason_edit.setPlaceholderText("reason, to reject")
         self.reject_button = QPushButton("Reject")
+        self.undo_button = QPushButton("Undo")
+        self.undo_button.setToolTip("Take back what was painted since the last save; then what was saved, case by case")
+        self.train_button = QPushButton("Train on these")
+        self.train_button.setToolTip(
+            "Train the model further on the accepted and corrected cases, in a process of its own:\n"
+            "training/train.yaml in the folder of the results says how"
+        )
+        self.train_text = Status()
+        self.training = Training()
+        self.training.setParent(self)
         self.table_button = QPushButton("Write table")
         self.table_button.setToolTip("review.csv in the folder of the results: status and volumes of every case")
         self.status = Status()
@@ -99,20 +109,20 @@ class ReviewTab(Tab):
         self.restore_button.clicked.connect(lambda: self.restore())
         self.continue_button.clicked.connect(lambda: self.continue_run())
         self.table_button.clicked.connect(lambda: self.write_table())
+        self.undo_button.clicked.connect(lambda: self.undo())
+        self.train_button.clicked.connect(lambda: self.train())
+        self.training.said.connect(self.train_text.say)
+        self.training.ended.connect(self._on_trained)
         self.list.cellDoubleClicked.connect(lambda row, _: self.go_to(row))
         self.status.say(HINT)
         self._enable()
 
     def _lay_out(self) -> None:
-        native = self.folders.native
-        assert isinstance(native, QWidget)
-        for row in self.folders:
-            yielding(row.native)
         rows = (
             (self.previous_button, self.next_button),
-            (self.accept_button, self.restore_button),
+            (self.accept_button, self.undo_button),
             (self.reason_edit, self.reject_button),
-            (self.continue_button, self.table_button),
+            (self.continue_button, self.restore_button),
         )
         head = self.list.horizontalHeader()
         sides = self.list.verticalHeader()
@@ -125,7 +135,7 @@ class ReviewTab(Tab):
         self.list.setToolTip("Double-click a case to go to it")
         head.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
         self.list.setMinimumHeight(TABLE_ROWS * (self.list.fontMetrics().height() + 6))
-        self.column.addWidget(native)
+        self.column.addWidget(Rows(self.folders))
         self.column.addWidget(self.start_button)
         self.column.addWidget(self.case_text)
         for parts in rows:
@@ -135,18 +145,25 @@ class ReviewTab(Tab):
             self.column.addLayout(row_layout)
         self.column.addWidget(self.status)
         self.column.addWidget(self.list, 1)
+        ends = QHBoxLayout()
+        for part in (self.table_button, self.train_button):
+            ends.addWidget(yielding(part), 1)
+        self.column.addLayout(ends)
+        self.column.addWidget(self.train_text)
 
     # -- what the user does ------------------------------------------------------------------------------------------
     def start(self) -> None:
         """Open the folders and show the worst case that is to do."""
         request = self._options()
-        images, results = (str(edit.value) for edit in (self.images_edit, self.results_edit))
-        if request is None or "" in (images.strip("."), results.strip(".")):
+        images, results = (Path(str(edit.value)) for edit in (self.images_edit, self.results_edit))
+        if request is None or not (chosen(images) and chosen(results)):
             self.status.say("choose the folder of the images and the folder of the results", error=True)
             return
         self._close()
         try:
-            self._review = Review(Path(images), Path(results), replace(request, roi=None, edit=None), self._backend)
+            self._review = Review(
+                images.expanduser(), results.expanduser(), replace(request, roi=None, edit=None), self._backend
+            )
         except (BadInput, OSError) as error:
             self.status.say(str(error), error=True)
             return
@@ -198,6 +215,45 @@ class ReviewTab(Tab):
             self._patient.set_labels(self._opened.made)
             self.status.say("The labels are as the run made them.")
 
+    def undo(self) -> None:
+        """Take back what was painted since the last save, else the last save of all, and show its case."""
+        review_ = self._review
+        if review_ is None or self._running:
+            return
+        if self._opened is not None and self._patient.touched():
+            self._patient.take_back()
+            self.status.say("The labels are as they were saved.")
+            return
+        try:
+            index = review_.undo()
+        except (BadInput, OSError) as error:
+            self.status.say(str(error), error=True)
+            return
+        if index is None:
+            self.status.say("There is nothing to undo: nothing was saved since Start.")
+            return
+        self._show_row(index)
+        self.go_to(index)
+        self.status.say(f"Taken back: {review_.cases[index].name} is {review_.state(review_.cases[index])} again.")
+
+    def train(self) -> None:
+        """Train on the accepted cases, or end the training that is on its way."""
+        if self.training.running:
+            self.train_button.setEnabled(False)
+            self.train_text.say("Stopping the training; it saves its state ...")
+            self.training.stop()
+            return
+        if self._review is None or not self._autosave():
+            return
+        try:
+            config = self._review.write_training()
+        except (BadInput, OSError) as error:
+            self.train_text.say(str(error), error=True)
+            return
+        self.train_text.say(f"Training as {config} says ...")
+        self.training.start(config)
+        self.train_button.setText("Stop training")
+
     def continue_run(self) -> None:
         """Run on from the labels in sight."""
         opened, review_ = self._opened, self._review
@@ -226,6 +282,17 @@ class ReviewTab(Tab):
                 self.status.say(f"Wrote {self._review.write_table()}.")
             except BadInput as error:
                 self.status.say(str(error), error=True)
+
+    def _on_trained(self, well: bool) -> None:
+        self.train_button.setText("Train on these")
+        self._enable()
+        if well:
+            model = self._review.folder / TRAINING / "model" if self._review is not None else "training/model"
+            self.train_text.say(f"Trained: the new model is {model}. Add its folder in Preferences > DiffAtlas.")
+        elif "Stopping" in self.train_text.text():
+            self.train_text.say("Training stopped; Train on these goes on.")
+        else:
+            self.train_text.say(f"Training failed: {self.train_text.text()} (training/train.log has all)", error=True)
 
     # -- one case ----------------------------------------------------------------------------------------------------
     def _on_look(self) -> None:
@@ -345,6 +412,8 @@ class ReviewTab(Tab):
         ready = self._opened is not None and not self._running
         for part in (self.accept_button, self.reject_button, self.restore_button, self.reason_edit):
             part.setEnabled(ready)
+        self.undo_button.setEnabled(self._review is not None and not self._running)
+        self.train_button.setEnabled(self._review is not None or self.training.running)
         self.continue_button.setEnabled(ready and not self._runner.busy)
         count = 0 if self._review is None else len(self._review.cases)
         self.previous_button.setEnabled(not self._running and self._index > 0)
@@ -353,12 +422,13 @@ class ReviewTab(Tab):
         self.start_button.setEnabled(not self._running)
 
     def set_dark(self, dark: bool) -> None:
-        self.status.set_dark(dark)
+        for line in (self.status, self.train_text):
+            line.set_dark(dark)
 
     def propose(self, images: str, results: str) -> None:
         """Folders of the Folder tab, where none are chosen here."""
         for edit, folder in ((self.images_edit, images), (self.results_edit, results)):
-            if folder and str(edit.value) in ("", "."):
+            if folder and not chosen(edit.value):
                 edit.value = Path(folder)
 
     def _close(self) -> None:
@@ -370,3 +440,4 @@ class ReviewTab(Tab):
 
     def shut_down(self) -> None:
         self._close()
+        self.training.shut_down()

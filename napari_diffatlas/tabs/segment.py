@@ -11,10 +11,11 @@ from diffatlas.engine.request import MaskEdit, Request
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import Modality
 from diffatlas.session import Backend
+from napari_diffatlas.forms.cross_out import CrossOut
 from napari_diffatlas.forms.edit import EditPanel
 from napari_diffatlas.forms.options import Planner
 from napari_diffatlas.forms.panel import Card, Choice, Panel
-from napari_diffatlas.forms.parts import Fold
+from napari_diffatlas.forms.parts import fold
 from napari_diffatlas.forms.region import RegionControl
 from napari_diffatlas.forms.run_files import Replay, RunFiles
 from napari_diffatlas.forms.scrubber import Scrubber
@@ -48,11 +49,13 @@ class SegmentTab(Tab):
         self._active: str | None = None
         self.panel = Panel(cards, plan)
         self.region = RegionControl(scene, runner, locate, plan)
+        self.cross_out = CrossOut(scene)
         self.panel.region.addWidget(self.region)
-        self.volumes = Table(("Structure", "ml", "SD, ml"))
+        self.panel.region.addWidget(self.cross_out)
+        self.volumes = Table(("Structure", "ml", "SD, ml", "crossed, ml", "90 %, ml"))
         self.scrubber = Scrubber()
         self.edit = EditPanel()
-        self.edit_fold = Fold("Edit and continue", self.edit)
+        self.edit_fold = fold("Edit and continue", self.edit)
         self.run_files = RunFiles()
         self.view = RunView(scene, runner, backend, plan, self.panel, self.scrubber, self.edit)
         for part in (self.panel, self.volumes, self.scrubber, self.edit_fold, self.run_files):
@@ -69,8 +72,11 @@ class SegmentTab(Tab):
         self.panel.pause_clicked.connect(self._runner.pause)
         self.panel.stop_clicked.connect(self._runner.stop)
         self.scrubber.moved.connect(self.view.scrub)
-        self.scrubber.noisy_changed.connect(scene.show_noisy)
+        self.scrubber.see.noisy_changed.connect(scene.show_noisy)
+        self.scrubber.see.view_changed.connect(scene.set_view)
+        self.scrubber.see.against_changed.connect(self.view.compare_with_patient)
         self.view.results_changed.connect(self._show_results)
+        self.view.finished.connect(self.cross_out.finished)
         self.edit.continue_clicked.connect(self._on_continue)
         self.edit.paint_clicked.connect(self._on_paint)
         self.edit.undo_clicked.connect(self._on_undo)
@@ -99,7 +105,7 @@ class SegmentTab(Tab):
         except BadInput as error:
             self.panel.set_status(str(error), error=True)
             return
-        request = replace(choice.request, roi=self.region.roi_for(source.grid))
+        request = replace(choice.request, roi=self.region.roi_for(source.grid), ignore=self.cross_out.mask_for(source))
         self.view.start(source, request, f"labels, seed {request.seed}")
 
     def _on_continue(self, held: bool, t: float) -> None:
@@ -113,7 +119,8 @@ class SegmentTab(Tab):
             return
         edit = MaskEdit(edited.labels.data, edited.changed if held else None, t)
         roi = self.region.roi_for(edited.source.grid)
-        request = replace(self._asked(), task="segment", model=edited.model, edit=edit, roi=roi)
+        ignore = self.cross_out.mask_for(edited.source)
+        request = replace(self._asked(), task="segment", model=edited.model, edit=edit, roi=roi, ignore=ignore)
         self._after_this(lambda: self.view.start(edited.source, request, f"labels, seed {request.seed}, edited"))
 
     def _on_paint(self) -> None:
@@ -135,7 +142,9 @@ class SegmentTab(Tab):
         if index < len(self._scene.results):
             self.scrubber.follow()
             self._scene.choose(index)
-            self.panel.set_status("\n".join(self._scene.results[index].outcome.doubts), error=True)
+            outcome = self._scene.results[index].outcome
+            against = (*outcome.doubts, *outcome.warnings)
+            self.panel.set_status("\n".join(against), bool(outcome.doubts), bool(outcome.warnings))
             self._show_results()
 
     def save_run(self, path: Path) -> None:
@@ -212,18 +221,27 @@ class SegmentTab(Tab):
         self.view.show_slider()
 
     def _show_volumes(self) -> None:
-        """The volumes of the result in sight; with several samples, how far apart theirs lie."""
+        """The volumes of the result in sight; with several samples, how far apart theirs lie; with a calibrated model,
+        between which volumes the true one lies nine times in ten."""
         if self._scene.chosen is None:
             self.volumes.set_rows(())
             return
         outcome = self._scene.results[self._scene.chosen].outcome
-        spread = outcome.spread_ml
+        spread, crossed = outcome.spread_ml, outcome.crossed_ml
+        between = {n: f"{low:.3g} to {high:.3g}" for n, (low, high) in outcome.result.volume_intervals_ml.items()}
         rows = [
-            (name, f"{ml:.2f}", f"{spread[name]:.2f}" if name in spread else "")
+            (
+                name,
+                f"{ml:.2f}",
+                *(f"{part[name]:.2f}" if name in part else "" for part in (spread, crossed)),
+                between.get(name, ""),
+            )
             for name, ml in outcome.volumes_ml.items()
         ]
         self.volumes.set_rows(rows, [s.color for s in outcome.result.labels.scheme.structures])
         self.volumes.table.setColumnHidden(2, not spread)
+        self.volumes.table.setColumnHidden(3, not crossed)
+        self.volumes.table.setColumnHidden(4, not between)
 
     # -- what the widget tells ---------------------------------------------------------------------------------------
     def busy_changed(self, busy: bool) -> None:
@@ -231,6 +249,7 @@ class SegmentTab(Tab):
         if not busy:
             self.view.ended()
         self.region.refresh()
+        self.cross_out.set_idle(not busy)
         self._show_results()
         if not busy and self._next is not None:
             start, self._next = self._next, None
@@ -240,6 +259,7 @@ class SegmentTab(Tab):
         """Another image or model is chosen, or one of them is no longer there."""
         image = self.panel.image_combo.currentData()
         self.region.use(image, self.panel.card, self._asked)
+        self.cross_out.use(image, self.panel.card)
         self.panel.orientation.show_letters(self.region.assumed_axes)
         self.panel.show_modality(None if image is None else self._scene.modality_named(image))
 
@@ -270,7 +290,9 @@ class SegmentTab(Tab):
     def set_dark(self, dark: bool) -> None:
         self.panel.set_dark(dark)
         self.scrubber.set_dark(dark)
+        self.cross_out.set_dark(dark)
 
     def shut_down(self) -> None:
         self._next = None
         self.region.shut_down()
+        self.cross_out.shut_down()

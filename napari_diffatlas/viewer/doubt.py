@@ -1,6 +1,7 @@
-"""When a result should not be believed: sizes that do not fit the image, volumes that do not fit the training cases.
+"""When a result should not be believed, and when it should be looked at first.
 
-These rules know nothing of the image's content; they catch a model that runs far from what it was trained on.
+Doubts: sizes that do not fit the image, volumes that do not fit the training cases. These rules know nothing of the
+image's content; they catch a model that runs far from what it was trained on. Warnings: what the network itself says.
 """
 
 from __future__ import annotations
@@ -11,16 +12,21 @@ import numpy as np
 
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.space import ModelSpace, world_box
-from diffatlas.session import Frame, Result
+from diffatlas.session import LIKELY, Frame, Result
 
 SMALLER = 0.5  # of the model's field of view, along any axis
 OUTSIDE = 0.3  # of what the model drew
 TIMES = 3.0  # as large or as small as in the training cases
 
 
+CONFIDENT = 0.75  # of the confidence in the labels, on average over the labelled voxels
+
+
 class Known(Protocol):
     """What a card must say to be asked here."""
 
+    @property
+    def evidence(self) -> bool: ...
     @property
     def space(self) -> ModelSpace: ...
     @property
@@ -47,16 +53,36 @@ def doubts_of(last: Frame, result: Result, card: Known | None) -> tuple[str, ...
     roi = result.provenance.get("request", {}).get("roi")
     if roi is None and found_ml < (1 - OUTSIDE) * drawn_ml:
         share = 1 - found_ml / drawn_ml
-        doubts.append(f"Doubtful: of the {_ml(drawn_ml)} that the model drew, {share:.0%} lie outside the image.")
+        doubts.append(f"Doubtful: of the {in_ml(drawn_ml)} that the model drew, {share:.0%} lie outside the image.")
     expected = card.expected_volumes_ml if card is not None else None
     if expected is not None and sum(expected) > 0:
         usual_ml = sum(expected)
         if not usual_ml / TIMES <= found_ml <= usual_ml * TIMES:
             doubts.append(
-                f"Doubtful: {_ml(found_ml)} in all, where the model was trained on {_ml(usual_ml)} on average."
+                f"Doubtful: {in_ml(found_ml)} in all, where the model was trained on {in_ml(usual_ml)} on average."
             )
     return tuple(doubts)
 
 
-def _ml(volume: float) -> str:
+def warnings_of(result: Result) -> tuple[str, ...]:
+    """Lines that say where the model itself is unsure, none where it is not: of the place, and of the labels.
+
+    The place: the search's confidence (`diffatlas.engine.locate`). The labels: the result's confidence, if any.
+    """
+    warnings = []
+    sure = result.provenance.get("placement", {}).get("confidence")
+    if sure is not None and sure < LIKELY:
+        warnings.append(f"Uncertain: the search is {sure:.0%} sure of the place. Put the box there yourself.")
+    labelled = result.labels.data > 0
+    if result.confidence is not None and labelled.any():
+        agree = float(result.confidence[labelled].mean())
+        if agree < CONFIDENT:
+            warnings.append(
+                f"Uncertain: the model is {agree:.0%} sure of its labels, on average. Look before you rely."
+            )
+    return tuple(warnings)
+
+
+def in_ml(volume: float) -> str:
+    """A volume in few digits: "115 ml", "2.5 ml", "0.012 ml"."""
     return f"{volume:.0f} ml" if volume >= 100 else f"{volume:.3g} ml"

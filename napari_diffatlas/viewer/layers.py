@@ -8,7 +8,7 @@ in the layer's metadata as an `Origin`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,8 +26,7 @@ from diffatlas.errors import BadInput
 from diffatlas.geometry.grid import Array, Grid, inverse_orientation, reorient
 from diffatlas.geometry.volume import DicomSeries, LabelMap, LabelScheme, Modality, NiftiHeader, Structure, Volume
 from diffatlas.io import Limits, guess_modality
-from diffatlas.session import Frame, Result
-from napari_diffatlas.viewer.doubt import Known, doubts_of
+from diffatlas.session import Result
 
 KEY = "diffatlas"
 AXES = ("x", "y", "z")
@@ -37,7 +36,7 @@ ASSUMED = "RAS"
 DIRECTIONS = {"R": (0, 1.0), "L": (0, -1.0), "A": (1, 1.0), "P": (1, -1.0), "S": (2, 1.0), "I": (2, -1.0)}
 AS_IS = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
 MAX_FILLED = 0.5
-DOUBTFUL = " (doubtful)"  # in the name of a layer that is not to be believed as it is
+WHOLE_VOXELS = 2**26  # of a lazy array that is computed whole; 256 MiB as float32
 
 # Where the samples agree there is nothing to see: doubt shines through.
 CONFIDENCE_STYLE = {"contrast_limits": (0, 1), "colormap": "hot_r", "blending": "additive"}
@@ -99,7 +98,7 @@ class Origin:
         return reorient(data, self.orientation)
 
     def restore_request(self, request: Request) -> Request:
-        """The same request with its region and its edit on the file's own voxels instead of the displayed ones."""
+        """The same request with what it says of voxels on the file's own ones instead of the displayed ones."""
         return _turned(request, inverse_orientation(self.orientation), self.display_grid.shape)
 
     def display_request(self, request: Request) -> Request:
@@ -117,7 +116,8 @@ class Origin:
 class Source:
     """An image layer as the engine needs it. ``data`` may be lazy: call `volume` in the worker.
 
-    ``modality``: as its reader found it; ``named``: as the user says it is, which stands above that.
+    ``modality``: as its reader found it; ``named``: as the user says it is, which stands above that. ``levels``: of a
+    multiscale layer, the finest first; ``data`` is that one.
     """
 
     name: str
@@ -128,6 +128,13 @@ class Source:
     modality: Modality | None = None
     notes: tuple[str, ...] = ()
     named: Modality | None = None
+    levels: tuple[Any, ...] = ()
+
+    @property
+    def large(self) -> bool:
+        """Whether the voxels are not to be read all at once: a lazy array of many, or one of several levels."""
+        many = float(np.prod(self.grid.shape, dtype=float)) > WHOLE_VOXELS
+        return len(self.levels) > 1 or (many and not isinstance(self.data, np.ndarray))
 
     def file_volume(self) -> Volume:
         """`volume` as the file holds it: what the engine is given, so that a run has one hash behind every door."""
@@ -162,17 +169,15 @@ def read_layer(layer: Image) -> Source:
     name = str(layer.name)
     if layer.rgb:
         raise BadInput(f"'{name}' is a colour image; DiffAtlas needs one grey value per voxel")
-    if layer.multiscale:
-        raise BadInput(f"'{name}' is a multiscale image; add its finest level as a layer of its own")
     if layer.ndim != 3:
         hint = "; add one of its volumes as a layer of its own" if layer.ndim > 3 else ""
         raise BadInput(f"'{name}' is {layer.ndim}-D; DiffAtlas needs a 3-D volume{hint}")
-    data = layer.data
+    levels = tuple(layer.data) if layer.multiscale else ()
+    data = levels[0] if levels else layer.data
     if min(data.shape) < 1:
         raise BadInput(f"'{name}' is empty (shape {tuple(data.shape)}); choose another image")
     if np.dtype(data.dtype).kind not in "biuf":
         raise BadInput(f"'{name}' holds {data.dtype} values; DiffAtlas needs real numbers")
-    Limits().check(Path(name.replace("/", "|")), data.shape, np.dtype(np.float32))  # before a lazy array is computed
     state = _state(layer)
     placement, notes = _placement(name, state)
     grid = _grid(name, tuple(data.shape), placement, _data_to_world(state))
@@ -183,7 +188,10 @@ def read_layer(layer: Image) -> Source:
     else:  # another reader's layer, or one the user has moved since: its own place is the truth
         origin = Origin(grid, AS_IS)
     notes = (*ours.get("notes", ()), *notes)
-    return Source(name, data, grid, placement, origin, ours.get("modality"), notes, ours.get(NAMED))
+    source = Source(name, data, grid, placement, origin, ours.get("modality"), notes, ours.get(NAMED), levels)
+    if not source.large:
+        Limits().check(Path(name.replace("/", "|")), data.shape, np.dtype(np.float32))
+    return source
 
 
 def set_orientation(layer: Image | Labels, letters: str) -> None:
@@ -341,64 +349,9 @@ def _label_colors(scheme: LabelScheme) -> DirectLabelColormap:
     return colormap
 
 
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What a run comes to in a viewer: the result as displayed, the layers that show it, volumes in ml by structure.
-
-    ``layers``: of a segmentation the labels first, then with several samples their confidence; of a painting its
-    images. ``spread_ml``: standard deviation over the samples, empty with one. ``doubts``: see `doubts_of`.
-    """
-
-    result: Result
-    layers: tuple[Image | Labels, ...]
-    volumes_ml: dict[str, float]
-    spread_ml: dict[str, float]
-    doubts: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, last: Frame, source: Source, title: str, card: Known | None = None) -> Outcome:
-        """From the frame that carries the result. Touches no viewer: called in the worker, whose time it takes."""
-        if last.result is None:
-            raise ValueError("the last frame carries no result")
-        result = source.origin.display_result(last.result)
-        doubts = () if result.images else doubts_of(last, result, card)
-        title += DOUBTFUL if doubts else ""
-        layers = _painted(result, source, title) if result.images else _segmented(result, last.grid, source, title)
-        samples = [mask.volumes_ml() for mask in result.masks]
-        names = result.labels.scheme.names if len(samples) > 1 else ()
-        spread = {name: float(np.std([volumes[name] for volumes in samples], ddof=1)) for name in names}
-        return cls(result, tuple(layers), result.volumes_ml, spread, doubts)
-
-
-def _segmented(result: Result, seen: Grid, source: Source, title: str) -> Iterator[Image | Labels]:
-    """The labels on the source's own voxels, and the confidence of them where the model looked (``seen``)."""
-    labels, place = result.labels, source.placement.layer_arguments(source.grid)
-    ours = {"origin": source.origin, "scheme": labels.scheme, "provenance": result.provenance, "notes": result.notes}
-    ours["image"] = source.name
-    state = label_style(labels.scheme) | {"metadata": source.placement.metadata(**ours)} | place
-    yield Labels(labels.to_ids(), name=f"{source.name} {title}", **state)
-    if result.confidence is not None:
-        field = np.ones(seen.shape, dtype=np.uint8)
-        # Where the model did not look there is neither doubt nor its absence.
-        data = np.where(nearest(field, seen, source.grid) > 0, result.confidence, np.float32(np.nan))
-        metadata = source.placement.metadata(origin=source.origin, live=True)
-        own = {"name": f"{source.name} confidence, {title}", "metadata": metadata}
-        yield Image(data, visible=False, **CONFIDENCE_STYLE, **own, **place)
-
-
-def _painted(result: Result, source: Source, title: str) -> Iterator[Image]:
-    """The generated images where the model saw them."""
-    for volume in result.images:
-        orientation = Grid(volume.grid.shape, source.placement.world_affine(volume.grid)).to_canonical()
-        place = source.placement.layer_arguments(volume.grid.reoriented(orientation))
-        data = reorient(volume.data, orientation)
-        own = {"name": f"{source.name} {title}", "metadata": source.placement.metadata(generated=True)}
-        yield Image(data, contrast_limits=(-1, 1), colormap="gray", **own, **place)
-
-
 def _turned(request: Request, orientation: NDArray[np.float64], shape: tuple[int, int, int]) -> Request:
     """A request on voxels of ``shape`` after `reorient` of these voxels with ``orientation``."""
-    roi, edit = request.roi, request.edit
+    roi, edit, ignore = request.roi, request.edit, request.ignore
     if roi is not None:
         ranges = [(0, 0)] * 3
         for (low, high), size, (target, flip) in zip(roi, shape, orientation, strict=True):
@@ -407,7 +360,9 @@ def _turned(request: Request, orientation: NDArray[np.float64], shape: tuple[int
     if edit is not None:
         pinned = None if edit.pinned is None else reorient(edit.pinned, orientation)
         edit = MaskEdit(reorient(edit.labels, orientation), pinned, edit.t)
-    return replace(request, roi=roi, edit=edit)
+    if ignore is not None:
+        ignore = reorient(ignore, orientation)
+    return replace(request, roi=roi, edit=edit, ignore=ignore)
 
 
 def _state(layer: Image | Labels) -> dict[str, Any]:

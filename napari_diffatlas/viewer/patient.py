@@ -54,6 +54,12 @@ class Patient:
         """Whether the labels were changed since they were shown or saved."""
         return self._shown is not None and not np.array_equal(self._shown, self.ids())
 
+    def take_back(self) -> None:
+        """The labels as they were shown or saved last."""
+        if self._shown is not None:
+            self._labels.data[...] = self._shown
+            self._labels.refresh()
+
     def saved(self) -> None:
         """What is in sight is what is kept."""
         self._shown = self.ids().copy()

@@ -18,13 +18,14 @@ from diffatlas.geometry.volume import LabelMap, LabelScheme, Modality, Structure
 from diffatlas.session import Result
 from napari_diffatlas.jobs.recording import Picture
 from napari_diffatlas.reader import read
+from napari_diffatlas.viewer.against import Against, How
 from napari_diffatlas.viewer.agreement import DIFFERENT, ONLY_FIRST, ONLY_SECOND
 from napari_diffatlas.viewer.box import Box
+from napari_diffatlas.viewer.crossed import Crossed
 from napari_diffatlas.viewer.event_loop import Turns
 from napari_diffatlas.viewer.layers import (
     KEY,
     LabelSource,
-    Outcome,
     Source,
     label_map_to_layer,
     label_style,
@@ -37,7 +38,9 @@ from napari_diffatlas.viewer.layers import (
     volume_to_layer,
 )
 from napari_diffatlas.viewer.live_layers import LIVE_IMAGE, LIVE_LABELS, Live, canonical, show
+from napari_diffatlas.viewer.outcome import Outcome
 from napari_diffatlas.viewer.view import View
+from napari_diffatlas.viewer.views import Mode, Views
 
 MAX_RESULTS = 10
 DISAGREEMENT_COLORS = ((255, 176, 0), (100, 143, 255), (220, 38, 127))  # apart for any colour vision
@@ -45,7 +48,8 @@ DISAGREEMENT_COLORS = ((255, 176, 0), (100, 143, 255), (220, 38, 127))  # apart 
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """A result and its layers: ``layer``, the labels, may have been edited since; ``beside`` shows the confidence."""
+    """A result and its layers: ``layer``, the labels, may have been edited since; ``beside``, what was crossed out and
+    the confidence."""
 
     name: str
     outcome: Outcome
@@ -57,6 +61,11 @@ class Made:
     @property
     def result(self) -> Result:
         return self.outcome.result
+
+    @property
+    def shown(self) -> tuple[Any, ...]:
+        """The layers that are in sight where the result is."""
+        return (self.layer, *(layer for layer in self.beside if layer.metadata.get(KEY, {}).get("atlas")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +86,14 @@ class Scene:
         self._turns = Turns()
         self._live = Live(viewer, self._turns)
         self._view = View(viewer)
-        self._noisy = False
+        self._views = Views(viewer, self._turns)
+        self._against = Against(viewer)
+        self._noisy, self._result_shown = False, True
+        self.view_mode: Mode = "one"
         self._painted: list[Any] = []
         self._opened: list[tuple[Any, NDArray[Any]]] = []
         self._picture: Picture | None = None
+        self._before: Picture | None = None
         self._source: Source | None = None
         self._model = ""
         self._chosen: int | None = None
@@ -183,6 +196,10 @@ class Scene:
         """The box in this viewer; ``on_drawn`` is called when the user has drawn one."""
         return Box(self._viewer, on_drawn)
 
+    def crossed(self, on_changed: Callable[[], None]) -> Crossed:
+        """What is crossed out in this viewer; ``on_changed`` is called when the user has painted."""
+        return Crossed(self._viewer, on_changed)
+
     def connect(
         self,
         on_layers: Callable[[Any], None],
@@ -210,17 +227,17 @@ class Scene:
         """Turn an untouched viewer to axial slices, see `View.layers_changed`."""
         self._view.layers_changed()
 
-    def labels_names(self) -> list[str]:
-        """Names of the labels layers, bottom to top, but for the live one and our own map of disagreements."""
+    def label_layers(self) -> list[Labels]:
+        """The labels layers that hold structures, bottom to top; of ours, the results only."""
         layers = [layer for layer in self._viewer.layers if isinstance(layer, Labels)]
-        ours = ("live", "disagreement")
-        return [str(la.name) for la in layers if not any(la.metadata.get(KEY, {}).get(key) for key in ours)]
+        ours = ("live", "disagreement", "crossed", "atlas")
+        return [layer for layer in layers if not any(layer.metadata.get(KEY, {}).get(key) for key in ours)]
 
-    def label_source(self, name: str) -> LabelSource:
-        """The labels layer of that name, checked."""
-        if name not in self._viewer.layers:
+    def label_source(self, layer: Labels) -> LabelSource:
+        """A labels layer, checked."""
+        if layer not in self._viewer.layers:
             raise BadInput("choose two label layers; one is gone")
-        return read_label_layer(self._viewer.layers[name])
+        return read_label_layer(layer)
 
     def show_disagreement(self, where: NDArray[np.uint8], first: str, second: LabelSource) -> None:
         """A layer on the voxels of ``second``, in place of the one before; see `agreement` for the numbers."""
@@ -244,33 +261,81 @@ class Scene:
     def begin(self, source: Source, model: str) -> None:
         """Hide the live layers of the run before, its result and the images it painted."""
         self._turns.flush()
+        self._views.close()
+        self._against.use(None)
         self._live.begin()
         self._hide_results()
         self._picture, self._chosen = None, None
         self._source, self._model = source, model
 
-    def show(self, picture: Picture) -> None:
-        """Draw a step: at first in new layers, then in place. A live layer the user deletes stays away."""
+    def show(self, picture: Picture, before: Picture | None = None) -> None:
+        """Draw a step: at first in new layers, then in place. A live layer the user deletes stays away.
+
+        ``before``: the step of the run before at the same noise level, to be shown beside it.
+        """
         if self._source is None:
             return
-        self._picture = picture
+        self._picture, self._before = picture, before
         if self._live.draw(picture, self._source.placement, self._noisy):
             box = self._live.layer(LIVE_IMAGE).extent.world
             point = np.asarray(self._viewer.dims.point)[-3:]
             if np.any((point < box[0]) | (point > box[1])):
                 self._view.centre(box.mean(axis=0))
+        if self._views.open:
+            self._views.show(picture, before, self._source.placement)
+        elif self.view_mode != "one":
+            self._turns.add(self._open_views)
+        else:
+            self._against.show(picture, self._source.placement)
+
+    def set_view(self, mode: Mode) -> None:
+        """Show the step in one view, in four, or beside the run before; the next runs as well."""
+        if mode == self.view_mode:
+            return
+        self._turns.flush()
+        self._views.close()
+        self.view_mode = mode
+        if mode == "one":
+            self.show_result(self._result_shown)
+        elif self._picture is not None:
+            self._against.set("off", 0.5)
+            self._against.show(self._picture, self._source.placement)  # type: ignore[union-attr]
+            self._open_views()
+
+    def compare_with_patient(self, how: How, share: float) -> None:
+        """The generated image against the patient's, once `use_patient` has given it."""
+        self._against.set(how, share)
+        if self._picture is not None and self._source is not None and not self._views.open:
+            self._against.show(self._picture, self._source.placement)
+
+    def use_patient(self, patient: NDArray[np.float32]) -> None:
+        """The patient's image as the model sees it, on the grid of the steps."""
+        self._against.use(patient)
+
+    @property
+    def has_patient(self) -> bool:
+        """Whether `use_patient` was called for this run."""
+        return self._against.ready
+
+    def _open_views(self) -> None:
+        source, picture = self._source, self._picture
+        if source is None or picture is None or self._views.open or self.view_mode == "one":
+            return
+        patient = next((layer for layer in self._viewer.layers if layer.name == source.name), None)
+        self._views.begin(self.view_mode, picture, self._before, source.placement, patient)
 
     def show_noisy(self, noisy: bool) -> None:
         """Show the noisy state of the walk, or the image that the network makes of it."""
         self._noisy = noisy
         if self._picture is not None:
-            self.show(self._picture)
+            self.show(self._picture, self._before)
 
     def finish(self, outcome: Outcome) -> None:
         """Take in what a run came to, labels or painted images, and hide the live layers."""
         if self._source is None:
             raise RuntimeError("finish without begin")
         self._turns.flush()
+        mode = self._close_views()
         self._live.hide()
         first, *others = outcome.layers
         self._viewer.add_layer(first)
@@ -285,12 +350,17 @@ class Scene:
             self._painted = list(outcome.layers)
         for layer in others:
             self._turns.add(partial(self._add_beside, layer))
+        self.view_mode = mode
+        if mode != "one":
+            self._turns.add(self._open_views)
 
     def show_result(self, shown: bool = True) -> None:
         """The chosen result in sight and the live layers hidden, or (``shown`` False) the other way round."""
-        if self._chosen is None:
+        self._result_shown = shown
+        if self._chosen is None or self._views.open:
             return
-        show(self.results[self._chosen].layer, shown)
+        for layer in self.results[self._chosen].shown:
+            show(layer, shown)
         (self._live.hide if shown else self._live.reveal)()
 
     # -- results and edits -------------------------------------------------------------------------------------------
@@ -305,13 +375,15 @@ class Scene:
         return self._chosen
 
     def choose(self, index: int) -> None:
-        """Show this result alone; a layer that the user deleted comes back."""
+        """Show this result alone, in one view; a layer that the user deleted comes back."""
+        self._close_views()
         chosen = self.results[index]
         self._chosen = index
         self._hide_results(but=chosen)
         if chosen.layer not in self._viewer.layers:
             self._viewer.add_layer(chosen.layer)
-        show(chosen.layer, True)
+        for layer in chosen.shown:
+            show(layer, True)
         self._live.hide()
         self._viewer.layers.selection.active = self.results[index].layer  # the brush works on the active layer
 
@@ -358,6 +430,13 @@ class Scene:
         if layer is not None and self._picture is not None:
             _arm_brush(layer, self._picture.scheme)
             self._viewer.layers.selection.active = layer
+
+    def _close_views(self) -> Mode:
+        """One view; which there were."""
+        mode, self.view_mode = self.view_mode, "one"
+        self._turns.flush()
+        self._views.close()
+        return mode
 
     def _add_beside(self, layer: Any) -> None:
         """Add a layer that leaves the active one active."""

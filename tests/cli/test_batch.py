@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from pydicom import dcmread
 
 from diffatlas import cohort, io
+from diffatlas.cohort import Case
+from diffatlas.engine.request import Request
 from diffatlas.geometry.volume import MMWHS
 from tests.cli.helpers import Cli, files
 from tests.dicom_files import write_series
@@ -126,6 +130,37 @@ def test_a_slurm_script_starts_what_is_not_done(cli: Cli, folder: Path, tmp_path
     assert "#SBATCH --array=2\n" in (out / "batch.slurm").read_text()
     assert cli("batch", folder, "-o", out, "--seed", 3).code == 0
     assert "all 2 cases are done" in cli(*arguments).out
+
+
+def test_limits_go_into_the_script_and_one_engine_is_chosen(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    arguments = ("batch", folder, "-o", tmp_path / "out")
+    assert cli(*arguments, "--slurm", "--dry", "--limit", 90, "--memory", 4000).code == 0
+    assert "--limit 90 --memory 4000 " in (tmp_path / "out" / "batch.slurm").read_text()
+    both = cli(*arguments, "--slurm", "--scheduler", "tcp://head:8786")
+    assert both.code == 2
+    assert "do not go together" in both.err
+    for option in ("--memory", "--cases-per-task"):
+        assert cli(*arguments, option, 0).code == 2
+
+
+def test_a_scheduler_gets_the_cases_and_how_many_a_task_has(
+    cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, int, object]] = []
+
+    class Scheduled(cohort.Cohort):
+        def __init__(
+            self, address: str, cases: Sequence[Case], request: Request, per_task: int, **options: Any
+        ) -> None:
+            seen.append((address, per_task, options["memory_mb"]))
+            super().__init__(cases, request, workers=options["workers"])
+
+    monkeypatch.setattr(cohort, "Scheduled", Scheduled)
+    more = ("--scheduler", "tcp://head:8786", "--cases-per-task", 7, "--memory", 900)
+    outcome = cli("batch", folder, "-o", tmp_path / "out", *more)
+    assert outcome.code == 0, outcome.err
+    assert "2 of 2 done" in outcome.out
+    assert seen == [("tcp://head:8786", 7, 900.0)]
 
 
 def test_a_script_that_sbatch_takes_is_started(

@@ -85,7 +85,9 @@ def test_train_names_a_missing_file(cli: Cli, tmp_path: Path) -> None:
     assert "absent.yaml" in outcome.err
 
 
-@pytest.mark.parametrize(("command", "package", "extra"), [("app", "gradio", "app"), ("napari", "napari", "napari")])
+@pytest.mark.parametrize(
+    ("command", "package", "extra"), [("app", "gradio", "app"), ("mcp", "mcp", "mcp"), ("napari", "napari", "napari")]
+)
 def test_a_missing_front_end_says_how_to_get_it(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str, package: str, extra: str
 ) -> None:

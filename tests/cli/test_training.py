@@ -82,6 +82,17 @@ def test_export_takes_a_run_or_its_configuration(cli: Cli, tmp_path: Path) -> No
     assert "last update" in raw.training["weights"]
 
 
+def test_export_makes_a_bundle_of_a_model(cli: Cli, tmp_path: Path, tiny_model: Path) -> None:
+    outcome = cli("export", tiny_model, "--bundle", tmp_path / "bundle")
+    assert outcome.code == 0, outcome.err
+    assert f"bundle: {tmp_path / 'bundle'}" in outcome.out
+    assert (tmp_path / "bundle" / "configs" / "inference.json").is_file()
+    for arguments in (("absent", "--bundle", tmp_path / "b"), (tiny_model, "--bundle", tmp_path / "b", "-o", tmp_path)):
+        outcome = cli("export", *arguments)
+        assert outcome.code == 2
+        assert outcome.err.count("\n") == 1
+
+
 def test_export_refuses_in_one_line(cli: Cli, tmp_path: Path) -> None:
     config = balls(tmp_path)
     for source, match in (("absent", "no such file"), ("data", "train.yaml"), (config.name, "nothing to export")):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Generator, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -82,7 +84,7 @@ def test_every_case_leaves_labels_on_its_voxels_and_a_report_that_replays(folder
         assert np.array_equal(labels.data, backend.labels_at(volume.grid, 1.0).data)
         assert np.array_equal(labels.grid.affine, volume.grid.affine)
         run = read_run(case.report)
-        assert (run.source_path, run.other_image(volume, "it")) == (case.path, None)
+        assert (run.source.path, run.other_image(volume, "it")) == (case.path, None)
         assert run.request.to_json() == REQUEST.to_json()
     for case in cases:
         lines = [json.loads(line) for line in (out / FOLDER / f"{case.name}.0.jsonl").read_text().splitlines()]
@@ -270,7 +272,7 @@ def test_requests_and_workers_that_make_no_sense_are_refused(folder: Path, tmp_p
             Cohort(cases, REQUEST, workers=workers)
     (tmp_path / "file").write_text("")
     blocked, _ = find_cases([folder], tmp_path / "file" / "out")
-    for options in ({"retries": -1}, {"limit_s": 0.0}):
+    for options in ({"retries": -1}, {"limit_s": 0.0}, {"memory_mb": 0.0}):
         with pytest.raises(BadInput, match="must be"):
             Cohort(cases, REQUEST, **options)
     with pytest.raises(BadInput, match="cannot be made"):
@@ -326,7 +328,7 @@ def test_one_odd_name_stops_nothing_and_every_case_keeps_its_report(folder: Path
     assert {name for name, status in result.items() if status.state != "done"} <= {"x" * 230}
     for case in cases:
         if result[case.name].state == "done":
-            assert read_run(case.report).source_path == case.path
+            assert read_run(case.report).source.path == case.path
             assert case.labels.is_file()
     assert states(play(cases, FakeBackend()))["cohort"] == ALREADY
 
@@ -448,7 +450,8 @@ def test_faults_are_tried_again_and_bad_files_are_not(folder: Path, tmp_path: Pa
 
 def test_a_case_that_takes_too_long_fails_and_the_others_are_done(folder: Path, tmp_path: Path) -> None:
     cases, _ = find_cases([folder / "a.nii.gz"], tmp_path / "out")
-    slow = Cohort(cases, replace(REQUEST, steps=1000), backend=lambda: FakeBackend(delay_s=0.01), limit_s=0.05)
+    backend = partial(FakeBackend, delay_s=0.1)  # for another process
+    slow = Cohort(cases, replace(REQUEST, steps=1000), backend=backend, limit_s=4)
     list(slow.run())
     assert slow.statuses["a"].state == "failed"
-    assert "took longer than 0.05 s" in slow.statuses["a"].reason
+    assert re.search(r"took longer than 4 s \(step \d+ of 1000 was done\)", slow.statuses["a"].reason)

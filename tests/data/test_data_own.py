@@ -169,7 +169,7 @@ def test_structures_of_ones_own_reach_the_card(tmp_path: Path) -> None:
         ("data.scheme=mmwhs", "either scheme or structures"),
         ("data.structures=null", "either scheme or structures"),
         ("data.structures=[{name: a, id: 1}, {name: b, id: 1}]", "the id 1 is given twice"),
-        ("data.structures=[{name: a, id: 0}]", "data.structures.0.id"),
+        ("data.structures=[{name: a, id: 0}]", "the id 0 is not between 1 and 65535"),
         ("data.structures=[{name: a, id: 1, color: [0, 0, 256]}]", "data.structures.0.color.2"),
     ],
 )

@@ -297,6 +297,16 @@ def test_decathlon_names_its_labels_and_modality(tmp_path: Path) -> None:
     assert np.bincount(labels.data.ravel()).tolist() == [8000 - 125 - 64, 125, 64]
 
 
+def test_decathlon_pairs_are_those_of_monai(tmp_path: Path) -> None:
+    from monai.data.decathlon_datalist import load_decathlon_datalist
+
+    root = make.decathlon(tmp_path, ("a", "b", "c"))
+    theirs = {(item["image"], item["label"]) for item in load_decathlon_datalist(root / "dataset.json")}
+    cases = [case for case in scan(root).cases if case.labels]
+    assert {(str(case.image), str(case.labels[0].path)) for case in cases} == theirs
+    assert len(theirs) == 3
+
+
 def test_decathlon_ids_go_by_name_not_by_number(tmp_path: Path) -> None:
     root = make.decathlon(tmp_path, ("a",), name="Heart", labels={"0": "background", "2": "LA", "1": "scar"})
     own = named_scheme("own", [("left atrium", 420, None)])

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from diffatlas.engine import device
-from diffatlas.engine.device import pick_precision
+from diffatlas.engine import locate
 from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
 from diffatlas.geometry.resample import image_to_model
@@ -90,11 +88,13 @@ def test_known_is_what_comes_from_believed_voxels() -> None:
     np.testing.assert_allclose(inside.image[inside.known], 0.0, atol=1e-5)
 
 
-def test_auto_takes_bf16_on_a_processor_only_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = torch.device("cpu")
-    monkeypatch.setattr(device, "has_bf16", lambda _: True)
-    monkeypatch.setattr(device, "_has_amx", lambda: False)
-    assert pick_precision("auto", cpu) == torch.float32
-    assert pick_precision("bf16", cpu) == torch.bfloat16
-    monkeypatch.setattr(device, "_has_amx", lambda: True)
-    assert pick_precision("auto", cpu) == torch.bfloat16
+@pytest.mark.parametrize("spacing_mm", [2.0, 8.0])  # as fine as the volume, and in blocks of it
+def test_the_search_does_not_believe_what_is_ignored_either(spacing_mm: float) -> None:
+    space = ModelSpace((16, 16, 16), (spacing_mm,) * 3, 6.0, {})
+    seen = []
+    for value in (0.0, 5000.0):
+        data = np.where(IGNORED, np.float32(value), VOLUME.data)
+        coarse = locate._Coarse(replace(VOLUME, data=data, unknown=IGNORED), space)
+        seen.append(np.where(coarse.inside, coarse.values, 0))
+        assert 0.2 < coarse.inside.mean() < 0.8
+    np.testing.assert_allclose(seen[0], seen[1], atol=1e-3)

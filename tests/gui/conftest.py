@@ -37,10 +37,11 @@ class FakeCard:
     guidance_noise: float = 0.25
     licence: str = "Apache-2.0"
     expected_volumes_ml: list[float] | None = None
+    evidence: bool = False
 
 
 CARDS = (
-    FakeCard("heart-phantom", "Heart (phantom)", MMWHS, ("Trained on phantoms: for teaching.",)),
+    FakeCard("heart-phantom", "Heart (phantom)", MMWHS, ("Trained on phantoms: for teaching.",), evidence=True),
     FakeCard(
         "hippocampus-mri", "Hippocampus (MRI)", HIPPOCAMPUS, ("Cropped T1 MRI at 1 mm.",), ("mr",), guidance_noise=1.0
     ),

@@ -33,8 +33,8 @@ def wait_for_end(qtbot: Any, widget: DiffAtlasWidget) -> None:
 
 def draw(qtbot: Any, widget: DiffAtlasWidget, count: int, seed: int = 0) -> AtlasTab:
     tab = widget.atlas
-    tab.count_box.setValue(count)
-    tab.seed_box.setValue(seed)
+    tab.form["count"].value = count
+    tab.form["seed"].value = seed
     tab.draw_button.click()
     wait_for_end(qtbot, widget)
     return tab

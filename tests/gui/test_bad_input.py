@@ -84,7 +84,6 @@ REFUSED: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "4-D": (lambda: np.zeros((2, *SHAPE)), {}, "is 4-D"),
     "RGB": (lambda: np.zeros((*SHAPE[:2], 3), np.uint8), {"rgb": True}, "colour image"),
     "RGB volume": (lambda: np.zeros((*SHAPE, 3), np.uint8), {"rgb": True}, "colour image"),
-    "multiscale": (lambda: [np.zeros((16, 16, 16)), np.zeros((8, 8, 8))], {"multiscale": True}, "multiscale"),
     "empty": (lambda: np.zeros((0, 4, 5)), {"contrast_limits": (0, 1)}, "is empty"),
     "NaN": (lambda: np.full(SHAPE, np.nan), {"contrast_limits": (0, 1)}, "100% of its voxels are NaN"),
     "huge": (lambda: da.zeros((300_000, 64, 64), np.uint8), {"contrast_limits": (0, 1)}, "the limit is"),

@@ -101,8 +101,8 @@ def test_the_tab_shows_figures_copies_them_and_leaves_one_layer_of_disagreements
     for name, data in (("mine", cube(4, 12, 1)), ("theirs", moved)):
         labels, state, _ = label_map_to_layer(LabelMap(data.astype(np.uint8), GRID, MMWHS), name)
         viewer.add_labels(labels, **state)
-    assert (tab.labels_combo.currentText(), tab.reference_combo.currentText()) == ("mine", "theirs")
-    tab.tolerance_box.setValue(0.5)
+    assert [tab.form[key].value.name for key in ("labels", "reference")] == ["mine", "theirs"]
+    tab.form["tolerance"].value = 0.5
     for _ in range(2):
         tab.compare_button.click()
         qtbot.waitUntil(lambda: not tab.busy and bool(tab.table.rows()), timeout=90_000)
@@ -119,7 +119,7 @@ def test_the_tab_shows_figures_copies_them_and_leaves_one_layer_of_disagreements
     assert np.count_nonzero(layer.data == ONLY_FIRST) == np.count_nonzero(layer.data == ONLY_SECOND) == 64
     assert np.array_equal(layer.affine.affine_matrix, viewer.layers["theirs"].affine.affine_matrix)
     assert "only in mine" in layer.get_status((4, 5, 5), world=True)["coordinates"]
-    assert tab.labels_combo.count() == 2  # the map of disagreements is not offered
+    assert len(tab.form["labels"].choices) == 2  # the map of disagreements is not offered
 
 
 def test_layers_that_cannot_be_used_are_told_and_the_tab_lives_on(

@@ -135,8 +135,8 @@ def test_the_noisy_state_is_a_toggle(open_page: OpenPage, volume: Volume) -> Non
     live, first = page.viewer.layers[LIVE_IMAGE], recording.at(0)
     assert first is not None
     assert np.array_equal(live.data, first.image.astype(np.float32))
-    scrubber.noisy_box.setChecked(True)
+    scrubber.see.noisy_box.setChecked(True)
     assert np.array_equal(live.data, first.noisy_image.astype(np.float32))
     assert not np.allclose(live.data, first.image.astype(np.float32), atol=0.1)
-    scrubber.noisy_box.setChecked(False)
+    scrubber.see.noisy_box.setChecked(False)
     assert np.array_equal(live.data, first.image.astype(np.float32))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qtpy.QtWidgets import QFileDialog
+from magicgui.types import FileDialogMode
 
 from diffatlas import session
 from diffatlas.geometry.volume import MMWHS, Volume
@@ -48,7 +48,7 @@ def opened(
         viewer = make_napari_viewer_proxy()
         widget = open_widget(viewer, backend)
         assert not widget.folder.run_button.isEnabled()
-        widget.folder.input_edit.setText(str(folder))
+        widget.folder.form["images"].value = folder
         return viewer, widget
 
     return open_
@@ -67,7 +67,7 @@ def test_a_folder_is_run_with_the_options_of_the_first_tab(opened: Any, qtbot: A
     backend = FakeBackend()
     viewer, widget = opened(backend)
     tab = widget.folder
-    assert tab.output_edit.text() == str(tmp_path / "patients-labels")
+    assert tab.form["results"].value == tmp_path / "patients-labels"
     widget.segment.panel.options.advanced.form["seed"].value = 7
     widget.segment.panel.options.advanced.form["steps"].value = 3
     tab.refresh()
@@ -147,27 +147,30 @@ def test_folders_that_cannot_be_used_are_told_and_the_tab_lives_on(
     tab = widget.folder
     (tmp_path / "empty").mkdir()
     words = {"gone": "no such file", "empty": "no volume there", "same": "is the input folder"}[where]
-    tab.input_edit.setText(str(folder if where == "same" else tmp_path / where))
+    tab.form["images"].value = folder if where == "same" else tmp_path / where
     if where == "same":
-        tab.output_edit.setText(str(folder))
+        tab.form["results"].value = folder
     tab.run_button.click()
     wait_for_end(qtbot, widget)
     assert words in tab.status.text()
-    tab.input_edit.setText(str(folder))
-    tab.output_edit.setText(str(tmp_path / "out"))
+    tab.form["images"].value = folder
+    tab.form["results"].value = tmp_path / "out"
     tab.run_button.click()
     wait_for_end(qtbot, widget)
     assert tab.status.text() == "3 of 3 done."
 
 
-def test_the_buttons_ask_for_folders(opened: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_folder_for_the_results_is_proposed_until_one_is_named(opened: Any, tmp_path: Path) -> None:
     _, widget = opened(FakeBackend())
-    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path / "chosen"))
-    widget.folder.output_button.click()
-    assert widget.folder.output_edit.text() == str(tmp_path / "chosen")
-    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: "")
-    widget.folder.output_button.click()
-    assert widget.folder.output_edit.text() == str(tmp_path / "chosen")
+    form = widget.folder.form
+    form["images"].value = tmp_path / "others"
+    assert form["results"].value == tmp_path / "others-labels"
+    form["results"].value = tmp_path / "mine"
+    form["images"].value = tmp_path / "third"
+    assert form["results"].value == tmp_path / "mine"
+    assert form["images"].mode == FileDialogMode.EXISTING_DIRECTORY  # its button asks for a folder
+    form["results"].line_edit.value = ""
+    assert not widget.folder.run_button.isEnabled()
 
 
 def test_a_closed_dock_keeps_its_cohort(opened: Any, qtbot: Any) -> None:

@@ -71,7 +71,6 @@ UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
     (np.zeros((8, 9)), {}, "is 2-D"),
     (np.zeros((2, 4, 5, 6)), {}, "is 4-D.*one of its volumes"),
     (np.zeros((8, 9, 3), np.uint8), {"rgb": True}, "colour image"),
-    ([np.zeros((8, 8, 8)), np.zeros((4, 4, 4))], {"multiscale": True}, "multiscale"),
     (np.zeros((0, 4, 5)), {"contrast_limits": (0, 1)}, "is empty"),
     (np.zeros(SHAPE), {"units": ("mm", "mm", "s")}, "mixes units"),
     (np.zeros(SHAPE), {"affine": np.diag([1.0, 1.0, 1e-13, 1.0])}, "cannot be placed"),

@@ -175,15 +175,15 @@ def test_a_models_facts_are_shown_until_the_first_run_and_on_a_click(panel: Pane
     for fact in ("CT and MR", size_mm((32, 32, 32)), "Apache-2.0", "Trained on phantoms"):
         assert fact in panel.about_text.text()
     assert panel.about_text.isVisible()
-    assert "not for clinical use" in panel.about.heading.text()
+    assert "not for clinical use" in panel.about.text()
     panel.set_running(True)
     assert not panel.about_text.isVisible()
-    panel.about.heading.click()
+    panel.about.toggleButton().click()
     assert panel.about_text.isVisible()
 
 
 def test_the_form_fits_a_narrow_dock(panel: Panel) -> None:
-    panel.options.fold.open()
+    panel.options.fold.expand(animate=False)
     assert panel.minimumSizeHint().width() <= 280
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from diffatlas import io, review
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import MMWHS, Volume
 from napari_diffatlas import commands
+from napari_diffatlas.jobs import training
 from tests.fakes import FakeBackend
 from tests.gui.page import Page
 
@@ -169,3 +171,71 @@ def test_a_correction_is_continued_and_its_voxels_are_held(open_page: OpenPage, 
     assert 0 < np.count_nonzero(edit.pinned) <= 3
     assert edit.labels.shape == io.read_volume(folders[0] / "p0.nii.gz").data.shape
     assert "Continued" in person.tab.status.text()
+
+
+def test_undo_goes_back_across_saves(open_page: OpenPage, folders: tuple[Path, Path]) -> None:
+    page = open_page()
+    person = Reviewer(page, *folders)
+    page.widget.tabs.setCurrentWidget(person.tab)
+    _, labels = person.layers
+    made = labels.data.copy()
+    person.paint(500)
+    assert not np.array_equal(labels.data, made)
+    person.press(commands.undo)  # painted, and not saved yet
+    assert np.array_equal(labels.data, made)
+    assert person.said == {}
+    person.paint(500)
+    painted = labels.data.copy()
+    person.press(commands.review_accept)
+    person.press(commands.review_accept)
+    assert (person.case, person.said) == ("p2", {"p0": "corrected", "p1": "accepted"})
+    kept = person.results / "reviewed" / "p0_labels.nii.gz"
+    first = kept.read_bytes()
+    person.press(commands.review_previous)
+    person.press(commands.review_previous)
+    person.paint(600)
+    person.press(commands.review_next)  # a second save of the same case
+    assert kept.read_bytes() != first
+    person.press(commands.undo)
+    assert person.case == "p0"
+    assert kept.read_bytes() == first
+    assert np.array_equal(person.layers[1].data, painted)
+    person.press(commands.undo)
+    assert person.case == "p1"
+    assert person.said["p1"] == "to do"
+    person.press(commands.undo)
+    assert (person.case, person.said) == ("p0", {"p0": "to do", "p1": "to do"})
+    assert np.array_equal(person.layers[1].data, made)
+    assert not kept.exists()
+    person.press(commands.undo)
+    assert "nothing to undo" in person.tab.status.text()
+
+
+def test_the_accepted_cases_are_trained_on(
+    open_page: OpenPage, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = open_page()
+    person = Reviewer(page, *folders)
+    person.tab.train_button.click()
+    assert "no case is accepted" in person.tab.train_text.text()
+    person.press(commands.review_accept)
+    person.paint(500)
+    person.press(commands.review_accept)
+    wait = "import sys, time; print('step 1 of 400', flush=True); time.sleep(60)"
+    monkeypatch.setattr(training, "COMMAND", (sys.executable, "-c", wait))
+    person.tab.train_button.click()
+    assert person.tab.train_button.text() == "Stop training"
+    page.wait_until(lambda: "step 1 of 400" in person.tab.train_text.text())
+    person.tab.train_button.click()
+    page.wait_until(lambda: "goes on" in person.tab.train_text.text())
+    config = person.results / "training" / "train.yaml"
+    echo = "import sys; print('model: trained on', sys.argv[1])"
+    monkeypatch.setattr(training, "COMMAND", (sys.executable, "-c", echo))
+    person.tab.train_button.click()
+    page.wait_until(lambda: "the new model is" in person.tab.train_text.text())
+    assert str(config) in config.with_name("train.log").read_text(encoding="utf-8")
+    fail = "import sys; print('no such device'); sys.exit(2)"
+    monkeypatch.setattr(training, "COMMAND", (sys.executable, "-c", fail))
+    person.tab.train_button.click()
+    page.wait_until(lambda: "failed: no such device" in person.tab.train_text.text())
+    assert person.tab.train_button.text() == "Train on these"

@@ -130,7 +130,7 @@ def test_the_same_voxels_elsewhere_are_another_image(saved: Any, volume: Volume)
     ("change", "words"),
     [
         (lambda p: p["model"].update(sha256="1" * 64), "the weights of heart-phantom are not those of run.json"),
-        (lambda p: p["request"].update(steps=-1), "steps must be between"),
+        (lambda p: p["request"].update(steps=-1), "steps must be greater than or equal to 1, not -1"),
         (lambda p: p["source"].update(path="/gone.nii.gz", shape=[1, 2, 3]), "open 'case 7' first"),
         (lambda p: p.update(source=None), "is not the report of a segmentation"),
         (lambda p: p["source"].update(affine=[1, 2]), "cannot be read"),

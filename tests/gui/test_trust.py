@@ -68,8 +68,8 @@ def test_the_live_labels_are_no_reference(open_page: OpenPage, volume: Volume) -
     page.run(seed=0)
     page.run(seed=1)
     assert LIVE_LABELS in page.viewer.layers
-    combo = page.widget.compare.reference_combo
-    assert [combo.itemData(i) for i in range(combo.count())] == ["case 7 labels, seed 0", "case 7 labels, seed 1"]
+    offered = page.widget.compare.form["reference"].choices
+    assert [layer.name for layer in offered] == ["case 7 labels, seed 0", "case 7 labels, seed 1"]
 
 
 # -- the box -----------------------------------------------------------------------------------------------------------

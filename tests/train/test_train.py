@@ -80,6 +80,15 @@ def test_soft_dice_loss_knows_right_wrong_and_absent() -> None:
     assert wrong.item() > 0.4  # the second structure is absent and counts as right
 
 
+def test_soft_dice_loss_is_that_of_monai() -> None:
+    from monai.losses.dice import DiceLoss
+
+    torch.manual_seed(0)
+    sdf, target = torch.randn(2, 3, 6, 5, 4), torch.randn(2, 3, 6, 5, 4)
+    theirs = DiceLoss(reduction="none", smooth_nr=1, smooth_dr=1)(torch.sigmoid(-sdf / 0.5), (target < 0).float())
+    torch.testing.assert_close(soft_dice_loss(sdf, target, 0.5), theirs.flatten(1).mean(1))
+
+
 def test_geometry_keeps_distances_true() -> None:
     grid = ball_grid((32, 32, 32), (2.0, 2.0, 2.0))
     radius = np.linalg.norm(grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1).astype(float)), axis=-1)

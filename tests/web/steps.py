@@ -10,9 +10,7 @@ from diffatlas import session
 from diffatlas.engine.request import Request
 from diffatlas.geometry.volume import Volume
 from tests.fakes import FakeBackend
-from tests.web.conftest import (
-    Tab,
-)
+from tests.web.conftest import Tab, sync_api
 
 
 class FakeSearch(FakeBackend):
@@ -50,3 +48,4 @@ class FakeSearch(FakeBackend):
 def choose(tab: Tab, field: str, option: str) -> None:
     tab.page.click(f"{field} input")
     tab.page.get_by_role("option", name=option, exact=True).click()
+    sync_api.expect(tab.page.locator(f"{field} input")).to_have_value(option)

@@ -132,6 +132,22 @@ def test_recorded_labels_score_what_the_book_says() -> None:
         assert record_scenes.scores(decoded(step["labels"]), truth) == step["dice"]
 
 
+def test_a_place_that_is_crossed_out_scores_what_the_book_says() -> None:
+    truth = decoded("patient-truth")
+    crossed = BOOK["crossed"]
+    assert crossed["cases"].keys() == BOOK["fool"]["cases"].keys() - {"as-it-is"}
+    card = session.model_card(str(record_scenes.TELLABLE))
+    assert crossed["model"] == {"name": card.name, "sha256": card.sha256}
+    assert card.evidence
+    for key, case in crossed["cases"].items():
+        where = decoded(BOOK["fool"]["cases"][key]["where"]) > 0
+        for run in (case["believed"], case["crossed"]):
+            labels = decoded(run["labels"])
+            assert record_scenes.scores(labels, truth) == run["dice"]
+            assert float((labels == truth)[where].mean()) == pytest.approx(run["right"], abs=1e-4)
+        assert (decoded(case["believed"]["labels"]) != decoded(case["crossed"]["labels"])).any()
+
+
 def decoded(name: str) -> Any:
     from PIL import Image
 

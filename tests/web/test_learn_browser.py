@@ -198,6 +198,14 @@ def drive_fool(page: Any) -> None:
     says(page, "Nothing was changed")
     page.get_by_label("Left ventricle wiped out").check()
     says(page, "In the changed place")
+    believed = pixels(page, 1)
+    page.get_by_label("crossed out", exact=True).check()
+    says(page, "when it was crossed out")
+    assert "trust=crossed" in page.url
+    assert pixels(page, 1) != believed
+    assert "The image half of that run" in page.inner_text(".stage")
+    page.get_by_label("believed", exact=True).check()
+    says(page, "In the changed place")
 
 
 def drive_modality(page: Any) -> None:

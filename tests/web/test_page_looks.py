@@ -38,6 +38,7 @@ def test_the_same_guidance_is_not_run_twice(site: Site, open_tab: Open) -> None:
     tab = open_tab(site)
     tab.page.click("#more >> text=More settings")
     choose(tab, "#beside", "Guided by the noisy image, as published (1)")
+    tab.page.locator("#second .dv").wait_for()  # the server knows of the choice
     tab.page.click("#run")
     tab.wait_for_status("would repeat the first")
     assert site.backend.requests == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -116,3 +117,16 @@ def test_the_region_follows_axes_that_are_turned() -> None:
     grid = Grid((100, 80, 60), affine)
     # Array axes run along world y, -z and x: their extents are those of these world axes.
     assert settings.region(grid, (50, 50, 50), (40.0, 20.0, 80.0)) == ((40, 60), (20, 60), (25, 35))
+
+
+@pytest.mark.parametrize("beside", ["published", "clean", "unguided"])
+def test_a_second_run_that_repeats_the_first_is_refused(beside: str) -> None:
+    same = {
+        "published": Settings(preset="watch", noise=1.0),
+        "clean": Settings(preset="watch", noise=0.0),
+        "unguided": Settings(preset="watch", guidance="none"),
+    }
+    with pytest.raises(BadInput, match="would repeat the first"):
+        replace(same[beside], beside=beside).requests()
+    first, second = replace(same[beside], beside="seed").requests()
+    assert second.seed == first.seed + 1

@@ -26,6 +26,7 @@ from diffatlas.geometry.volume import Volume
 from diffatlas_app.runs import gpu
 from tests.fakes import FakeBackend
 from tests.web.conftest import fake_example
+from tools import make_space
 
 ROOT = Path(__file__).resolve().parents[2]
 APP = ROOT / "app"
@@ -40,6 +41,8 @@ def test_the_front_matter_is_what_a_space_reads() -> None:
     pinned = re.search(r"^gradio==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
     assert pinned is not None
     assert facts["sdk_version"] == pinned[1]
+    assert facts["suggested_hardware"] == "cpu-basic"
+    assert len(facts["tags"]) >= 3
 
 
 def test_the_requirements_are_this_package() -> None:
@@ -83,6 +86,7 @@ def test_the_folder_holds_the_app_the_engine_and_its_weights_and_nothing_else(sp
         "diffatlas_app",
         f"napari_diffatlas-{version}.dist-info",
         "requirements.txt",
+        "thumbnail.png",
     ]
     assert (space / ".git" / "config").read_text() == "kept"
     for source, package in ((APP, "diffatlas_app"), (ROOT / "core", "diffatlas")):
@@ -97,11 +101,26 @@ def test_the_folder_holds_the_app_the_engine_and_its_weights_and_nothing_else(sp
 
 
 def test_what_pip_installs_is_what_the_code_imports_and_the_sdk_s_gradio(space: Path) -> None:
-    needed = {Requirement(line).name for line in (space / "requirements.txt").read_text().splitlines()}
+    first, *lines = (space / "requirements.txt").read_text().splitlines()
+    needed = {Requirement(line).name for line in lines}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = {Requirement(line).name for line in project["dependencies"] + project["optional-dependencies"]["app"]}
     assert needed == wanted - {"gradio"}
     assert not any("napari" in name for name in needed)
+    # Without a GPU, the build without CUDA, of the version that this project is tested with.
+    assert first == f"--extra-index-url {make_space.CPU_INDEX}"
+    (torch,) = (Requirement(line) for line in lines if line.startswith("torch"))
+    assert str(torch.specifier).endswith("+cpu")
+    assert f"torch{str(torch.specifier).removesuffix('+cpu')}" in (ROOT / "constraints.txt").read_text().splitlines()
+
+
+def test_with_a_gpu_and_a_name_the_space_says_so(tmp_path: Path) -> None:
+    make_space.make_space(tmp_path / "gpu", name="someone/atlas", gpu=True)
+    facts = yaml.safe_load((tmp_path / "gpu" / "README.md").read_text(encoding="utf-8").split("---")[1])
+    assert facts["suggested_hardware"] == "zero-a10g"
+    assert facts["thumbnail"] == "https://huggingface.co/spaces/someone/atlas/resolve/main/thumbnail.png"
+    assert (tmp_path / "gpu" / "thumbnail.png").read_bytes()[:4] == b"\x89PNG"
+    assert "cpu" not in (tmp_path / "gpu" / "requirements.txt").read_text()
 
 
 def test_the_script_does_not_write_over_its_own_sources() -> None:

@@ -11,7 +11,7 @@ from diffatlas.errors import BadInput
 from diffatlas_app import limits
 from diffatlas_app.events.looking import Looking
 from diffatlas_app.events.options import Options
-from diffatlas_app.events.page import Page, Updates
+from diffatlas_app.events.page import DEMO, Page, Updates
 from diffatlas_app.page.viewer import empty_message, error_message
 from diffatlas_app.runs import settings
 from diffatlas_app.visitors.error_line import told
@@ -23,11 +23,12 @@ LOOK_EVERY_S = 0.5
 class Arrival:
     """The first screen: what the address asks for, else the first example."""
 
-    def __init__(self, page: Page, looking: Looking, options: Options) -> None:
+    def __init__(self, page: Page, looking: Looking, options: Options, pages: gr.Tabs) -> None:
         self.page = page
         self.looking = looking
         self.options = options
-        self.outputs = [*page.outputs, *page.chosen.options, page.chosen.hint, page.chosen.card]
+        self.pages = pages
+        self.outputs = [pages, *page.outputs, *page.chosen.options, page.chosen.hint, page.chosen.card]
 
     def arrive(self, request: gr.Request) -> Updates:
         """Open the page: the settings of its address, and the example if it is ready, else a recorded run of it."""
@@ -39,6 +40,8 @@ class Arrival:
         except BadInput as error:
             wrong = error
         out = self._restored(wanted)
+        if "run" in request.query_params:  # the link of a run's settings: not to the teaching scenes
+            out[self.pages] = gr.Tabs(selected=DEMO)
         try:
             visitor = page.visitor(request)
             if not wanted.example:

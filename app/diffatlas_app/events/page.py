@@ -21,6 +21,10 @@ Given = dict[Any, Any]
 """What an event is given: component to the value that its field has."""
 
 
+DEMO, LEARN = "demo", "learn"
+"""Ids of the page's two tabs."""
+
+
 @dataclass(frozen=True)
 class Shown:
     """The right side: what events write."""

@@ -51,6 +51,11 @@ def links() -> str:
     return f'<nav class="da-links" aria-label="Read on">{"".join([learn, *anchors, guide, *cards])}</nav>'
 
 
+def learn_frame() -> str:
+    """The teaching site within the page; `page.js` makes the frame as high as what is in it."""
+    return '<iframe id="learn-frame" src="learn/?live" title="Learn: ten scenes"></iframe>'
+
+
 def paragraph(words: str) -> str:
     return f'<p class="da-hint">{text(words)}</p>'
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import gradio as gr
@@ -13,7 +14,7 @@ from diffatlas_app.events.generate import Generate
 from diffatlas_app.events.looking import Looking
 from diffatlas_app.events.options import Options
 from diffatlas_app.events.outcome import Outcome
-from diffatlas_app.events.page import Page, Shown
+from diffatlas_app.events.page import DEMO, LEARN, Page, Shown
 from diffatlas_app.events.paint import Paint
 from diffatlas_app.events.replay import Replay
 from diffatlas_app.events.running import Running
@@ -21,7 +22,11 @@ from diffatlas_app.events.segment import Segment
 from diffatlas_app.page import controls
 from diffatlas_app.page import html as markup
 from diffatlas_app.page.viewer import viewer
+from diffatlas_app.server.hosts import on_space
 from diffatlas_app.visitors.sessions import Visitors
+
+LEARN_FIRST = "DIFFATLAS_LEARN_FIRST"
+"""Environment variable: 1, the page opens with the teaching scenes; 0, with the viewer."""
 
 # A press on a picture of the gallery becomes a "select" with its number.
 OPEN_PAIR = """element.addEventListener('click', event => {
@@ -37,14 +42,33 @@ def build_page(visitors: Visitors) -> gr.Blocks:
     models = session.available_models()
     with gr.Blocks(title="DiffAtlas", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.HTML(markup.header(), elem_id="header")
-        with gr.Row(equal_height=False, elem_id="main"):
-            with gr.Column(scale=3, min_width=300, elem_id="controls"):
-                chosen = controls.build(models)
-            with gr.Column(scale=8, min_width=320, elem_id="viewer"):
-                shown = _right_side()
-        _bind(page, Page(visitors, chosen, shown))
+        with gr.Tabs(selected=LEARN if opens_with_learn() else DEMO, elem_id="pages") as pages:
+            if opens_with_learn():
+                _learn()
+            with (
+                gr.Tab("Try it", id=DEMO, elem_id="tab-demo", render_children=True),
+                gr.Row(equal_height=False, elem_id="main"),
+            ):
+                with gr.Column(scale=3, min_width=300, elem_id="controls"):
+                    chosen = controls.build(models)
+                with gr.Column(scale=8, min_width=320, elem_id="viewer"):
+                    shown = _right_side()
+            if not opens_with_learn():
+                _learn()
+        _bind(page, Page(visitors, chosen, shown), pages)
         api.add_endpoints(visitors, RUNNING)
     return page
+
+
+def opens_with_learn() -> bool:
+    """Whether visitors see *Learn* first: as `LEARN_FIRST` says ("1" or "0"), else on a hosted Space."""
+    return os.environ.get(LEARN_FIRST, "1" if on_space() else "0") == "1"
+
+
+def _learn() -> None:
+    """The teaching site in a tab; it is fetched when the tab is first opened."""
+    with gr.Tab("Learn", id=LEARN, elem_id="tab-learn"):
+        gr.HTML(markup.learn_frame(), elem_id="learn")
 
 
 def _right_side() -> Shown:
@@ -80,13 +104,13 @@ READING: dict[str, Any] = {**HIDDEN, "concurrency_id": "read", "concurrency_limi
 RUNNING: dict[str, Any] = {"concurrency_id": "engine", "concurrency_limit": None}
 
 
-def _bind(blocks: gr.Blocks, page: Page) -> None:
+def _bind(blocks: gr.Blocks, page: Page, pages: gr.Tabs) -> None:
     """Bind events to fields. Inputs are sets: a handler is given the values by component, not by position."""
     chosen, shown, everything = page.chosen, page.shown, page.outputs
     options = Options(page)
     looking = Looking(page)
     outcome = Outcome(page)
-    arrival = Arrival(page, looking, options)
+    arrival = Arrival(page, looking, options, pages)
     running = Running(
         page,
         {

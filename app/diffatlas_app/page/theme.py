@@ -65,6 +65,13 @@ CSS = """
 
 /* no comma within brackets: gradio takes selectors apart at commas */
 #result:not(:has(table)):not(:has(p)), #files:not(:has(a)):not(:has(p)), #gallery:not(:has(button)) { display: none; }
+#learn, #learn .html-container { padding: 0 !important; }
+#learn-frame { display: block; width: 100%; height: 1400px; border: 0; border-radius: 8px; }
+/* a low bar: what a run shows has to stay in sight on a small screen */
+#pages { margin-top: -12px; }
+#pages > .tab-wrapper { padding: 0; height: 34px; margin-bottom: 4px; }
+#pages > .tab-wrapper button { padding: 4px 12px; }
+#pages > .tabitem { padding: 0; border: 0; }
 #transport { align-items: center; flex-wrap: nowrap; }
 #seeds { align-items: flex-end !important; padding-right: 12px; background: var(--block-background-fill); }
 #seeds #new-seed { margin-bottom: 12px; height: 36px; align-self: flex-end; border-radius: 6px; }

@@ -59,7 +59,7 @@ def niivue_path() -> Path:
     path = Path(found.origin).parent / "_assets" / "js" / "niivue.umd.js" if found and found.origin else None
     if path is None or not path.is_file():
         raise BadInput(
-            "the web page needs nilearn 0.13 or newer, which brings NiiVue: pip install napari-diffatlas[app]"
+            "the web page needs nilearn 0.14 or newer, which brings NiiVue: pip install napari-diffatlas[app]"
         )
     return path
 

@@ -45,3 +45,16 @@ document.addEventListener("click", async (event) => {
   }
   setTimeout(() => (link.textContent = words), 2500);
 });
+
+// The teaching site stands in a frame of its own, as high as what is in it: one scroll bar, not two.
+function fit(frame) {
+  const page = frame.contentDocument?.body;
+  if (!page) return;
+  const set = () => {
+    const height = Math.ceil(page.getBoundingClientRect().height);
+    if (height > 0) frame.style.height = `${height}px`;
+  };
+  new ResizeObserver(set).observe(page);
+  set();
+}
+document.addEventListener("load", (event) => { if (event.target.id === "learn-frame") fit(event.target); }, true);

@@ -7,8 +7,9 @@ import shutil
 import subprocess
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,7 +20,7 @@ from diffatlas.errors import BadInput
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from diffatlas.cohort import Case, Cohort, Status
+    from diffatlas.cohort import Case, Cohort, Scheduled, Status
     from diffatlas.engine.request import Request
     from diffatlas.geometry.volume import Modality
     from diffatlas.io import LabelFormat
@@ -76,13 +77,20 @@ def batch(
     limit: Annotated[
         float | None, typer.Option("--limit", metavar="SECONDS", help="Longest time for a case.", show_default="none")
     ] = None,
+    memory: Annotated[
+        float | None, typer.Option("--memory", metavar="MB", help="Most memory for a case.", show_default="none")
+    ] = None,
     retries: Annotated[int, typer.Option(metavar="N", help="Try a case again after a fault of the machine.")] = 0,
     redo: Annotated[bool, typer.Option("--redo", help="Run also what is done already.")] = False,
     slurm: Annotated[bool, typer.Option("--slurm", help="Start an array job for what is not done; return.")] = False,
     dry: Annotated[bool, typer.Option("--dry", help="With --slurm: write the script, start nothing.")] = False,
     per_task: Annotated[
-        int, typer.Option("--cases-per-task", metavar="N", help="With --slurm: cases of an array task.")
+        int, typer.Option("--cases-per-task", metavar="N", help="With --slurm or --scheduler: cases of a task.")
     ] = 50,
+    scheduler: Annotated[
+        str | None,
+        typer.Option("--scheduler", metavar="ADDRESS", help="Of dask.distributed: its workers do the cases."),
+    ] = None,
     as_json: opt.Json = False,
 ) -> None:
     """Segment many volumes; run it again to go on where it stopped and to try again what failed.
@@ -90,7 +98,7 @@ def batch(
     Any number of these may work on one output folder at a time, also on several machines: no case is done twice.
     """
     from diffatlas.cli import terminal
-    from diffatlas.cohort import Cohort
+    from diffatlas.cohort import Cohort, Scheduled
     from diffatlas.cohort.bids import write_description
     from diffatlas.cohort.parts import parse_part
 
@@ -111,31 +119,39 @@ def batch(
     source = Source(inputs, bids, tuple(participant or ()), tuple(suffix or ()), dicom, tuple(series_modality or ()),
                     series_description)  # fmt: skip
     cases, notes = source.cases(output)
+    if per_task < 1:
+        raise BadInput(f"--cases-per-task must be 1 or more, not {per_task}")
     cases = asked_for(cases, modality, opt.label_format(format_) or "nifti", bids)
     if dry and not slurm:
         raise BadInput("--dry belongs to --slurm")
     if slurm:
         if part is not None:
             raise BadInput("--slurm and --part do not go together: every task of the array has a part of its own")
-        if per_task < 1:
-            raise BadInput(f"--cases-per-task must be 1 or more, not {per_task}")
+        if scheduler is not None:
+            raise BadInput("--slurm and --scheduler do not go together: give the engine that you have")
         terminal.notes(notes)
-        more = [*_kind(modality, format_), *_more(workers, limit, retries, redo)]
+        more = [*_kind(modality, format_), *_more(workers, limit, memory, retries, redo)]
         words = [*source.words(), *_options(request, device), *more]
         submit(cases, request, words, output, per_task, workers, redo, dry)
         return
     mine = parse_part(part)
     elsewhere = opt.backend_for(device) if request.device != device else None
-    cohort = Cohort(
-        cases if mine is None else mine.of(cases),
-        request,
-        backend=None if elsewhere is None else lambda: elsewhere,
-        weights_of=None if elsewhere is None else lambda name: weights_there(elsewhere, name),
-        workers=workers,
-        redo=redo,
-        limit_s=limit,
-        retries=retries,
-    )
+    options: dict[str, Any] = {
+        # Called in another process, too: so it is a function of a module and not one made here.
+        "backend": None if elsewhere is None else partial(opt.backend_for, device),
+        "weights_of": None if elsewhere is None else partial(weights_there, elsewhere),
+        "workers": workers,
+        "redo": redo,
+        "limit_s": limit,
+        "memory_mb": memory,
+        "retries": retries,
+    }
+    mine_of = cases if mine is None else mine.of(cases)
+    cohort: Cohort | Scheduled
+    if scheduler is None:
+        cohort = Cohort(mine_of, request, **options)
+    else:
+        cohort = Scheduled(scheduler, mine_of, request, per_task, **options)
     terminal.notes(notes)
     if bids:
         known = model != "auto" and elsewhere is None
@@ -259,9 +275,10 @@ def _kind(modality: Modality | None, format_: str | None) -> list[str]:
     return words + ([] if format_ is None else ["--format", format_])
 
 
-def _more(workers: int, limit: float | None, retries: int, redo: bool) -> list[str]:
+def _more(workers: int, limit: float | None, memory: float | None, retries: int, redo: bool) -> list[str]:
     words = ["--workers", str(workers)] if workers != 1 else []
     words += [] if limit is None else ["--limit", f"{limit:g}"]
+    words += [] if memory is None else ["--memory", f"{memory:g}"]
     words += ["--retries", str(retries)] if retries else []
     return words + ["--redo"] * redo
 
@@ -337,7 +354,7 @@ def show(statuses: Sequence[Status], output: Path) -> None:
     terminal.say(f"{done} of {len(statuses)} done: {output}")
 
 
-def watch(cohort: Cohort) -> None:
+def watch(cohort: Cohort | Scheduled) -> None:
     """Run it; a line on stderr for every case that ends, and on a terminal one that moves for those on their way."""
     from typing import cast
 

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from diffatlas.cli import files, launch, models, run, training
+from diffatlas.cli import files, launch, models, quick, run, training
 from diffatlas.cli.batch import batch, collect
 from diffatlas.cli.errors import Commands
 from diffatlas.cli.evaluate import evaluate
 from diffatlas.cli.prepare import prepare
+from diffatlas.cli.review import review
 from diffatlas.cli.serve import serve
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ app.command("generate")(run.generate)
 app.command("replay")(run.replay)
 app.command("batch")(batch)
 app.command("collect")(collect)
+app.command("review")(review)
 app.command("phantom")(files.phantom)
 app.command("compare")(files.compare)
 app.command("models")(files.models)
@@ -48,6 +50,7 @@ app.command("demo")(launch.demo)
 app.command("app")(launch.web)
 app.command("serve")(serve)
 app.command("learn")(launch.learn)
+app.command("mcp")(launch.mcp)
 app.command("napari")(launch.napari)
 
 
@@ -71,6 +74,7 @@ def options(
     """Options before the command."""
     if context.obj is _unwind_when_stopped:
         _unwind_when_stopped()
+        quick.begin(context.invoked_subcommand)
 
 
 def main() -> None:

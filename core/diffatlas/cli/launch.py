@@ -1,4 +1,4 @@
-"""The commands that start something larger: demo, app, napari."""
+"""The commands that start something larger: demo, app, learn, mcp, napari."""
 
 from __future__ import annotations
 
@@ -115,6 +115,19 @@ def learn(
         webbrowser.open(url)
     with server:
         server.serve_forever()
+
+
+def mcp(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[FOLDER]", help="Where its tools may read and write; nowhere else.")
+    ] = Path(),
+) -> None:
+    """Offer segment, compare, info and models to an agent, over the Model Context Protocol (stdin and stdout)."""
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder")
+    require("mcp", "mcp", "the server for agents")
+    module: Any = import_module("diffatlas_app.mcp_server")
+    module.server(folder).run("stdio")
 
 
 def napari(

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
-from diffatlas.engine.request import DeviceName, GuidanceName, PrecisionName, PresetName, Request, Roi, SamplerName
+from diffatlas.engine.choices import DeviceName, GuidanceName, PrecisionName, PresetName, Roi, SamplerName
 from diffatlas.errors import BadInput, SeveralVolumes
 
 if TYPE_CHECKING:
+    from diffatlas.engine.request import Request
     from diffatlas.geometry.volume import Modality, Volume
     from diffatlas.io import LabelFormat
     from diffatlas.models.card import ModelCard
@@ -152,6 +153,8 @@ def segment_request(
     force: bool,
 ) -> Request:
     """The request the options describe; `BadInput` before any file is touched."""
+    from diffatlas.engine.request import Request  # pydantic waits for it
+
     request = Request(
         model=model if _is_address(device) else model_for_report(model),
         preset=preset,

@@ -235,7 +235,7 @@ def replay(
     if model is not None:
         run = replace(run, request=replace(run.request, model=opt.model_for_report(model)))
     card = opt.card_of(run.request.model)
-    path = input_ or run.source_path
+    path = input_ or run.source.path
     if path is not None and not path.exists() and (beside := report.absolute().parent / path.name).exists():
         path = beside
     if path is None:

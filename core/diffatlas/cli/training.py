@@ -49,7 +49,12 @@ def train(
 
 
 def export(
-    source: Annotated[Path, typer.Argument(metavar="RUN|CONFIG", help="The folder of a run, or its YAML file.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|CONFIG|MODEL", help="The folder of a run, or its YAML file; or, for a bundle, a model."
+        ),
+    ],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="The model's folder.", show_default="export of CONFIG"),
@@ -57,8 +62,24 @@ def export(
     weights: Annotated[
         Literal["ema", "raw"], typer.Option(help="The moving average, or the weights of the last update.")
     ] = "ema",
+    bundle: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Make a MONAI bundle of a model, in a new folder.", show_default=False),
+    ] = None,
 ) -> None:
-    """Make a model of the last checkpoint of a training run, also while the run goes on."""
+    """Make a model of the last checkpoint of a training run, also while it goes on; or a MONAI bundle of a model."""
+    if bundle is not None:
+        if output is not None:
+            raise BadInput("--bundle names the folder to write; leave out --output")
+        from diffatlas.bundle import export_bundle
+        from diffatlas.cli.terminal import say as tell
+
+        tell(f"bundle: {export_bundle(source, bundle)}")
+        return
+    _export_run(Path(source), output, weights)
+
+
+def _export_run(source: Path, output: Path | None, weights: Literal["ema", "raw"]) -> None:
     if not source.exists():
         raise BadInput(f"{source}: no such file or folder; give a run's folder or its YAML file")
     if output is not None and output.exists() and not output.is_dir():

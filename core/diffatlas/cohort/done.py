@@ -7,7 +7,6 @@ volume's files and of the labels, and the hash of the labels.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -42,7 +41,7 @@ class Results:
         try:
             record = read_report(case.report)
             mark, provenance = record[MARK], record["provenance"]
-            if mark["request"] != plain_request(request) or mark.get("modality") != case.modality:
+            if mark["request"] != request.to_json() or mark.get("modality") != case.modality:
                 return False
             if mark.get("format", "nifti") != case.format:
                 return False
@@ -77,7 +76,7 @@ class Results:
             stat = labels.stat()  # renaming changes neither size nor time
             mark = {
                 "case": case.name,
-                "request": plain_request(request),
+                "request": request.to_json(),
                 "modality": case.modality,
                 "format": case.format,
                 "labels": case.labels.name,
@@ -105,11 +104,6 @@ def stamp_of(path: Path) -> list[int]:
     with os.scandir(path) as entries:
         stats = [entry.stat() for entry in entries if entry.is_file()]
     return [len(stats), sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)]
-
-
-def plain_request(request: Request) -> Any:
-    """The request as JSON gives it back."""
-    return json.loads(json.dumps(request.to_json()))
 
 
 def file_sha256(path: Path) -> str:

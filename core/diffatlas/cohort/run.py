@@ -11,23 +11,25 @@ import os
 import queue
 import random
 import threading
-import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from diffatlas import session
 from diffatlas.cohort.attempts import FOLDER, HEARTBEAT_S, STALE_S, Attempt, Attempts
 from diffatlas.cohort.case import Case, Status
-from diffatlas.cohort.done import Results, stamp_of
-from diffatlas.engine.frame import Frame, Result
+from diffatlas.cohort.done import Results
+from diffatlas.cohort.work import CaseProcess, Ways, resident_mb, work
 from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
-from diffatlas.geometry.volume import Volume
-from diffatlas.io import read_volume, sweep
+from diffatlas.io import sweep
 from diffatlas.session import Backend
+
+# How a worker does a case: here, or in a process of its own.
+Do = Callable[[Case, Request, Ways], Status]
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +43,10 @@ class Cohort:
     ``weights_of`` gives the hash of a model's weights by its name, None looks into the model's card here.
 
     ``workers`` cases are on their way at a time, in threads: the network is in memory once, and no result depends on
-    another case. ``redo`` runs also what is done. ``limit_s``: longest time for a case, looked at after every step.
-    ``retries``: how often a case is tried again in this run where the fault is the program's or the machine's.
+    another case. ``redo`` runs also what is done. ``limit_s``: longest time for a case; ``memory_mb``: most memory of
+    the process that does it. With either of them each worker hands its cases to a process, which is killed beyond the
+    limit (`diffatlas.cohort.work.CaseProcess`); ``backend`` must then be picklable. ``retries``: how often a case is
+    tried again in this run where the fault is the program's or the machine's.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Cohort:
         workers: int = 1,
         redo: bool = False,
         limit_s: float | None = None,
+        memory_mb: float | None = None,
         retries: int = 0,
         heartbeat_s: float = HEARTBEAT_S,
         stale_s: float = STALE_S,
@@ -65,6 +70,10 @@ class Cohort:
             raise BadInput(f"retries must be between 0 and 100, not {retries}")
         if limit_s is not None and not limit_s > 0:
             raise BadInput(f"the time limit must be above 0 seconds, not {limit_s:g}")
+        if memory_mb is not None and not memory_mb > 0:
+            raise BadInput(f"the memory limit must be above 0 MB, not {memory_mb:g}")
+        if memory_mb is not None and resident_mb("self") is None:
+            raise BadInput("a limit of memory needs /proc, which this system does not have")
         if request.task != "segment" or request.edit is not None:
             raise BadInput("a folder is segmented: a request with another task, or with an edit, fits one image only")
         self.cases = tuple(cases)
@@ -72,7 +81,7 @@ class Cohort:
         self.statuses = {case.name: Status(case.name) for case in self.cases}
         self._backend = backend or session.local_backend
         self._workers, self._redo = workers, redo
-        self._limit_s, self._retries = limit_s, retries
+        self._limit_s, self._memory_mb, self._retries = limit_s, memory_mb, retries
         self._heartbeat_s, self._stale_s = heartbeat_s, stale_s
         self._results = Results(weights_of)
         self._attempts: dict[Path, Attempts] = {}
@@ -128,8 +137,13 @@ class Cohort:
 
     # -- in a worker's thread ----------------------------------------------------------------------------------------
     def _work(self, todo: _Turns, tell: Callable[[Status | BaseException | None], None]) -> None:
+        process: CaseProcess | None = None
         try:
             wait_s = LOOK_S[0]
+            do: Do = partial(_here, self._backend)
+            if self._limit_s is not None or self._memory_mb is not None:
+                process = CaseProcess(self._backend, self._limit_s, self._memory_mb)
+                do = process.do
             while not self._stop.is_set():
                 case = todo.take()
                 if case is None:
@@ -140,7 +154,7 @@ class Cohort:
                     wait_s = min(wait_s * 1.5, LOOK_S[1])
                     todo.look_again()
                     continue
-                if self._one(case, tell):
+                if self._one(case, tell, do):
                     wait_s = LOOK_S[0]
                 else:
                     todo.put_back(case)
@@ -148,9 +162,11 @@ class Cohort:
             self._stop.set()
             tell(error)
         finally:
+            if process is not None:
+                process.close()
             tell(None)
 
-    def _one(self, case: Case, tell: Callable[[Status], None]) -> bool:
+    def _one(self, case: Case, tell: Callable[[Status], None], do: Do) -> bool:
         """Do a case, or find that it needs nothing; False while another process has it."""
         request = request_of(case, self.request)
         attempts = self._attempts[records_of(case)]
@@ -182,7 +198,7 @@ class Cohort:
             tell(replace(status, state="done", reason="was done already"))
             return True
         tell(status)
-        self._tried(case, request, attempts, attempt, tell)
+        self._tried(case, request, attempts, attempt, tell, do)
         return True
 
     def _ended_elsewhere(self, case: Case, end: dict[str, Any]) -> Status | None:
@@ -194,11 +210,22 @@ class Cohort:
         return None
 
     def _tried(
-        self, case: Case, request: Request, attempts: Attempts, attempt: Attempt, tell: Callable[[Status], None]
+        self,
+        case: Case,
+        request: Request,
+        attempts: Attempts,
+        attempt: Attempt,
+        tell: Callable[[Status], None],
+        do: Do,
     ) -> None:
         """Try a case until it is done, has failed for good, or the cohort was stopped."""
         for left in range(self._retries, -1, -1):
-            last = self._try(case, request, attempts, attempt, tell)
+            ways = Ways(
+                lambda step, total: tell(Status(case.name, "running", step=step, total=total)),
+                self._stop.is_set,
+                partial(attempts.holds, attempt),
+            )
+            last = do(case, request, ways)
             if last.state == "pending":
                 attempts.end(attempt, {"state": "stopped"})
             else:
@@ -211,53 +238,9 @@ class Cohort:
             attempt = again
             log.warning("case %s is tried again: %s", case.name, last.reason)
 
-    def _try(
-        self, case: Case, request: Request, attempts: Attempts, attempt: Attempt, tell: Callable[[Status], None]
-    ) -> Status:
-        status = Status(case.name, "running")
-        begin = time.monotonic()
-        try:
-            if case.problem:
-                raise BadInput(case.problem)
-            stamp = stamp_of(case.path)
-            volume = read_volume(case.path)
-            if case.modality is not None:
-                volume = volume.named(case.modality)
-            result = self._segment(volume, request, begin, lambda i, n: tell(replace(status, step=i, total=n)))
-            if result is None:
-                return Status(case.name, "pending", "stopped")
-            if not attempts.holds(attempt):
-                return Status(case.name, "pending", "another process took it over")
-            self._results.write(case, volume, request, result, stamp)
-            steps = len(result.metrics)
-            return replace(status, state="done", step=steps, total=steps, seconds=time.monotonic() - begin)
-        except BadInput as error:
-            return replace(status, state="failed", reason=" ".join(str(error).split()))
-        except Exception as error:
-            log.error("case %s failed", case.name, exc_info=True)
-            line = " ".join(str(error).split())[:200]
-            return replace(status, state="failed", reason=f"{type(error).__name__}: {line}", fault=True)
 
-    def _segment(
-        self, volume: Volume, request: Request, begin_s: float, tell: Callable[[int, int], None]
-    ) -> Result | None:
-        """The result, or None where the cohort was stopped before it was there."""
-        result: Result | None = None
-        stream = cast(Generator[Frame, None, None], self._backend().stream(volume, request))
-        with closing(stream):
-            for frame in stream:
-                result = frame.result
-                if result is None and self._stop.is_set():
-                    return None
-                if result is None and self._limit_s is not None and time.monotonic() - begin_s > self._limit_s:
-                    raise BadInput(
-                        f"took longer than {self._limit_s:g} s (step {frame.index + 1} of {frame.total}); "
-                        "raise the time limit or ask for fewer steps"
-                    )
-                tell(frame.index + 1, frame.total)
-        if result is None:
-            raise RuntimeError("the engine ended without a result")
-        return result
+def _here(backend: Callable[[], Backend], case: Case, request: Request, ways: Ways) -> Status:
+    return work(case, request, backend, ways)
 
 
 class _Turns:

@@ -1,9 +1,9 @@
-"""Network output -> x0-denoiser, once, so that no sampler ever asks what a network predicts.
+"""Network output -> x0-denoiser. Samplers only see x0, whatever the network predicts.
 
     eps: x0 = (x_t - sigma eps) / alpha        v: x0 = alpha x_t - sigma v        x0: as it is
 
 Image and mask channels may use different ones; channel 0 is the image. The denoiser knows two noise levels, one for
-the image channel and one for the mask channels (`Levels`), and clamps its answer to the range data can have.
+the image channel and one for the mask channels (`Levels`), and clamps x0 to the range of the data.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def as_denoiser(
     mask_prediction: Prediction = "x0",
     mask_range: float = 1.0,
 ) -> Denoiser:
-    """Wrap ``network``; what is given beyond the levels goes to it as it is.
+    """The x0-denoiser of ``network``; arguments after the levels are passed on.
 
     The image's x0 is clamped to [-1, 1], the masks' to +- ``mask_range``.
     """

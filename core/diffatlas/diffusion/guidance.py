@@ -1,18 +1,18 @@
-"""Guidance wraps a denoiser and returns a denoiser; what it knows of the patient it puts in on the way.
+"""Guidance: conditions a denoiser on an image or a mask by editing the channels of its input.
 
-The sampler asks for x0 at one level t. A guidance decides what the network sees for it:
+Each guidance takes a denoiser and returns one. The sampler asks that for x0 at one level t:
 
-- `ImageGuidance`: the image channel is the patient's image at noise rho * t (rho = 1 is the published guidance, rho = 0
-  hands over the clean image), the mask channels are the sampler's.
-- `GradientGuidance`: the published second variant in spirit: the image channel is pulled down the gradient of the
-  squared difference between the image half the network believes in and the patient's image. The published one, to the
-  digit, moves the sampler's state and stands in `diffatlas.published.paper`.
-- `MaskGiven`: mask channels clean and fixed, image free: paints an image onto a mask.
-- `MaskNoised`: the same for a network that knows one level only: the given mask at the image's own level.
-- `MaskPinned`: the edited voxels of the mask are held, the rest adapts.
+- `ImageGuidance`: the image channel is the patient's image at noise level rho * t (rho = 1 is the published guidance,
+  rho = 0 the clean image); the mask channels are the sampler's.
+- `GradientGuidance`: the image channel moves down the gradient of the squared difference between the denoised image
+  channel and the patient's image. The published variant, which moves the sampler's state instead, is
+  `diffatlas.published.paper.GradientPull`.
+- `MaskGiven`: clean, fixed mask channels; the image is generated.
+- `MaskNoised`: the same for a network with one noise level: the mask at the image's level.
+- `MaskPinned`: the edited voxels of the mask are fixed, the others are generated.
 
-Replacing a channel on the way into the denoiser equals replacing it inside the loop, exactly, for samplers that are
-element-wise in (x_t, x0); multistep and deterministic ones need *one* noise draw through the run (``fresh=False``).
+Replacing a channel in the denoiser's input equals replacing it inside the sampler's loop, exactly, if the sampler is
+element-wise in (x_t, x0). Multistep and deterministic samplers need one noise draw for the whole run (``fresh=False``).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NoiseSource = Callable[[tuple[int, ...]], Tensor]
 
 
 class Watched(Protocol):
-    """A guidance whose last view of the image channel, ``seen`` [B, 1, X, Y, Z], is worth showing."""
+    """A guidance that keeps the image channel of its last call: ``seen`` [B, 1, X, Y, Z]."""
 
     seen: Tensor | None
 
@@ -50,9 +50,9 @@ def no_guidance(denoiser: Denoiser) -> Denoiser:
 
 @dataclass
 class ImageGuidance:
-    """Show the network the patient's ``image`` [1 or B, 1, X, Y, Z] at noise level rho * t.
+    """The image channel is ``image`` [1 or B, 1, X, Y, Z] at noise level rho * t.
 
-    ``seen``: the image channel of the last call, for whoever wants to draw it.
+    ``seen``: the image channel of the last call.
     """
 
     image: Tensor
@@ -81,7 +81,7 @@ class ImageGuidance:
 
 @dataclass
 class GradientGuidance:
-    """Pull the image channel towards agreement with ``image`` before every call.
+    """Move the image channel towards agreement with ``image`` before every call.
 
     ``strength``: multiplies the gradient of the *summed* squared difference over two (published: 1e4 on a mean over
     64^3 voxels, that is 0.076); the pull is clamped to +- ``limit``.
@@ -145,7 +145,7 @@ class MaskNoised:
 
 @dataclass
 class MaskPinned:
-    """Where ``pinned`` (bool [1, 1, X, Y, Z]) the mask is ``mask`` [1, K, X, Y, Z], and in the answer."""
+    """Where ``pinned`` (bool [1, 1, X, Y, Z]), input and output have the mask channels ``mask`` [1, K, X, Y, Z]."""
 
     mask: Tensor
     pinned: Tensor

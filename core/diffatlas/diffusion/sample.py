@@ -1,7 +1,7 @@
 """Samplers: plain generators that read like the algorithms, from x_t at ``times[0]`` down to ``times[-1]``.
 
-Each takes an x0-denoiser and a schedule, yields a `Step` after every move, and keeps no state of its own; whoever
-iterates decides what to show and when to stop. ``t`` is shared by all samples of the batch.
+Each takes an x0-denoiser and a schedule and yields a `Step` after every move; the caller decides what to show and when
+to stop. ``t`` is shared by all samples of the batch.
 
 They are decorated with ``torch.no_grad()``: a ``with`` around a ``yield`` would leak the mode to the consumer.
 """
@@ -22,7 +22,7 @@ from diffatlas.diffusion.schedule import Schedule, trailing
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """State after move ``index`` of ``total``: noise level ``t``, ``x`` at t, and ``x0`` the denoiser believed in."""
+    """State after move ``index`` of ``total``: noise level ``t``, ``x`` at t, and the denoiser's ``x0``."""
 
     index: int
     total: int
@@ -42,8 +42,8 @@ def uniform_times(steps: int, start: float = 1.0) -> list[float]:
 def crowded_times(steps: int, start: float = 1.0) -> list[float]:
     """steps + 1 levels from ``start`` down to 0, closer together towards 1: t = 1 - u^2 with u evenly spaced.
 
-    A smooth field shows through noise many times its size, so the shape of a pair drawn from the atlas is settled in
-    the first percents of the walk; evenly spaced levels would settle it in one step, on the mean.
+    A smooth field is visible in much stronger noise, so the shape of a generated pair is decided at levels close to 1.
+    With evenly spaced levels it would be decided in one step, and be the mean shape.
     """
     first = (1 - start) ** 0.5
     return [1 - (first + (1 - first) * i / steps) ** 2 for i in range(steps + 1)]
@@ -60,7 +60,7 @@ def discrete_times(steps: int, start: float, levels: int) -> list[float]:
 
 
 def mask_first(denoiser: Denoiser, schedule: Schedule, structures: int) -> tuple[Denoiser, Schedule]:
-    """Let the image trail the mask: what a sampler walks by (denoiser, schedule) with t the *mask's* level."""
+    """Denoiser and schedule for a sampler whose t is the mask's level; the image is at the higher level `trailing`."""
 
     def both(x: Tensor, t_image: Tensor, t_mask: Tensor) -> Tensor:
         return denoiser(x, trailing(t_image), t_mask)

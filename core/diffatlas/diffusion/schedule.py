@@ -23,12 +23,12 @@ Schedule = Callable[[Tensor], tuple[Tensor, Tensor]]
 def cosine(t: Tensor) -> tuple[Tensor, Tensor]:
     """Continuous cosine schedule: (cos, sin) of pi t / 2, same shape as ``t``."""
     angle = t * (math.pi / 2)
-    # cos(pi / 2) is 6e-17 in floating point, not 0; a clean end matters to a network that has seen alpha = 0.
+    # cos(pi / 2) is 6e-17 in floating point; the network was trained with alpha = 0 there.
     return torch.where(t >= 1, torch.zeros_like(t), angle.cos()), angle.sin()
 
 
 def trailing(t: Tensor) -> Tensor:
-    """The level 1 - (1 - t)^2 >= t: where a half stands that trails behind another at ``t``."""
+    """The level 1 - (1 - t)^2 >= t of an image (or mask) that trails a mask (or image) at ``t``."""
     return 1 - (1 - t).square()
 
 

@@ -33,8 +33,8 @@ class LocalBackend:
                 f"model '{card.name}' knows one noise level for image and mask and cannot answer in one step; "
                 f"give a region of interest"
             )
-        compute = Compute.of(request)
-        answer = one_step(load_model(card.path), planned, compute)
+        model = load_model(card.path)
+        answer = one_step(model, planned, Compute.of(request, model))
         return search(volume, card.space, answer, card.expected_volumes_ml, limit)
 
     def stream(self, volume: Volume | None, request: Request) -> Iterator[Frame]:
@@ -43,8 +43,8 @@ class LocalBackend:
         planned = plan(volume, request)
         if volume is None and request.task == "segment" and request.guidance != "none":
             raise BadInput("there is no image to segment")
-        compute = Compute.of(request)
         model = load_model(planned.card.path)
+        compute = Compute.of(request, model)
         placement = place(planned, volume, one_step(model, planned, compute))
         placement = replace(placement, notes=(*compute.notes, *placement.notes))
         edited = edited_mask(planned, placement)

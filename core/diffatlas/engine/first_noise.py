@@ -1,6 +1,6 @@
-"""What a run begins with: x_1, pure noise in both halves, laid where the model will look.
+"""The frame before the first step: x_1, pure noise in image and mask, on the model grid.
 
-No network is asked, so a front end can show it at once; the first step of the run starts from exactly this.
+It needs no network, so a front end can show it at once. The first step starts from exactly this noise.
 """
 
 from __future__ import annotations

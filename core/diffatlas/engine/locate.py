@@ -1,26 +1,25 @@
-"""Where in a large volume is what a model knows? A search with one-step answers, and an honest word on its result.
+"""Find a model's structures in a large volume: a search with one-step answers, and the confidence of its result.
 
-The volume is brought to the model's spacing once. Then the model's field of view is laid over it, from the middle
-outwards in steps of ``STRIDE`` of its edge; at each place the network answers once, with the clean image and a mask of
-pure noise. An answer has the score
+The volume is resampled to the model's spacing once. The model's field of view is then laid over it, from the middle
+outwards in steps of ``STRIDE`` of its edge. At each place the network answers once, from the clean image and a mask of
+pure noise. The score of an answer is
 
     fit = mean over structures k of min(v_k / e_k, e_k / v_k)  *  share of its surface that the view does not cut
 
-with v_k the volume it gives structure k and e_k the volume the training cases had on average (the model's card). An
-answer that beats all before it is followed: the view moves onto the middle of what was found, a few times, as long as
-the fit grows. Where that leads nowhere the best of the other answers have their turn.
+v_k: volume of structure k in the answer; e_k: its mean volume in the training cases (model card). After the best
+answer so far, the field of view moves to the middle of the structures that were found, up to ``MAX_MOVES`` times while
+the fit grows. If the fit stays low, the best of the other answers are tried in the same way.
 
-A network answers with an atlas-like shape wherever it looks. What is really there stays where it is when the field of
-view moves; what is made up moves along. So two more looks are taken, ``SHIFT`` of an edge to either side, from other
-noise, and
+A network draws an atlas-like shape at any place. A real structure keeps its place in the world when the field of view
+moves; an invented one moves along. So the network answers twice more, ``SHIFT`` of an edge to either side, from other
+noise:
 
-    agreement = mean of the Dice between the three answers, structure by structure, voxel by voxel in the world.
+    agreement = mean Dice between the three answers, by structure, voxel by voxel in the world
 
-The confidence is a logistic curve over agreement and fit. It was drawn by hand through the gap that the volumes of
-`benchmarks/bench_locate.py --split choose` and two abdomens showed: hearts that were there agreed by 0.96 or more, what
-was made up by 0.80 or less, and nothing lay between. So it is a guess between the two, and the benchmark counts, on
-other seeds, how often each of its words was right. It speaks of the middle, within ``HIT_MM``, and of images like
-those. A search that is sure stops.
+The confidence is a logistic function of agreement and fit. Its constants were set by hand from the volumes of
+`benchmarks/bench_locate.py --split choose` and two abdomens: agreement was 0.96 or more where the heart was there, 0.80
+or less where it was invented, and never between. The benchmark counts on other seeds how often each level of
+confidence was right, that is, the middle was found within ``HIT_MM``. The search ends when it is sure.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ import itertools
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,23 +36,23 @@ from scipy import ndimage
 
 from diffatlas.geometry.distance import distances_to_labels
 from diffatlas.geometry.grid import Array, Grid, reorient
-from diffatlas.geometry.resample import apply_window, resample
+from diffatlas.geometry.resample import apply_window, resample_believed
 from diffatlas.geometry.space import ModelSpace, Ranges, field_of_view, world_box
 from diffatlas.geometry.volume import Volume
 from diffatlas.metrics import dice
 
-STRIDE = 0.55  # beyond the shifts of augmentation; an answer to half a heart is enough to follow
+STRIDE = 0.55  # more than the shifts of augmentation; half a heart is enough to move towards it
 SHIFT = 0.08
 MAX_LOOKS = 64  # of a view of 64^3 voxels; more of smaller ones
 MAX_SMALL_LOOKS = 400
-# A run that is to begin soon does not search a whole body first: `Backend.locate` does, and can be stopped.
+# Before a run. `Backend.locate` searches the whole volume, and can be stopped.
 AUTOMATIC_LOOKS = 12
 MAX_MOVES = 4
 MIN_FIT = 0.2
 MAX_TRIED = 6
 SECOND_AWAY = 0.25
 HIT_MM = 20.0
-NEAR = 1.3  # of the field of view: in a volume up to this size one look from the middle sees enough of what is there
+NEAR = 1.3  # fields of view; in a smaller volume one answer from the middle sees enough
 NEAR_FIT = 0.4
 SURE, LIKELY = 0.9, 0.6
 LOGISTIC = (-28.0, 30.0, 4.0)  # one, agreement, fit
@@ -121,7 +121,8 @@ class _Coarse:
         affine = np.diag([*spacing, 1.0])
         affine[:3, 3] = (low + high) / 2 - spacing * (shape - 1) / 2
         self.grid = Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
-        self.values, self.inside = resample(_thinned(volume, space.spacing_mm), self.grid)
+        thinned = _thinned(volume, space.spacing_mm)
+        self.values, self.inside = resample_believed(thinned, self.grid, thinned.unknown)
 
     def view(self, centre_mm: Array) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_], NDArray[np.int64]]:
         """The image on the field of view nearest to ``centre_mm`` (None where there is nothing to see), where it is
@@ -303,22 +304,37 @@ def _places(grid: Grid, space: ModelSpace) -> tuple[list[Array], bool]:
 
 
 def _thinned(volume: Volume, spacing_mm: Sequence[float]) -> Volume:
-    """Block means of a volume much finer than ``spacing_mm``, so that the resampling has less to filter."""
+    """Block means of a volume much finer than ``spacing_mm``, so that the resampling has less to filter.
+
+    Voxels that are unknown have no part in a mean; a block is unknown where more than half of it is.
+    """
     orientation = volume.grid.to_canonical()
     grid = volume.grid.reoriented(orientation)
     block = [max(1, int(w // h)) for w, h in zip(spacing_mm, grid.spacing_mm, strict=True)]
     block = [min(b, n) for b, n in zip(block, grid.shape, strict=True)]
     if block == [1, 1, 1]:
         return volume
-    data = reorient(volume.data, orientation)
     counts = [n // b for n, b in zip(grid.shape, block, strict=True)]
-    data = data[tuple(slice(0, n * b) for n, b in zip(counts, block, strict=True))]
+    whole = tuple(slice(0, n * b) for n, b in zip(counts, block, strict=True))
     shape = [part for n, b in zip(counts, block, strict=True) for part in (n, b)]
-    means = data.reshape(shape).mean(axis=(1, 3, 5), dtype=np.float32)
+
+    def mean(data: NDArray[Any]) -> NDArray[np.float32]:
+        blocks = reorient(data, orientation)[whole].reshape(shape)
+        return np.asarray(blocks.mean(axis=(1, 3, 5), dtype=np.float32))
+
+    unknown = None
+    if volume.unknown is None or not volume.unknown.any():
+        means = mean(volume.data)
+    else:
+        share = mean(~volume.unknown)
+        believed = mean(np.where(volume.unknown, np.float32(0), volume.data))
+        means = np.asarray(believed / np.maximum(share, np.float32(1e-3)), dtype=np.float32)
+        unknown = share <= 0.5
     affine = grid.affine.copy()
     affine[:3, :3] = affine[:3, :3] @ np.diag(block)
     affine[:3, 3] = grid.to_world((np.array(block, dtype=np.float64) - 1) / 2)
-    return Volume(means, Grid((counts[0], counts[1], counts[2]), affine), volume.modality, volume.name)
+    thinned = Grid((counts[0], counts[1], counts[2]), affine)
+    return Volume(means, thinned, volume.modality, volume.name, unknown=unknown)
 
 
 def _overlap(a: _Seen, b: _Seen) -> float:

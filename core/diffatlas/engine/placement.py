@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,8 @@ class Placement:
 
     ``image``: float32 [X, Y, Z] in [-1, 1] on ``grid``, None without a volume. ``known``: bool [X, Y, Z], the voxels
     for which the volume gives evidence; elsewhere the image is the fill value of the model's space. ``search_s``:
-    seconds that finding the place took. ``notes``: findings, one line each.
+    seconds that finding the place took. ``confidence``: of a search in what it found, 0 to 1; None where there was no
+    search. ``notes``: findings, one line each.
     """
 
     grid: Grid
@@ -37,6 +38,7 @@ class Placement:
     image: NDArray[np.float32] | None = None
     known: NDArray[np.bool_] | None = None
     search_s: float = 0.0
+    confidence: float | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -46,29 +48,34 @@ def place(plan: Plan, volume: Volume | None, answer: Answer) -> Placement:
     if volume is None:
         return Placement(space.grid_at(np.zeros(3)), notes=plan.notes)
     begin = time.monotonic()
-    grid, where = (plan.grid, plan.where) if plan.grid is not None else find(plan, volume, answer)
+    grid, where, confidence = (plan.grid, plan.where, None) if plan.grid is not None else find(plan, volume, answer)
     search_s = time.monotonic() - begin
     seen = image_to_model(volume, grid, space.window_for(volume.modality), space.fill, plan.request.ignore)
     notes = [*plan.notes, *([where] if where else []), window_note(volume, *seen.limits)]
     if seen.limits[1] - seen.limits[0] < 1e-6 or float(np.ptp(seen.image)) == 0:
         notes.append("the image is constant within the field of view; there is nothing to see in it")
-    return Placement(grid, volume.grid, seen.image, seen.known, search_s, tuple(notes))
+    return Placement(grid, volume.grid, seen.image, seen.known, search_s, confidence, tuple(notes))
 
 
-def find(plan: Plan, volume: Volume, answer: Answer) -> tuple[Grid, str]:
-    """The model grid about the structures of a large volume, and a sentence on how they were found."""
+def find(plan: Plan, volume: Volume, answer: Answer) -> tuple[Grid, str, float | None]:
+    """The model grid about the structures of a large volume, a sentence on how they were found, and the confidence of
+    the search where one look was not enough."""
     space, expected_ml = plan.card.space, plan.card.expected_volumes_ml
+    if plan.request.ignore is not None:  # nor does the search believe them
+        hidden = plan.request.ignore if volume.unknown is None else plan.request.ignore | volume.unknown
+        volume = replace(volume, unknown=hidden)
     centre_mm = glance(volume, space, answer, expected_ml)
-    by, words = "one look from its middle", ""
+    by, words, confidence = "one look from its middle", "", None
     if centre_mm is None:
         (last,) = deque(search(volume, space, answer, expected_ml, AUTOMATIC_LOOKS), maxlen=1)
         assert last.proposal is not None
         centre_mm, by, words = last.proposal.centre_mm, "a search", f": {last.proposal.words}"
+        confidence = last.proposal.confidence
     # As a region of interest it is moved into the volume where it would stick out.
     grid = space.place(volume.grid, field_of_view(space, volume.grid, centre_mm))
     moved = float(np.linalg.norm(grid.centre_mm - volume.grid.centre_mm))
     how = f"{by} placed it {moved:.0f} mm from the volume's centre{words}"
-    return grid, larger_than_view_note(space, volume.grid, how)
+    return grid, larger_than_view_note(space, volume.grid, how), confidence
 
 
 @dataclass(frozen=True, eq=False)

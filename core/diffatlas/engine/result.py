@@ -1,4 +1,4 @@
-"""From steps to what front ends see: frames, and with the last one the result and where it comes from.
+"""Steps of a walk -> frames; the last frame carries the result and its provenance.
 
 numpy only; a test can feed it steps that no network made.
 """
@@ -19,9 +19,11 @@ from diffatlas.engine import pace
 from diffatlas.engine.frame import Frame, FrameMetrics, Result
 from diffatlas.engine.placement import EditedMask, Placement
 from diffatlas.engine.plan import Plan
+from diffatlas.engine.run_record import RecordedImage
 from diffatlas.geometry.distance import distances_to_labels
 from diffatlas.geometry.resample import Resampler
 from diffatlas.geometry.volume import LabelMap, Volume
+from diffatlas.values import plain
 
 if TYPE_CHECKING:
     from diffatlas.engine.walk import Walk, WalkStep
@@ -135,22 +137,17 @@ class Frames:
 
     def provenance(self, seconds: float) -> dict[str, Any]:
         """What it takes to run this again, as plain data."""
-        source = None
-        if self.volume is not None:
-            source = {
-                "name": self.volume.name,
-                "shape": list(self.volume.grid.shape),
-                "affine": self.volume.grid.affine.tolist(),
-                "modality": self.volume.modality,
-                "sha256": self.volume.sha256(),
-            }
         grid, card = self.placement.grid, self.plan.card
         return {
             "program": {"name": "napari-diffatlas", "version": version("napari-diffatlas")},
             "request": self.plan.request.to_json(),
             "model": {"name": card.name, "sha256": card.sha256},
-            "source": source,
-            "placement": {"shape": list(grid.shape), "affine": grid.affine.tolist()},
+            "source": None if self.volume is None else plain(RecordedImage.of(self.volume)),
+            "placement": {
+                "shape": list(grid.shape),
+                "affine": grid.affine.tolist(),
+                "confidence": self.placement.confidence,
+            },
             **self.where,
             "versions": {"python": platform.python_version(), "torch": version("torch"), "numpy": np.__version__},
             "seconds": round(seconds, 3),

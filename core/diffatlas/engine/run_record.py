@@ -1,8 +1,7 @@
-"""The file that a run leaves for being run again: written by one door, read by any other.
+"""Run reports: JSON written after a run, and read by ``replay`` on the command line, in napari and on the web page.
 
-A report holds the request, the hash of the weights, and of the image its voxels' hash, its place in the world and,
-where it came from a file, the path. The voxels are those of the file in the file's own order, whatever a viewer shows,
-so that the command line, napari and the web page mean the same image by the same hash.
+A report holds the request, the hash of the weights, and of the image the hash of its voxels, its affine and, where it
+came from a file, the path. Voxels are hashed in the file's own order, so that all front ends get the same hash.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ import numpy as np
 from diffatlas.engine.frame import Result
 from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
-from diffatlas.geometry.volume import Volume
+from diffatlas.geometry.volume import Modality, Volume
 from diffatlas.io import atomic_path, check_output
+from diffatlas.values import Real, Whole, load, value
 
 SUFFIX = ".json"
 MAX_BYTES = 256 * 2**20
@@ -29,37 +29,53 @@ SAME_PLACE_MM = 1e-3
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-@dataclass(frozen=True, eq=False)
-class RecordedRun:
-    """What a report says of a segmentation. ``request.model`` is a name or a folder, never "auto".
+Row = tuple[Real, Real, Real, Real]
 
-    ``source_sha256``: of the image's voxels, as `Volume.sha256`. ``source_affine`` [4, 4], mm, and ``source_modality``
-    are None in reports that do not say; ``source_path`` is None where the image did not come from a file.
+
+@value(frozen=True, eq=False)
+class RecordedImage:
+    """The image of a run. ``sha256``: of its voxels, as `Volume.sha256`. ``path``: None where it came from no file.
+
+    ``shape`` [3], ``affine`` [4, 4] (mm) and ``modality`` are None in reports of older versions.
+    """
+
+    sha256: str
+    name: str = "the image"
+    shape: tuple[Whole, ...] | None = None
+    affine: tuple[Row, Row, Row, Row] | None = None
+    modality: Modality | None = None
+    path: Path | None = None
+
+    @classmethod
+    def of(cls, volume: Volume) -> RecordedImage:
+        """The record of ``volume``, without a file."""
+        affine: Any = volume.grid.affine.tolist()
+        return cls(volume.sha256(), volume.name, volume.grid.shape, affine, volume.modality)
+
+
+@value(frozen=True, eq=False)
+class RecordedRun:
+    """The report of a segmentation: ``file``, its name; what was asked; of which image; sha256 of the model's weights.
+
+    ``request.model`` is a name or a folder, never "auto".
     """
 
     file: str
     request: Request
     weights_sha256: str
-    source_name: str
-    source_sha256: str
-    source_shape: tuple[int, ...] | None
-    source_affine: tuple[tuple[float, ...], ...] | None
-    source_modality: str | None
-    source_path: Path | None
+    source: RecordedImage
 
     def prepared(self, volume: Volume) -> Volume:
         """The same volume, taken for the modality that the run took it for."""
-        if self.source_modality not in ("ct", "mr", "unknown"):
-            return volume
-        return replace(volume, modality=self.source_modality)  # type: ignore[arg-type]
+        return volume if self.source.modality is None else replace(volume, modality=self.source.modality)
 
     def other_image(self, volume: Volume, name: str) -> str | None:
         """Why ``volume`` is not the image of this run, in a line that calls it ``name``; None where it is."""
-        if volume.sha256() != self.source_sha256:
+        if volume.sha256() != self.source.sha256:
             return f"{name}: its voxels are not those of {self.file}"
-        if self.source_affine is not None:
-            corners = np.array([(0, 0, 0), volume.grid.shape], dtype=np.float64)
-            then = corners @ np.array(self.source_affine)[:3, :3].T + np.array(self.source_affine)[:3, 3]
+        if self.source.affine is not None:
+            corners, affine = np.array([(0, 0, 0), volume.grid.shape], dtype=np.float64), np.array(self.source.affine)
+            then = corners @ affine[:3, :3].T + affine[:3, 3]
             if np.abs(then - volume.grid.to_world(corners)).max() > SAME_PLACE_MM:
                 return f"{name}: its voxels are those of {self.file}, but they lie elsewhere in the world"
         return None
@@ -92,27 +108,11 @@ def read_run(path: Path) -> RecordedRun:
     source, model = provenance.get("source"), provenance["model"]
     if request.task != "segment" or not isinstance(source, dict) or not isinstance(source.get("sha256"), str):
         raise BadInput(f"{path.name}: is not the report of a segmentation; there is no image to replay it on")
-    if request.model == "auto":
-        # What was chosen then is meant, whatever models have come since.
+    if request.model == "auto":  # the model that was chosen, whichever are there today
         request = replace(request, model=str(model.get("name")))
-    shape, affine, place = source.get("shape"), source.get("affine"), source.get("path")
-    try:
-        matrix = None if affine is None else np.array(affine, dtype=np.float64)
-        if matrix is not None and (matrix.shape != (4, 4) or not np.isfinite(matrix).all()):
-            raise ValueError
-        return RecordedRun(
-            file=path.name,
-            request=request,
-            weights_sha256=model["sha256"],
-            source_name=str(source.get("name") or "the image"),
-            source_sha256=source["sha256"],
-            source_shape=None if shape is None else tuple(int(n) for n in shape),
-            source_affine=None if matrix is None else tuple(tuple(row) for row in matrix.tolist()),
-            source_modality=source.get("modality") if isinstance(source.get("modality"), str) else None,
-            source_path=Path(place) if isinstance(place, str) else None,
-        )
-    except (TypeError, ValueError, OverflowError) as error:
-        raise BadInput(f"{path.name}: what it says of the image cannot be read; write the report again") from error
+    known = {f.name: source[f.name] for f in fields(RecordedImage) if source.get(f.name) is not None}
+    image = load(RecordedImage, known, f"{path.name}: what it says of the image cannot be read")
+    return RecordedRun(path.name, request, model["sha256"], image)
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -132,26 +132,26 @@ def read_report(path: Path) -> dict[str, Any]:
     return record
 
 
-def to_json(value: Any) -> str:
+def to_json(data: Any) -> str:
     """Plain data, paths and numpy scalars as indented JSON text; NaN and infinity, which JSON has not, become null.
 
     The text can be written as UTF-8: bytes of a file name that are not become JSON's escapes of Python's surrogates.
     """
-    text = json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(_plain(data), indent=2, allow_nan=False, ensure_ascii=False)
     return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if hasattr(value, "item"):
-        return _plain(value.item())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    raise TypeError(f"{type(value).__name__} has no place in a report")
+def _plain(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {str(key): _plain(item) for key, item in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_plain(item) for item in data]
+    if isinstance(data, Path):
+        return str(data)
+    if data is None or isinstance(data, (str, bool, int)):
+        return data
+    if hasattr(data, "item"):
+        return _plain(data.item())
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    raise TypeError(f"{type(data).__name__} has no place in a report")

@@ -1,5 +1,5 @@
-"""Experiments: an atlas and baselines trained on the same cases with the same arithmetic, scored on cases never seen.
+"""Experiments: atlases and baselines, trained on the same cases with the same arithmetic, scored on unseen cases.
 
-`protocol` is what is asked, `baselines` what the atlas is measured against, `runs` does the work (and does nothing
-twice), `tables` says what came out.
+`protocol`: the configuration; `baselines`: other methods; `runs`: training and scoring, each done once; `tables`:
+results.
 """

@@ -1,7 +1,7 @@
-"""What the atlas is measured against, trained in the same loop on the same augmented cases.
+"""Baselines, trained in the same loop on the same augmented cases.
 
-"segmenter": the atlas's own network as a plain segmenter, one pass from the clean image to signed distances, so that
-what the generative training costs or gives can be read off alone. "unet": MONAI's DynUNet (the network of nnU-Net) with
+"segmenter": the atlas's own network as a plain segmenter, one pass from the clean image to signed distances; the
+difference to the atlas is that of generative training alone. "unet": MONAI's DynUNet (the network of nnU-Net) with
 Dice + cross-entropy and, if wanted, deep supervision.
 """
 

@@ -1,25 +1,21 @@
-"""What a result was made on: processor, cores, versions."""
+"""The machine of a result: processor, cores, versions."""
 
 from __future__ import annotations
 
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from diffatlas.engine.precision import processor_name
+
 
 def machine() -> dict[str, Any]:
     """Processor (and GPU), cores, Python and the versions that numbers depend on, as plain data."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        cpu = platform.processor()
     return {
-        "cpu": cpu,
+        "cpu": processor_name(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cores": os.cpu_count(),
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""What an experiment is told: a validated YAML file.
+"""The configuration of an experiment: a validated YAML file.
 
 A protocol has *settings* (which cases are trained on, which are tested), *methods* (what is trained on them) and, for
 each method, *runs* (how it is asked). Every method of a setting sees the same cases, augmentation and amount of
@@ -34,7 +34,7 @@ NOT_LEARNT = {
     "accumulate",
     "title",
 }
-NOT_LEARNT |= {"summary", "licence", "intended_use", "data_note", "limits"}
+NOT_LEARNT |= {"summary", "licence", "intended_use", "data_note", "datasets", "limits"}
 Name = Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ,.+()=_-]*$")
 
 

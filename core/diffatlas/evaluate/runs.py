@@ -1,4 +1,4 @@
-"""Trains and scores what a protocol names. What is done is kept, and never done twice.
+"""Trains and scores the methods of a protocol. Finished parts are kept and not repeated.
 
 One training is one folder: ``run/`` (its checkpoint: a training that was stopped goes on) and ``model/`` (an atlas's
 weights). Each way of asking, in each setting, has a file of scores, one line a case. A file of scores belongs to the
@@ -195,7 +195,7 @@ class _One:
         return self.protocol.output / "scores" / slug(self.setting.name) / name
 
     def _heading(self, run: RunConfig) -> dict[str, Any]:
-        """What scores of a run depend on: the weights and the request."""
+        """The weights and the request that scores of a run belong to."""
         if self.method.model is not None:
             weights = load_model(self.method.model).card.sha256
         else:

@@ -1,4 +1,4 @@
-"""What came out of a protocol: tables in Markdown, CSV and JSON, and a figure.
+"""Results of a protocol: tables in Markdown, CSV and JSON, and a figure.
 
 Figures are means over test cases of the mean over structures. Intervals are 95 % bootstrap intervals over cases
 (10,000 resamples); differences are paired case by case.

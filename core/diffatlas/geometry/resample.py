@@ -41,18 +41,25 @@ def image_to_model(
     hidden = volume.unknown if ignore is None else ignore
     if volume.unknown is not None and ignore is not None:
         hidden = volume.unknown | ignore
-    if hidden is None or not hidden.any():
-        values, known = resample(volume, grid)
-    else:
-        # Resampling is linear: with weights that are zero where hidden, those voxels have no part in their neighbours.
-        keep = (~hidden).astype(np.float32)
-        weighted, known = resample(Volume(volume.data * keep, volume.grid), grid)
-        share, _ = resample(Volume(keep, volume.grid), grid)
-        values = np.asarray(weighted / np.maximum(share, np.float32(1e-3)), dtype=np.float32)
-        known &= share > 0.5
-        if not known.any():
-            raise BadInput("nothing within the field of view is to be believed; there is nothing to segment by")
+    values, known = resample_believed(volume, grid, hidden)
+    if hidden is not None and hidden.any() and not known.any():
+        raise BadInput("nothing within the field of view is to be believed; there is nothing to segment by")
     return apply_window(values, known, window, fill)
+
+
+def resample_believed(
+    volume: Volume, grid: Grid, hidden: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """`resample`, with voxels that are ``hidden`` (bool, the volume's shape) left out: they have no part in the values
+    [X, Y, Z], and a voxel of ``grid`` is known where at least half of it is believed."""
+    if hidden is None or not hidden.any():
+        return resample(volume, grid)
+    # Resampling is linear: with weights that are zero where hidden, those voxels have no part in their neighbours.
+    keep = (~hidden).astype(np.float32)
+    weighted, known = resample(Volume(volume.data * keep, volume.grid), grid)
+    share, _ = resample(Volume(keep, volume.grid), grid)
+    values = np.asarray(weighted / np.maximum(share, np.float32(1e-3)), dtype=np.float32)
+    return values, known & (share > 0.5)
 
 
 def apply_window(

@@ -31,7 +31,7 @@ Byte = Annotated[Whole, Field(ge=0, le=255)]
 class Structure:
     """One anatomical structure: its name, the id files carry, and a display colour (r, g, b), 0 to 255."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     id: Whole
     color: tuple[Byte, Byte, Byte]
 

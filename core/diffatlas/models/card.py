@@ -28,11 +28,12 @@ class ModelCard:
     """What a model is; see ``weights/*/card.yaml`` for the file form.
 
     ``schedule``: "cosine" (ours) or "published-cosine", which knows ``levels`` discrete noise levels (T).
-    ``prediction``: {"image": "x0", "mask": "x0"}; ``architecture``: {"kind": "atlas-unet" or "published-unet",
-    ...arguments}; ``mask_range``: the network's value of a distance of ``space.sdf_clip_mm``; ``orientation``: the
-    directions in which a published network's axes D, H, W run, as axis codes;
+    ``prediction``: {"image": "x0", "mask": "x0"}; ``architecture``: {"kind": "atlas-unet", "monai-unet" or
+    "published-unet", ...arguments}; ``mask_range``: the network's value of a distance of ``space.sdf_clip_mm``;
+    ``orientation``: the directions in which a published network's axes D, H, W run, as axis codes;
     ``guidance_noise``: the default rho; ``atlas_walk``: how pairs are drawn without an image, "together" (both
-    halves at one level, as published) or "mask-first" (`diffatlas.diffusion.sample.mask_first`); ``metrics``: measured
+    halves at one level, as published) or "mask-first" (`diffatlas.diffusion.sample.mask_first`); ``datasets``: short
+    names of what ``data`` describes, as hubs list them; ``metrics``: measured
     figures with their number of cases; ``calibration``: how likely its answers are right, None where that was not
     measured; ``training``: how to train it again, or what it was converted from.
     """
@@ -52,6 +53,7 @@ class ModelCard:
     guidance_noise: Annotated[Real, Field(ge=0, le=1)]
     atlas_walk: Literal["together", "mask-first"] = "together"
     data: str
+    datasets: tuple[str, ...] = ()
     licence: str
     intended_use: str
     limits: tuple[str, ...]
@@ -106,6 +108,8 @@ class ModelCard:
         absent = {"path"} if self.levels else {"path", "levels", "mask_range", "orientation"}
         if self.calibration is None:
             absent = absent | {"calibration"}
+        if not self.datasets:
+            absent = absent | {"datasets"}
         return {key: item for key, item in plain(self).items() if key not in absent} | {"space": self.space.to_json()}
 
 
@@ -113,13 +117,15 @@ def _front_matter(card: ModelCard) -> str:
     """What model hubs read at the top of a page: YAML between two lines of dashes."""
     # "CC BY-SA 4.0 (weights, as ...)" is "cc-by-sa-4.0" to a hub.
     licence = card.licence.split("(")[0].strip().lower().replace(" ", "-")
-    facts = {
+    facts: dict[str, Any] = {
         "license": licence,
         "library_name": "napari-diffatlas",
         "pipeline_tag": "image-segmentation",
         "tags": ["medical", "segmentation", "atlas", "diffusion", "3d", *card.modalities],
         "metrics": ["dice"],
     }
+    if card.datasets:
+        facts["datasets"] = list(card.datasets)
     return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---\n\n"
 
 

@@ -1,11 +1,11 @@
 """The rules by which the networks of a card are used: `Convention`, one for each schedule that a card can name.
 
-A convention owns the schedule, the denoiser, the noise levels of a walk, the presets, and how a mask that the user
-edited enters. Engine and front ends ask it and never look at a card's schedule themselves. Two exist: `TwoLevel`, of
+A convention gives the schedule, the denoiser, the noise levels of a run, the presets, and how an edited mask enters.
+Engine and front ends use it and never read a card's schedule. Two exist: `TwoLevel`, of
 our networks, which are told a noise level for the image and another for the mask; and
 `diffatlas.published.convention.OneLevel`, of the paper's.
 
-Planning asks a convention without torch, which the methods below `schedule` import when they are called.
+Planning does not import torch; methods from `schedule` on import it when they are called.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Presets: named sets of sampling options. What a preset means to a model is its convention's to say."""
+"""Presets: named sets of sampling options. A model's convention may give a preset other values."""
 
 from __future__ import annotations
 

@@ -29,7 +29,11 @@ WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "card.yaml"
 MAX_CARD_BYTES = 2**20
 # Architecture kind -> module with ``build(card, **arguments)``; imported on first use, because it imports torch.
-NETWORKS = {"atlas-unet": "diffatlas.models.unet", "published-unet": "diffatlas.published.network"}
+NETWORKS = {
+    "atlas-unet": "diffatlas.models.unet",
+    "monai-unet": "diffatlas.models.monai_unet",
+    "published-unet": "diffatlas.published.network",
+}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -70,6 +74,11 @@ def use_models_folder(folder: Path | None) -> None:
     if folder is not None and not folder.is_dir():
         raise BadInput(f"{folder}: no such folder")
     _more_models[:] = [] if folder is None else [folder]
+
+
+def cache_folder() -> Path:
+    """Where what can be made or fetched again is kept: ``DIFFATLAS_CACHE``, or a folder of the user's cache."""
+    return Path(os.environ.get("DIFFATLAS_CACHE") or Path.home() / ".cache" / "diffatlas")
 
 
 def model_folders() -> list[Path]:
@@ -178,6 +187,9 @@ def build_network(card: ModelCard) -> nn.Module:
         raise BadInput(f"{card.path / CARD_FILE}: architecture '{kind}' is unknown")
     try:
         network: nn.Module = import_module(NETWORKS[kind]).build(card, **arguments)
+    except ImportError as error:
+        needs = str(error).splitlines()[0]
+        raise BadInput(f"{card.name}: {needs}; install it with: pip install 'napari-diffatlas[train]'") from error
     except (TypeError, ValueError, RuntimeError) as error:
         raise BadInput(f"{card.path / CARD_FILE}: architecture does not fit ({str(error).splitlines()[0]})") from error
     return network

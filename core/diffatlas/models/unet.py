@@ -1,9 +1,8 @@
-"""The network of our atlases: a patchified residual 3-D U-Net that is told two noise levels.
+"""`AtlasUNet`: a residual 3-D U-Net with patches, conditioned on two noise levels.
 
-Space-to-depth by ``patch`` puts the finest convolutions on a grid patch^3 times smaller than the volume; signed
-distances are smooth, so the inverse rearrangement at the end loses nothing that matters. Every residual block is
-modulated (scale, shift) by an embedding of the image's and the mask's noise levels; the coarsest level attends over
-all its positions.
+Space-to-depth by ``patch`` leaves a grid with patch^3 times fewer voxels for the convolutions. An embedding of the
+image's and the mask's noise level gives scale and shift of every residual block. The coarsest level has
+self-attention over all positions.
 """
 
 from __future__ import annotations
@@ -106,7 +105,7 @@ class Attention(nn.Module):
         return x + change.reshape(b, c, *shape)
 
 
-# What stands where nothing is known. Noise of level 1 says as little, but would have to be told from an image.
+# The image channel where nothing is known. (Noise of level 1 would have to be told from an image.)
 UNSEEN = -1.0
 
 

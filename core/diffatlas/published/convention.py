@@ -1,6 +1,6 @@
 """The convention of the paper's networks: one noise level for image and mask, out of T discrete ones.
 
-Planning asks without torch; what computes stands in `diffatlas.published.paper`.
+Planning does not import torch; the computations are in `diffatlas.published.paper`.
 """
 
 from __future__ import annotations

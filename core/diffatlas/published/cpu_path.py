@@ -1,4 +1,4 @@
-"""The published network once more, for answers on a CPU: the same layers and numbers, slice by slice, in place.
+"""The published network's forward pass on a CPU: the same layers and weights, computed slice by slice, in place.
 
 At full size (dim 64, 64^3) a single activation of the finest level takes 64 MB and the queries, keys and values of one
 attention 0.8 GB. Written layer by layer (`diffatlas.published.network`), most of a pass is memory: fetching what has

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from diffatlas.errors import BadInput
-from diffatlas.models.store import file_sha256
+from diffatlas.models.store import cache_folder, file_sha256
 from diffatlas.published.convert import Origin
 
 REPOSITORY = "YuheLiuu/DiffAtlas_Pretrained_model"
@@ -55,15 +55,10 @@ def release(name: str) -> tuple[str, Release]:
     raise BadInput(f"no released checkpoint is named '{name}'; there are: {', '.join(RELEASES)}")
 
 
-def downloads_folder() -> Path:
-    """Where files from the hub are kept: ``DIFFATLAS_CACHE``, or a folder of the user's cache."""
-    return Path(os.environ.get("DIFFATLAS_CACHE") or Path.home() / ".cache" / "diffatlas")
-
-
 def download(name: str) -> tuple[Path, Origin]:
     """The checkpoint of a release on this machine, fetched if it is not here yet; `BadInput` in one line otherwise."""
     name, wanted = release(name)
-    folder = downloads_folder()
+    folder = cache_folder()
     for file in wanted.files:
         if (folder / file).is_file():
             return folder / file, _recorded(folder / file)

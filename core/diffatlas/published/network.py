@@ -113,7 +113,7 @@ class PublishedUNet(nn.Module):
         return eps.to(x.dtype)
 
     def _slicewise(self, x: Tensor) -> bool:
-        """Whether this is an answer that nobody differentiates, in float32 on a CPU: `diffatlas.published.cpu_path`."""
+        """True if the fast path (`diffatlas.published.cpu_path`) applies: no gradients, float32, CPU."""
         plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
         learning = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters()))
         return plain and not learning

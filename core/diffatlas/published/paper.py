@@ -1,7 +1,7 @@
-"""What the published code computes around its network, to the digit, and apart from our own definitions.
+"""The published code's own definitions of data, metrics, loss and gradient guidance, digit for digit.
 
-Everything here is kept for the authors' checkpoints and for comparing with the paper's numbers; each function agrees
-with outputs recorded from the published code (``tests/test_published.py``). Where ours differ and why:
+They serve the authors' checkpoints and comparisons with the paper. Each function agrees with outputs recorded from the
+published code (``tests/published/test_published.py``). Ours differ:
 
 | here, in voxels | ours |
 |---|---|

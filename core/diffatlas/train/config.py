@@ -1,4 +1,4 @@
-"""What a training run is told: a validated YAML file."""
+"""The configuration of a training run: a validated YAML file."""
 
 from __future__ import annotations
 
@@ -8,28 +8,41 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from diffatlas.data import SCHEMES, Centre, Layout, named_scheme
+from diffatlas.data.schemes import COLORS
 from diffatlas.errors import BadInput
 from diffatlas.geometry.space import ModelSpace
-from diffatlas.geometry.volume import Byte, LabelScheme
+from diffatlas.geometry.volume import LabelScheme, Structure
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class StructureConfig(_Strict):
-    """One structure to learn: its name, the id that results carry, and a display colour (r, g, b), 0 to 255."""
-
-    name: str = Field(min_length=1)
-    id: int = Field(ge=1, le=65_535)
-    color: tuple[Byte, Byte, Byte] | None = None
+def _coloured(rows: Any) -> Any:
+    """Structures without a colour get one by their place in the list."""
+    if not isinstance(rows, (list, tuple)):
+        return rows
+    return [
+        {**row, "color": row.get("color") or COLORS[place % len(COLORS)]} if isinstance(row, dict) else row
+        for place, row in enumerate(rows)
+    ]
 
 
 class DataConfig(_Strict):
-    """Where the cases come from, and what of them is learnt.
+    """The source of the cases, and which structures are learnt.
 
     ``source``: "folder" (images/NAME.nii.gz and labels/NAME.nii.gz under ``path``, or ``path`` is a CSV table),
     "mmwhs", "totalsegmentator", "diffatlas" (the authors' preprocessed data), "decathlon": `diffatlas.data` says what
@@ -62,7 +75,7 @@ class DataConfig(_Strict):
     modalities: tuple[Literal["ct", "mr", "random"], ...] | None = None
     shares: tuple[float, ...] | None = None
     scheme: Literal["mmwhs", "hippocampus"] | None = None
-    structures: tuple[StructureConfig, ...] | None = None
+    structures: Annotated[tuple[Structure, ...], BeforeValidator(_coloured)] | None = None
     labels: dict[str, int] | None = None
     channel: int | None = Field(None, ge=0)
     centre: Centre = "auto"
@@ -105,6 +118,18 @@ class NetworkConfig(_Strict):
     evidence: bool = False
 
 
+class MonaiNetworkConfig(_Strict):
+    """MONAI's (`diffatlas.models.monai_unet.MonaiUNet`)."""
+
+    kind: Literal["monai-unet"]
+    widths: tuple[int, ...] = Field((32, 64, 128), min_length=1)
+    blocks: int = Field(1, ge=1)
+    patch: int = Field(2, ge=1)
+    attention: tuple[bool, ...] = (False, False, True)
+    groups: int = Field(8, ge=1)
+    evidence: bool = False
+
+
 class PublishedNetworkConfig(_Strict):
     """The published one (`diffatlas.published.network.PublishedUNet`); 36 million parameters as it stands here."""
 
@@ -124,7 +149,9 @@ def _kind(value: Any) -> str:
 
 
 AnyNetwork = Annotated[
-    Annotated[NetworkConfig, Tag("atlas-unet")] | Annotated[PublishedNetworkConfig, Tag("published-unet")],
+    Annotated[NetworkConfig, Tag("atlas-unet")]
+    | Annotated[MonaiNetworkConfig, Tag("monai-unet")]
+    | Annotated[PublishedNetworkConfig, Tag("published-unet")],
     Discriminator(_kind),
 ]
 
@@ -159,7 +186,7 @@ class ObjectiveConfig(_Strict):
 
 
 class TrainConfig(_Strict):
-    """What to learn, from what, for how long, where; times are in updates, each over a global batch of ``batch``.
+    """Task, data, network, duration and devices. Times are in updates, each over a global batch of ``batch``.
 
     ``task``: what is learnt (`diffatlas.train.task`), with ``task_options`` of its own. ``start_from``: a model
     whose weights a new run begins with, by name as ``--model`` takes it, or its folder.
@@ -169,7 +196,8 @@ class TrainConfig(_Strict):
     ``decay_shape``. ``ema``: of the moving average that is exported. ``clip_norm``: of the gradient, 0 for none.
 
     ``accelerator``, ``devices`` (of a node, a number or "auto") and ``nodes``: where, unless ``torchrun`` or ``srun``
-    say how many. ``precision``: "auto" takes bf16 where the hardware has it. ``threads``: of the CPU.
+    say how many. ``precision``: "auto" takes bf16 where the hardware has it and an update was found to be faster with
+    it. ``threads``: of the CPU.
     """
 
     task: str = "atlas"
@@ -180,6 +208,7 @@ class TrainConfig(_Strict):
     licence: str
     intended_use: str
     data_note: str
+    datasets: tuple[str, ...] = ()
     limits: tuple[str, ...]
     space: ModelSpace
     data: DataConfig
@@ -230,6 +259,11 @@ class TrainConfig(_Strict):
         scheme = self.data.build_scheme()
         assert scheme is not None  # validated above
         return LabelScheme(self.name, scheme.structures) if self.data.structures else scheme
+
+
+def told_evidence(config: TrainConfig) -> bool:
+    """Whether the network is told where the image was acquired: then a batch says so in one more channel."""
+    return bool(getattr(config.network, "evidence", False))
 
 
 def read_mapping(path: Path, what: str) -> dict[str, Any]:

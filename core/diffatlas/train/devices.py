@@ -1,4 +1,4 @@
-"""Where a run runs: one device, or several processes that share every batch.
+"""Devices of a training run: one, or several processes that share each batch.
 
 Processes come from ``torchrun`` or SLURM's ``srun``, whose environment says how many there are, or, for
 several devices of one machine, are started here.
@@ -6,6 +6,8 @@ several devices of one machine, are started here.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import warnings
@@ -17,8 +19,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from diffatlas.engine.device import pick_device, pick_precision
+from diffatlas.engine.device import pick_device, pick_precision, timed_work, work_key
+from diffatlas.engine.precision import bf16_is_faster
 from diffatlas.errors import BadInput
+from diffatlas.train.draws import Draws
+from diffatlas.train.task import task_of
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -47,7 +52,8 @@ def start(config: TrainConfig) -> Fabric:
     from lightning_fabric.strategies.ddp import DDPStrategy
 
     device = pick_device(config.accelerator)
-    precision = "bf16-mixed" if _bf16(config.precision, device) else "32-true"
+    bf16 = pick_precision(config.precision, device, lambda: _update_is_faster(config, device)) == torch.bfloat16
+    precision = "bf16-mixed" if bf16 else "32-true"
     there = launched(os.environ)
     devices, nodes = there or (config.devices, config.nodes)
     several = devices == "auto" or nodes > 1 or int(devices) > 1
@@ -102,5 +108,25 @@ def share(batch: int, rank: int, world: int, part: int, parts: int) -> tuple[int
     return tuple(range(batch))[rank + world * part :: world * parts]
 
 
-def _bf16(name: str, device: torch.device) -> bool:
-    return pick_precision(name, device) == torch.bfloat16
+def _update_is_faster(config: TrainConfig, device: torch.device) -> bool:
+    """Whether losses and gradients of a batch take less time in bf16; asked by every process for its own device."""
+    network_of = config.network.model_dump(mode="json")
+    told = {"network": network_of, "task": config.task, "shape": config.space.shape, "structures": len(config.scheme)}
+    name = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    samples = max(1, config.batch // config.accumulate)
+
+    def faster() -> bool:
+        task = task_of(config)
+        network = task.build(config).to(device).train()
+        channels = 1 + len(config.scheme) + bool(network_of.get("evidence"))
+        x0 = torch.zeros(samples, channels, *config.space.shape, device=device)
+
+        def work() -> None:
+            draws = Draws(config.seed, 0, samples, tuple(range(samples)), device)
+            loss, _ = task.losses(network, x0, draws)
+            loss.sum().backward()  # type: ignore[no-untyped-call]
+
+        return bf16_is_faster(work_key(device, name, f"an update of {samples}"), timed_work(device, work))
+
+    with torch.random.fork_rng(devices=[]):  # the network that is trained draws the same weights as without
+        return faster()

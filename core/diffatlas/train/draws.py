@@ -1,4 +1,4 @@
-"""Random numbers that belong to a sample, not to a process.
+"""Random numbers per sample: independent of the number of processes and of earlier draws.
 
 Every draw is a function of (seed, update, place in the global batch, name): a counter-based generator (Philox) is keyed
 with them. So a batch is the same batch however many processes share it and into however many parts it is cut, and a

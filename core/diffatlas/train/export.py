@@ -1,4 +1,4 @@
-"""From a training run to a folder that every part of the program can load."""
+"""Writes the model of a training run: a folder with weights and card."""
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ def export(run: Run, folder: Path | None = None, weights: Which = "ema", held: H
         "space": config.space,
         "guidance_noise": config.guidance_noise,
         "data": config.data_note,
+        "datasets": config.datasets,
         "licence": config.licence,
         "intended_use": config.intended_use,
         "limits": config.limits,
@@ -148,7 +149,7 @@ def _training(run: Run, weights: Which) -> dict[str, Any]:
 
 
 def _began_with(config: TrainConfig) -> dict[str, str]:
-    """What a run that did not begin with random weights owes to an earlier one."""
+    """The model that the run started from, for the card."""
     if config.start_from is None:
         return {}
     try:

@@ -1,7 +1,7 @@
-"""Parts of an image hidden from the network: boxes, slabs, missing slices, blobs.
+"""Hides parts of training images: boxes, slabs, missing slices, blobs.
 
-What a person crosses out, what metal or motion spoiled and what was never acquired looks the same to a network that is
-told where it is (`AtlasUNet`, ``evidence``); training hides such parts and asks for the whole mask.
+A network with ``evidence`` (`AtlasUNet`) is told which voxels are not to be believed: excluded by the user, spoiled by
+metal or motion, or not acquired. Training hides parts of the image in the same way and asks for the whole mask.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""What a run tells while it runs: a table, TensorBoard events and pictures in its folder, and the terminal.
+"""Log of a training run: a table, TensorBoard events and pictures in its folder, and lines on the terminal.
 
-After a resume the table and the events go on where the checkpoint stands: what a killed process had written beyond it
-is taken back, so that no update is in them twice.
+After a resume, rows and events later than the checkpoint are removed, so that no update is logged twice.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The training loop: any number of devices, resumable to the bit, time-boxed.
+"""The training loop, on any number of devices, with a time limit; a resumed run gives the same bits.
 
-An update is a function of its number: the cases, their augmentation and their noise are drawn for the whole global
-batch, and each process takes its share of it, in as many parts as it is told. The loss is the mean over the global
-batch however it is shared.
+Cases, augmentation and noise of an update depend only on its number. They are drawn for the global batch, and each
+process takes its share, in ``accumulate`` parts. The loss is the mean over the global batch.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from diffatlas.errors import BadInput
 from diffatlas.train.augment import appearance, geometry
-from diffatlas.train.config import NetworkConfig, TrainConfig
+from diffatlas.train.config import TrainConfig, told_evidence
 from diffatlas.train.devices import share, start, summed
 from diffatlas.train.draws import Draws, torch_generator
 from diffatlas.train.log import Log
@@ -58,7 +57,7 @@ def cases_of(draws: Draws, cases: int) -> list[int]:
 
 
 def batch_of(data: Prepared, config: TrainConfig, draws: Draws) -> Tensor:
-    """Random augmented pairs x0 [B, 1 + K, X, Y, Z] for ``draws``, on their device; see `evidence` for one more."""
+    """Random augmented pairs x0 [B, 1 + K, X, Y, Z] for ``draws``, on their device; one more channel with evidence."""
     picks = cases_of(draws, len(data))
     shares = torch.tensor(config.data.shares or (1.0,) * data.image.shape[1], dtype=torch.float64, device="cpu")
     if len(shares) != data.image.shape[1]:
@@ -69,16 +68,11 @@ def batch_of(data: Prepared, config: TrainConfig, draws: Draws) -> Tensor:
     sdf = data.sdf[picks].to(draws.device).float() * (REACH / 127)
     space = config.space
     known = None
-    if evidence(config):
+    if told_evidence(config):
         known = torch.ones_like(image) if data.known is None else data.known[picks, looks][:, None].to(image)
     image, sdf, known = geometry(image, sdf, space.shape, space.spacing_mm, config.augment, draws, space.fill, known)
     channels = [appearance(image, config.augment, draws), sdf.clamp(-1, 1)]
     return torch.cat(channels if known is None else [*channels, known.to(image.dtype)], dim=1)
-
-
-def evidence(config: TrainConfig) -> bool:
-    """Whether the network is told where the image was acquired: then a batch says so in one more channel."""
-    return isinstance(config.network, NetworkConfig) and config.network.evidence
 
 
 def advance(run: Run, data: Prepared) -> None:
@@ -112,7 +106,7 @@ def advance(run: Run, data: Prepared) -> None:
 
 
 def _told(values: Tensor) -> Tensor:
-    """Detached, with NaN as infinity: to the meter NaN means that there is none."""
+    """Detached, with NaN replaced by infinity, because `Meter` uses NaN for "no value"."""
     return values.detach().nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 

@@ -1,16 +1,14 @@
-"""What is learnt: image-mask pairs at two noise levels, and an answer that survives its own walk.
+"""Training loss: pairs at two noise levels, and samples noised again from the network's own prediction.
 
-Every sample of a batch gets one of five ways of noising (shares in `ObjectiveConfig`). Four are the tasks of one joint
-and conditional model: one step from pure noise, the walk with the image at rho * t, the pair at one level, an image
-onto a mask. The fifth closes the gap between training and sampling: in the walk the noisy mask is made of the
-network's own earlier answer, not of the truth, and errors in it would be believed. ("Recycling": Fu et al. 2023, arXiv
-2303.06040.) So a share of the batch is noised from such an answer while the target stays the truth; the network learns
-to trust the image over it.
+Each sample of a batch is noised in one of five ways (shares in `ObjectiveConfig`). Four are tasks of the model: one
+step from pure noise, sampling with the image at rho * t, image and mask generated together, an image from a mask.
+The fifth ("recycled"; Fu et al. 2023, arXiv 2303.06040) trains on the network's own errors: while sampling, the noisy
+mask comes from the network's previous prediction, not from the truth. So the mask of a share of the samples is noised
+from such a prediction, and the target stays the truth. The network learns to trust the image more than the mask.
 
-On the two ways without evidence, "shared" and "paint", levels crowd towards pure noise: an anatomy is
-smooth, so its shape is visible, and therefore decided, while the noise is still nearly all there is. In "shared" the
-image trails the mask (`diffatlas.diffusion.schedule.trailing`), which also tells the network which case it is in: an
-image ahead of the mask is evidence about a mask that may be wrong, an image behind it belongs to a mask to be believed.
+In "shared" and "paint", where no image is given, levels are drawn closer to pure noise: a smooth shape is visible, and
+so decided, in very strong noise. In "shared" the image is at a higher level than the mask (`trailing`). By the levels
+the network knows the task: with less noise in the image the mask may be wrong, with more noise in it the mask is right.
 
 Both halves predict x0: masks under squared error, a little absolute error, and soft Dice where an image says what is
 right; the image under squared error over sigma^2 + 0.1, between an even weight and that of v.
@@ -45,7 +43,7 @@ class Levels:
 
 
 def draw_levels(n: int, config: ObjectiveConfig, generator: torch.Generator) -> Levels:
-    """Stratified over the batch: shares hold as closely as n allows, and t spreads evenly."""
+    """Ways and levels of ``n`` samples, stratified: shares are as exact as n allows, t is spread evenly."""
     shares = torch.tensor([getattr(config, m) for m in MODES], dtype=torch.float64)
     edges = torch.cumsum(shares / shares.sum(), 0)
     start = torch.rand((), generator=generator, dtype=torch.float64)
@@ -66,14 +64,16 @@ def draw_levels(n: int, config: ObjectiveConfig, generator: torch.Generator) -> 
 
 
 def noised(x0: Tensor, noise: Tensor, t_image: Tensor, t_mask: Tensor) -> Tensor:
-    """``x0`` [B, 1 + K, ...] taken to the two levels."""
+    """``x0`` [B, 1 + K, ...] with noise of the two levels."""
     alpha, sigma = per_channel(cosine, t_image, t_mask, x0.shape[1])
     return alpha * x0 + sigma * noise
 
 
 def soft_dice_loss(sdf: Tensor, target: Tensor, width: float, weight: Tensor | None = None) -> Tensor:
-    """1 - soft Dice over structures present, [B]; occupancy is sigmoid(-sdf / width), a voxel counts ``weight``
-    [B, 1, X, Y, Z]."""
+    """1 - soft Dice, [B]: the mean over structures, absent ones counting as right.
+
+    A voxel's share in a structure is sigmoid(-sdf / width); it counts ``weight`` [B, 1, X, Y, Z].
+    """
     p, q = torch.sigmoid(-sdf / width), (target < 0).to(sdf.dtype)
     if weight is not None:
         p, q = p * weight, q * weight
@@ -84,7 +84,7 @@ def soft_dice_loss(sdf: Tensor, target: Tensor, width: float, weight: Tensor | N
 
 
 def misplaced(answer: Tensor, draws: Draws, config: ObjectiveConfig, spacing_mm: float) -> Tensor:
-    """A share of the answers [B, K, X, Y, Z] moved by whole voxels: right in shape, wrong in place."""
+    """Predicted masks [B, K, X, Y, Z], a share of them moved by whole voxels."""
     far = draws.between("misplaced by", config.misplaced_mm / spacing_mm, (3,)).round().int()
     moved = []
     for one, steps, chance in zip(answer, far.tolist(), draws.uniform("misplaced").tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""The prepared data set of a run, read into memory; made first where it is missing (`diffatlas.data` says how)."""
+"""Reads the prepared data set of a run into memory; prepares it first where it is missing (`diffatlas.data`)."""
 
 from __future__ import annotations
 

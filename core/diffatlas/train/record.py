@@ -1,6 +1,6 @@
-"""What made a checkpoint or a prepared file, written into it, and the first setting that differs from it now.
+"""Settings kept in a checkpoint or a prepared file, and the first one that differs from today's.
 
-A setting that is not in the record (files of earlier versions have fewer) is not compared.
+Files of earlier versions lack some settings; missing ones are not compared.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from diffatlas.train.config import DataConfig, TrainConfig
 
 # Words on the card; where a run takes place; what it keeps on the way. None of them changes what the weights learnt.
 NOT_LEARNT = {
-    "name", "title", "summary", "licence", "intended_use", "data_note", "limits",
+    "name", "title", "summary", "licence", "intended_use", "data_note", "datasets", "limits",
     "accelerator", "devices", "nodes", "accumulate", "threads", "precision",
     "log_every", "save_every", "validate_every", "pictures", "run_folder", "export",
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""From a configuration to the cases it means."""
+"""The cases that a configuration selects."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def collection_of(config: DataConfig, space: ModelSpace) -> tuple[Collection, Pl
 
 
 def _modality(config: DataConfig, space: ModelSpace) -> Modality:
-    """What the images of a folder are: told, or the only modality that the space has a window for, or to be guessed."""
+    """Modality from the configuration, else the space's only window, else unknown."""
     told: tuple[str, ...] = config.modalities or tuple(m for m in space.windows if m != "unknown")
     if len(told) != 1:
         return "unknown"

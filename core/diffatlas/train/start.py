@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from diffatlas.data import canonical
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import LabelScheme
 from diffatlas.models.card import ModelCard
+from diffatlas.models.monai_unet import MonaiUNet
 from diffatlas.models.store import find_model, load_model, read_card
-from diffatlas.train.config import NetworkConfig, PublishedNetworkConfig, TrainConfig
+from diffatlas.train.config import AnyNetwork, TrainConfig
 
 
 def settled(config: TrainConfig) -> TrainConfig:
     """``config`` with unset network and task options filled in from the ``start_from`` model."""
-    known = config.network.kind == "atlas-unet" or config.task_options.keys() >= {"levels", "mask_range", "orientation"}
+    known = config.network.kind != "published-unet" or config.task_options.keys() >= {
+        "levels",
+        "mask_range",
+        "orientation",
+    }
     if config.start_from is None or ("network" in config.model_fields_set and known):
         return config
     card = read_card(find_model(config.start_from))
@@ -29,17 +35,19 @@ def settled(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update=changes)
 
 
-def _network(card: ModelCard) -> NetworkConfig | PublishedNetworkConfig:
-    kind = PublishedNetworkConfig if card.architecture["kind"] == "published-unet" else NetworkConfig
-    return kind.model_validate(card.architecture)
+def _network(card: ModelCard) -> AnyNetwork:
+    network: AnyNetwork = TypeAdapter(AnyNetwork).validate_python(card.architecture)
+    return network
 
 
 # What belongs to single channels (image, then structures): the tensor of a network, and on which axis they lie.
-STEM = "stem.weight"
+STEMS = {"stem.weight", "net.conv_in.conv.weight"}
 CHANNELS = {
-    STEM: 1,
+    **dict.fromkeys(STEMS, 1),
     "head.weight": 0,
     "head.bias": 0,
+    "net.out.2.conv.weight": 0,
+    "net.out.2.conv.bias": 0,
     "init_conv.weight": 1,
     "final_conv.1.weight": 0,
     "final_conv.1.bias": 0,
@@ -68,19 +76,20 @@ def starting_weights(config: TrainConfig, network: nn.Module) -> dict[str, Tenso
 
 
 def _channels(network: nn.Module, scheme: LabelScheme) -> list[str]:
-    """What the channels of the first convolution are: the image, the structures, and the evidence where it has one."""
-    evidence = ["evidence"] if getattr(network, "evidence", False) else []
-    return ["", *(canonical(n) for n in scheme.names), *evidence]
+    """What the channels of the first convolution are: the image, the structures, `MonaiUNet`'s level, the evidence."""
+    more = ["level"] if isinstance(network, MonaiUNet) else []
+    more += ["evidence"] if getattr(network, "evidence", False) else []
+    return ["", *(canonical(n) for n in scheme.names), *more]
 
 
 def _fitted(key: str, given: Tensor, wanted: Tensor, before: list[str], now: list[str]) -> Tensor:
     axis = CHANNELS.get(key)
-    if key == STEM:
+    if key in STEMS:
         if "evidence" in now:
             wanted = wanted.clone()
             wanted[:, wanted.shape[1] // len(now) * (len(now) - 1) :] = 0
     else:
-        before, now = ([n for n in names if n != "evidence"] for names in (before, now))
+        before, now = ([n for n in names if n not in ("level", "evidence")] for names in (before, now))
     there = f"'{key}' is {list(given.shape)} there and {list(wanted.shape)} here"
     if axis is None or before == now:
         if given.shape != wanted.shape:

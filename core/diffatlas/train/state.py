@@ -1,4 +1,4 @@
-"""Everything that changes during training, and its checkpoint.
+"""The state of a training run, and its checkpoint.
 
 A checkpoint holds network, moving average, optimiser, the number of updates and the sums behind the next row of the
 log. There is no generator in it: every random number is a function of the update (`diffatlas.train.draws`).
@@ -69,7 +69,7 @@ class Run:
 
     @torch.no_grad()
     def average(self) -> None:
-        """Take the weights of now into the moving average."""
+        """Update the moving average with the current weights."""
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         now, held = self.network.state_dict(), self.averaged.state_dict()
         floating = [k for k, v in held.items() if v.is_floating_point()]
@@ -180,7 +180,7 @@ class Meter:
         self.fresh: list[Tensor] = []
 
     def add(self, values: dict[str, Tensor]) -> None:
-        """Take in values [B] by name, NaN where a sample has none; the same names each time."""
+        """Add values [B] by name, NaN where a sample has none; the same names each time."""
         if tuple(values) != self.names:
             self.names = tuple(values)
             self.reset()
@@ -188,7 +188,7 @@ class Meter:
         self.fresh.append(torch.stack(stacked, dim=1).detach())
 
     def gather(self) -> None:
-        """Bring what every process has seen onto the first one; all of them must call this together."""
+        """Sum the values of all processes on the first one; all must call this together."""
         if not self.fresh:
             return
         total = torch.stack(self.fresh).cpu().double().sum(0)
@@ -204,7 +204,7 @@ class Meter:
 
     @property
     def finite(self) -> bool:
-        """Whether all that was taken in was; after `gather`."""
+        """Whether all added values were finite; after `gather`."""
         return bool(self.sums.isfinite().all())
 
     def to_json(self) -> dict[str, Any]:

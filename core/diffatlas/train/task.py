@@ -1,7 +1,7 @@
-"""What is learnt from a batch of pairs: the seam between the loop and an objective.
+"""`Task`: the interface between the training loop and an objective.
 
-The loop knows data, devices, optimiser, checkpoints and logs. A `Task` knows what network is trained, what it loses on
-a batch, and how it segments an image. "atlas" is ours, "published" the paper's (both in `diffatlas.train.tasks`);
+The loop has data, devices, optimiser, checkpoints and logs. A `Task` has the network, its loss on a batch, and how it
+segments an image. "atlas" is ours, "published" the paper's (both in `diffatlas.train.tasks`);
 `register_task` adds others, which then train in the same loop on the same cases.
 """
 

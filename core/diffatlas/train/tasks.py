@@ -15,10 +15,11 @@ from diffatlas.diffusion.guidance import ImageGuidance
 from diffatlas.diffusion.sample import crowded_times, ddim, discrete_times, mask_first, uniform_times
 from diffatlas.diffusion.schedule import DiscreteCosine, Schedule, cosine
 from diffatlas.errors import BadInput
+from diffatlas.models.monai_unet import MonaiUNet
 from diffatlas.models.unet import AtlasUNet, channels_last
 from diffatlas.published.network import PublishedUNet
 from diffatlas.published.paper import check_orientation, one_level
-from diffatlas.train.config import NetworkConfig, TrainConfig
+from diffatlas.train.config import TrainConfig, told_evidence
 from diffatlas.train.draws import Draws
 from diffatlas.train.objective import losses
 from diffatlas.train.task import Task, fixed_noise, register_task
@@ -28,13 +29,14 @@ def build_network(config: TrainConfig) -> nn.Module:
     """The network that ``config.network`` describes, untrained; `BadInput` where its sizes do not go together."""
     arguments = config.network.model_dump(exclude={"kind"})
     try:
-        network: AtlasUNet | PublishedUNet
+        network: AtlasUNet | MonaiUNet | PublishedUNet
         if config.network.kind == "published-unet":
             network = PublishedUNet(1 + len(config.scheme), **arguments)
             # The vector of the guided variant, of which training uses nothing.
             network.null_cond_emb.requires_grad_(False)
         else:
-            network = channels_last(AtlasUNet(len(config.scheme), **arguments))
+            kind = MonaiUNet if config.network.kind == "monai-unet" else AtlasUNet
+            network = channels_last(kind(len(config.scheme), **arguments))
     except (TypeError, ValueError, RuntimeError) as error:
         raise BadInput(f"network: {str(error).splitlines()[0]}") from error
     if any(n % network.divisor for n in config.space.shape):
@@ -63,13 +65,13 @@ class AtlasTask(Task):
     def __init__(self, config: TrainConfig) -> None:
         if config.task_options:
             raise BadInput(f"task_options: task 'atlas' has none named {next(iter(config.task_options))}")
-        if config.network.kind != "atlas-unet":
+        if config.network.kind == "published-unet":
             raise BadInput("network: a published network knows one noise level; train it with task: published")
         self.objective = config.objective
         self.structures = len(config.scheme)
         # Soft width of a border in the Dice part, clip units.
         self.edge = 0.75 * min(config.space.spacing_mm) / config.space.sdf_clip_mm
-        self.evidence = isinstance(config.network, NetworkConfig) and config.network.evidence
+        self.evidence = told_evidence(config)
         self.spacing_mm = min(config.space.spacing_mm)
 
     def build(self, config: TrainConfig) -> nn.Module:
@@ -167,7 +169,7 @@ class PublishedTask(Task):
     def __init__(self, config: TrainConfig) -> None:
         self.options = _options(PublishedOptions, config)
         self.structures = len(config.scheme)
-        self.ours = config.network.kind == "atlas-unet"
+        self.ours = config.network.kind != "published-unet"
         self.mask_range = 1.0 if self.ours else self.options.mask_range
         self.levels = DiscreteCosine(self.options.levels)
         self.schedule: Schedule = cosine if self.ours else self.levels

@@ -1,4 +1,4 @@
-"""How well the averaged weights segment the cases kept apart, and what their answers and their pairs look like."""
+"""Validation: Dice of the averaged weights on the cases kept apart, and pictures of predictions and generated pairs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diffatlas.geometry.distance import distances_to_labels
 from diffatlas.metrics import dice
 from diffatlas.render import montage
 from diffatlas.render.theme import GAP, MARGIN, canvas, draw_text, theme_named
-from diffatlas.train.config import NetworkConfig, TrainConfig
+from diffatlas.train.config import TrainConfig, told_evidence
 from diffatlas.train.devices import summed
 from diffatlas.train.prepared import Prepared
 from diffatlas.train.state import Run
@@ -64,7 +64,7 @@ def held_out(data: Prepared, config: TrainConfig) -> Held:
     labels = [distances_to_labels(data.sdf[i][(slice(None), *cut)].numpy().astype(np.float32)) for i in cases]
     shape = config.space.shape
     image = torch.stack(images)[:, None] if images else torch.empty(0, 1, *shape)
-    if isinstance(config.network, NetworkConfig) and config.network.evidence:
+    if told_evidence(config):
         known = torch.ones_like(image)
         if images and data.known is not None:
             known = torch.stack([data.known[i, i % looks][cut].float() for i in cases])[:, None]

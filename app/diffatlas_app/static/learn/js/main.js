@@ -98,7 +98,7 @@ function frame(id) {
   document.getElementById("foot").replaceChildren(
     el("a", { href: linkTo("teacher") }, words.teacher.title),
     el("a", { href: linkTo("sheets") }, words.sheets.title),
-    live ? el("a", { href: `${live}?run=1`, target: "_top" }, ui("page")) : "",
+    live ? el("a", { href: `${live}?run=1`, target: "_parent" }, ui("page")) : "",
     el("span", {}, ui("disclaimer")),
   );
 }
@@ -150,7 +150,8 @@ async function scenePage(main, scene, state, mine) {
   const see = el("p", { "aria-live": "polite" });
   const why = el("section", { class: "card why", hidden: true, "aria-label": ui("why") }, el("h2", {}, ui("why")), el("p", {}, text.why));
   const verdict = el("p", { class: "verdict" });
-  let right = scene.right, rightText = null, chosen = memory.get(key) ?? null;
+  const right = scene.right;
+  let rightText = null, chosen = memory.get(key) ?? null;
   const judge = () => {
     if (chosen === null) return;
     const expected = rightText ?? (right === null ? null : text.predict.options[right]);
@@ -193,7 +194,7 @@ async function scenePage(main, scene, state, mine) {
     }
   }, "quiet");
   const query = new URLSearchParams({ run: 1, ...scene.live });
-  const tryLive = live ? el("a", { class: "live", href: `${live}?${query}`, target: "_top" }, ui("live")) : null;
+  const tryLive = live ? el("a", { class: "live", href: `${live}?${query}`, target: "_parent" }, ui("live")) : null;
   const number = ORDER.indexOf(scene.id) + 1;
   main.replaceChildren(
     el("header", { class: "intro" }, el("p", { class: "step" }, ui("sceneOf", { number, all: ORDER.length })), el("h1", { tabindex: -1 }, text.title), el("p", { class: "lead" }, text.lead)),
@@ -237,6 +238,7 @@ function turning(id) {
   return el("nav", { class: "turning", "aria-label": ui("turning") }, to(PAGES[at - 1], "prev"), id === "after" ? saveButton(words.questions.save, store) : "", to(PAGES[at + 1], "next"));
 }
 
+if (window.parent !== window) document.documentElement.dataset.framed = "";
 document.documentElement.dataset.theme = store.getItem("diffatlas-learn-theme") || "auto";
 addEventListener("hashchange", () => show(true));
 show(false);

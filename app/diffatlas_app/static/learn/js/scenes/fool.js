@@ -2,8 +2,9 @@
 import { axial, brushOver, button, choice, el, legend, number, percent, slicePicture, slider } from "../parts.js";
 import { loadVolume } from "../files.js";
 import { numberIn, oneOf } from "../state.js";
-import { bestMatch, N } from "../volume.js";
+import { bestMatch, meanOf, N } from "../volume.js";
 
+const TRUST = ["believed", "crossed"];
 const CASES = ["as-it-is", "no-left-ventricle", "no-right-atrium", "blob-in-lung", "ball-in-ventricle"];
 
 export const fool = {
@@ -14,6 +15,8 @@ export const fool = {
     const { book, say, ui, colors, names } = stage;
     const { cases, samples } = book.fool;
     let which = oneOf(stage.state, "case", CASES), z = numberIn(stage.state, "z", 8, 56, 32), asked = 0;
+    let trust = oneOf(stage.state, "trust", TRUST);
+    const told = book.crossed;
     const scan = slicePicture(say("scan")), mask = slicePicture(say("mask")), residual = slicePicture(say("residual")), agreement = slicePicture(say("agreement"));
     const volumes = el("p", { class: "note" });
     const where = {};
@@ -21,6 +24,10 @@ export const fool = {
     const truth = await loadVolume(book.destroy.patient.labels);
     const heights = Object.fromEntries(CASES.slice(1).map((key) => [key, fullest(where[key])]));
     const draw = async () => {
+      stage.set({ case: which === "as-it-is" ? undefined : which, z: z === 32 ? undefined : z, trust: trust === "crossed" ? trust : undefined });
+      trusting.hidden = which === "as-it-is";
+      if (trust === "crossed" && which !== "as-it-is") return drawCrossed(++asked);
+      caption("scan", "mask", "residual", "agreement");
       const mine = ++asked, one = cases[which];
       const [image, half, labels, votes] = await Promise.all([one.image, one.half, one.labels, one.agreement].map(loadVolume));
       if (mine !== asked) return;
@@ -33,8 +40,26 @@ export const fool = {
       volumes.textContent = say("volumes", { list: [0, 3].map(ratio).join(", ") });
       const place = which === "as-it-is" ? null : inPlace(where[which], labels, votes, samples);
       stage.see(place ? say("see", { filled: percent(place.filled), agree: percent(place.agree) }) : say("whole"));
-      stage.set({ case: which === "as-it-is" ? undefined : which, z: z === 32 ? undefined : z });
     };
+    // The same place as the model `told.model` sees it: believed, and crossed out.
+    const drawCrossed = async (mine) => {
+      const one = cases[which], found = told.cases[which];
+      const [image, believed, crossed, filled] = await Promise.all([one.image, found.believed.labels, found.crossed.labels, found.half].map(loadVolume));
+      if (mine !== asked) return;
+      caption("scanCrossed", "maskBelieved", "maskCrossed", "filled");
+      const flat = axial(image, z), place = axial(where[which], z), sure = axial(truth, z);
+      const hatched = Float32Array.from(place, (v, i) => (v && (i + Math.floor(i / N)) % 4 < 2 ? 0.9 : 0));
+      scan.draw({ image: flat, heat: hatched, colors });
+      mask.draw({ image: flat, labels: axial(believed, z), outline: sure, colors });
+      residual.draw({ image: flat, labels: axial(crossed, z), outline: sure, colors });
+      agreement.draw({ image: axial(filled, z), colors });
+      volumes.textContent = say("toldBy", { model: told.model.name, sha: told.model.sha256.slice(0, 12) });
+      stage.see(say("seeCrossed", { believed: percent(found.believed.right), crossed: percent(found.crossed.right), diceBelieved: number(meanOf(found.believed.dice)), diceCrossed: number(meanOf(found.crossed.dice)) }));
+    };
+    const caption = (...keys) => [scan, mask, residual, agreement].forEach((view, i) => {
+      view.words.textContent = say(keys[i]);
+      view.canvas.setAttribute("aria-label", say(keys[i]));
+    });
     const go = (key) => {
       which = key;
       if (heights[key] !== undefined) height.set((z = heights[key]));
@@ -44,6 +69,7 @@ export const fool = {
     };
     const height = slider({ name: ui("height"), low: 8, high: 56, step: 1, value: z, show: (v) => String(v), input: (v) => { z = v; draw(); } });
     const pick = choice({ name: say("which"), options: CASES.map((key) => [key, say(key)]), value: which, input: go });
+    const trusting = choice({ name: say("trust"), options: TRUST.map((key) => [key, say(key)]), value: trust, input: (key) => { trust = key; draw(); } });
     const brushed = el("p", { class: "answer", role: "status" }, say("brush"));
     const brush = brushOver(scan.canvas, N, 3, (region) => {
       if (stage.locked()) return false;
@@ -59,7 +85,7 @@ export const fool = {
       return best !== null;
     });
     stage.picture.append(el("div", { class: "four" }, scan.box, mask.box, residual.box, agreement.box), legend(book.structures, names), volumes);
-    stage.controls.append(brushed, el("div", { class: "row" }, button(say("clean"), () => { brush.clear(); draw(); })), pick, height.box);
+    stage.controls.append(el("div", { class: "row" }, brushed, button(say("clean"), () => { brush.clear(); draw(); })), pick, trusting, height.box);
     await draw();
   },
 };

@@ -12,7 +12,8 @@ export const toy = {
   async mount(stage) {
     const { say } = stage;
     const cloud = drawCloud(1, 1500);
-    let training = newTraining(cloud, 2), losses = [], frame = 0, walk = null, kind = "";
+    const training = newTraining(cloud, 2), losses = [];
+    let frame = 0, walk = null, kind = "";
     let x = numberIn(stage.state, "x", -1, 1, 0.5);
     const canvas = el("canvas", { width: SIZE, height: SIZE, role: "img", "aria-label": say("alt"), class: "cloud" });
     const curve = el("div", {});

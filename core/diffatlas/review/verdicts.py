@@ -1,34 +1,32 @@
-"""The review of a cohort: what a person said of each case, kept so that a crash loses nothing.
+"""Verdicts: what a person said of each case, kept so that a crash loses nothing.
 
 ``review.jsonl`` in the folder of a cohort's results holds one verdict a line; lines are only ever added, the last one
 of a case counts, and a line that a crash cut short is left out. Labels that were accepted or corrected stand under the
-case's name in ``reviewed/``; the cohort's own files stay as the run left them. ``review.csv`` is the table of it all.
+case's name in ``reviewed/``; the cohort's own files stay as the run left them.
 """
 
 from __future__ import annotations
 
-import csv
 import getpass
-import io as text_io
 import json
-import math
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from statistics import fmean
+from typing import Any, Literal
 
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import LabelMap
-from diffatlas.io import atomic_write_bytes
 from diffatlas.metrics import dice
+from diffatlas.values import load, plain, value
 
-FILE, TABLE, FOLDER = "review.jsonl", "review.csv", "reviewed"
+FILE, FOLDER = "review.jsonl", "reviewed"
 
 State = Literal["to do", "accepted", "corrected", "rejected"]
 
 
-@dataclass(frozen=True)
+@value(frozen=True)
 class Verdict:
     """What was said of a case.
 
@@ -47,17 +45,10 @@ class Verdict:
     volumes_ml: dict[str, float] = field(default_factory=dict)
     changed_dice: dict[str, float] = field(default_factory=dict)
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Verdict:
-        """KeyError, TypeError or ValueError where it is no verdict."""
-        if value["state"] not in get_args(State):
-            raise ValueError(f"state {value['state']!r} is unknown")
-        texts = {key: str(value.get(key, "")) for key in ("reason", "who", "when", "labels")}
-        volumes, changed = (
-            {str(k): float(v) for k, v in dict(value.get(key) or {}).items()} for key in ("volumes_ml", "changed_dice")
-        )
-        run = {str(k): str(v) for k, v in dict(value.get("run") or {}).items()}
-        return cls(str(value["case"]), value["state"], run=run, volumes_ml=volumes, changed_dice=changed, **texts)
+    @property
+    def agreement(self) -> float | None:
+        """The mean over the structures of ``changed_dice``; None where no labels are kept."""
+        return fmean(self.changed_dice.values()) if self.changed_dice else None
 
 
 def read(folder: Path) -> dict[str, Verdict]:
@@ -71,8 +62,8 @@ def read(folder: Path) -> dict[str, Verdict]:
     verdicts: dict[str, Verdict] = {}
     for line in lines:
         try:
-            verdict = Verdict.from_json(json.loads(line))
-        except (ValueError, KeyError, TypeError):
+            verdict = load(Verdict, json.loads(line), FILE)
+        except ValueError:
             continue  # cut short
         verdicts[verdict.case] = verdict
     return verdicts
@@ -80,7 +71,7 @@ def read(folder: Path) -> dict[str, Verdict]:
 
 def add(folder: Path, verdict: Verdict) -> None:
     """Write a verdict behind those that are there, and see it onto the disk."""
-    line = json.dumps(asdict(verdict), ensure_ascii=False) + "\n"
+    line = json.dumps(plain(verdict), ensure_ascii=False) + "\n"
     path = folder / FILE
     try:
         with path.open("ab+") as file:
@@ -116,43 +107,6 @@ def verdict(
         volumes_ml={} if labels is None else labels.volumes_ml(),
         changed_dice=changed,
     )
-
-
-def doubt_of(report: dict[str, Any]) -> float:
-    """How much the run itself doubts a case, 0 for none; larger is worse. Cases are shown in this order.
-
-    The last guidance residual (how far the generated image is from the patient's, model units), and 1 more for each
-    structure that was not found and each note that says so of the place.
-    """
-    frames = report.get("frames") or [{}]
-    residual = frames[-1].get("guidance_residual")
-    doubt = float(residual) if isinstance(residual, (int, float)) and math.isfinite(residual) else 0.0
-    doubt += sum(1.0 for ml in dict(report.get("volumes_ml") or {}).values() if not ml)
-    return doubt + sum(1.0 for note in report.get("notes") or () if "not found" in str(note))
-
-
-def write_table(folder: Path, order: list[str], reports: dict[str, dict[str, Any]]) -> Path:
-    """``review.csv``: a row for each case in ``order``, with the volumes of its kept labels, else of its run."""
-    verdicts = read(folder)
-    volumes, changed = {}, {}
-    for case in order:
-        said = verdicts.get(case)
-        kept = said is not None and bool(said.volumes_ml)
-        volumes[case] = said.volumes_ml if said and kept else dict(reports.get(case, {}).get("volumes_ml") or {})
-        changed[case] = said.changed_dice if said else {}
-    names = list(dict.fromkeys(name for case in order for name in volumes[case]))
-    out = text_io.StringIO()
-    rows = csv.writer(out, lineterminator="\n")
-    heads = [f"{name}, ml" for name in names] + [f"{name}, Dice with the run" for name in names]
-    rows.writerow(["case", "status", "reason", "who", "when", "model", "doubt", *heads])
-    for case in order:
-        said, report = verdicts.get(case, Verdict(case, "to do")), reports.get(case, {})
-        model = said.run.get("model") or report.get("provenance", {}).get("model", {}).get("name", "")
-        figures = [volumes[case].get(name) for name in names], [changed[case].get(name) for name in names]
-        words = [case, said.state, said.reason, said.who, said.when, model, f"{doubt_of(report):.3f}" if report else ""]
-        rows.writerow([*words, *("" if v is None else f"{v:.4f}" for part in figures for v in part)])
-    atomic_write_bytes(folder / TABLE, out.getvalue().encode())
-    return folder / TABLE
 
 
 def _who() -> str:
