@@ -98,7 +98,7 @@ def plain(instance: Any) -> dict[str, Any]:
 def line_of(error: ValidationError) -> str:
     """The first thing that is wrong, in one line."""
     first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])[:100]
+    where = "".join(c if c.isprintable() else "?" for c in ".".join(str(part) for part in first["loc"])[:100])
     kind, message = first["type"], first["msg"]
     if kind in ("missing", "missing_argument"):
         return f"'{where}' is missing"

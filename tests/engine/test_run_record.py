@@ -117,6 +117,11 @@ def test_what_is_wrong_with_a_request_is_one_line(bad: dict[str, Any], words: st
     assert str(again.value) == words
 
 
+def test_a_field_that_cannot_be_printed_is_one_line() -> None:
+    with pytest.raises(BadInput, match=r"^not a request of this program: there is no field 'gu\?e'$"):
+        Request.from_json({"gu\ufeffe": 1})
+
+
 def test_a_request_keeps_the_callers_arrays_and_is_itself_only() -> None:
     labels, ignore = np.zeros((2, 3, 4), np.uint8), np.ones((2, 3, 4), bool)
     request = Request(seed=np.int64(3), model=Path("a") / "b", edit=MaskEdit(labels), ignore=ignore)  # type: ignore[arg-type]
