@@ -179,11 +179,14 @@ def call(client: Client, path: Path, model: str, seed: int) -> tuple[dict[str, A
 
 
 def is_right(answer: dict[str, Any], path: Path, model: str, seed: int, folder: Path) -> bool:
-    """Whether the labels are those of this volume and seed, computed here."""
+    """Whether the labels are those of this volume and seed, computed here for the region that the answer names."""
     got = folder / f"got-{seed}.nii.gz"
     got.write_bytes(base64.b64decode(answer["labels"]["nii_gz_base64"]))
     volume = io.read_volume(path)
-    expected = session.segment(volume, Request(model=model, preset="fast", seed=seed))
+    request = Request.from_json(answer["report"]["provenance"]["request"])
+    if (request.model, request.seed) != (model, seed):
+        return False
+    expected = session.segment(volume, request)
     ids, _ = io.read_label_ids(got)
     named = answer["labels"]["name"] == f"{volume.name}_labels.nii.gz"
     same_source = answer["report"]["provenance"]["source"]["sha256"] == volume.sha256()

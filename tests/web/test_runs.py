@@ -25,7 +25,7 @@ from tests.dicom_files import write_series
 from tests.fakes import FakeBackend
 from tests.web.conftest import GRADIO_WARNINGS, fake_example, fake_models
 
-pytestmark = GRADIO_WARNINGS
+pytestmark = [*GRADIO_WARNINGS]
 
 
 @pytest.fixture
