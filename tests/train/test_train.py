@@ -80,6 +80,14 @@ def test_soft_dice_loss_knows_right_wrong_and_absent() -> None:
     assert wrong.item() > 0.4  # the second structure is absent and counts as right
 
 
+def test_a_voxel_s_weight_counts_once_in_the_soft_dice() -> None:
+    """Weights 3 and 1, half of each voxel taken, the first inside: 1 - (2 * 3 / 2 + 1) / (2 + 3 + 1), by hand."""
+    target = torch.tensor([-1.0, 1.0]).reshape(1, 1, 2, 1, 1)
+    weight = torch.tensor([3.0, 1.0]).reshape(1, 1, 2, 1, 1)
+    loss = soft_dice_loss(torch.zeros_like(target), target, 0.1, weight)
+    torch.testing.assert_close(loss, torch.tensor([1 - 4 / 6]))
+
+
 def test_soft_dice_loss_is_that_of_monai() -> None:
     from monai.losses.dice import DiceLoss
 

@@ -75,11 +75,10 @@ def soft_dice_loss(sdf: Tensor, target: Tensor, width: float, weight: Tensor | N
     A voxel's share in a structure is sigmoid(-sdf / width); it counts ``weight`` [B, 1, X, Y, Z].
     """
     p, q = torch.sigmoid(-sdf / width), (target < 0).to(sdf.dtype)
-    if weight is not None:
-        p, q = p * weight, q * weight
-    p, q = p.flatten(2), q.flatten(2)
-    present = q.sum(2) > 0
-    dice = (2 * (p * q).sum(2) + 1) / (p.sum(2) + q.sum(2) + 1)
+    counts = torch.ones_like(p[:, :1]) if weight is None else weight
+    both, either = ((x * counts).flatten(2).sum(2) for x in (p * q, p + q))
+    present = (q * counts).flatten(2).sum(2) > 0
+    dice = (2 * both + 1) / (either + 1)
     return 1 - torch.where(present, dice, 1.0).mean(1)
 
 
