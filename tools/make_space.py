@@ -1,6 +1,6 @@
 """Make the folder that a hosted Space takes, complete: `app/`, the engine with its weights, and what pip must install.
 
-    python tools/make_space.py FOLDER [--name OWNER/SPACE] [--gpu]
+    python tools/make_space.py FOLDER [--name OWNER/SPACE] [--gpu | --cpu-index ADDRESS]
 
 A Space installs `requirements.txt` before it has the other files, so a wheel beside it cannot be named there; packages
 beside `app.py` need no installing. Whatever FOLDER holds under the names that are written here is replaced, all else
@@ -17,17 +17,15 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
-CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-"""Where PyTorch publishes its builds without CUDA, which are a tenth as large as PyPI's."""
-
 CLUTTER = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 
 
-def make_space(folder: Path, name: str | None = None, gpu: bool = False) -> None:
+def make_space(folder: Path, name: str | None = None, gpu: bool = False, cpu_index: str | None = None) -> None:
     """Fill ``folder``, made if it is not there.
 
     ``name``: owner and name of the Space, which the address of its thumbnail needs. ``gpu``: its hardware has one;
-    otherwise PyTorch is pinned to the build without CUDA.
+    otherwise PyTorch is pinned to the version of the tests, and to its build without CUDA, which is a tenth as large,
+    where ``cpu_index`` says in which package index that is (PyTorch's installation page does).
     """
     if folder.resolve() == ROOT or (ROOT / "app").resolve() in (folder.resolve(), *folder.resolve().parents):
         raise SystemExit(f"{folder}: is where the sources are; give a folder of its own")
@@ -52,8 +50,9 @@ def make_space(folder: Path, name: str | None = None, gpu: bool = False) -> None
     if not gpu:
         pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
         (torch,) = (pin for pin in pins if pin.startswith("torch=="))
-        lines = [f"--extra-index-url {CPU_INDEX}", *(line for line in lines if Requirement(line).name != "torch")]
-        lines.append(f"{torch.split('+')[0]}+cpu")
+        lines = [*(line for line in lines if Requirement(line).name != "torch"), torch.split("+")[0]]
+        if cpu_index is not None:
+            lines = [f"--extra-index-url {cpu_index}", *lines[:-1], f"{lines[-1]}+cpu"]
     (folder / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     # Reports say which version of the program made them: Python looks for that here.
     for old in folder.glob("napari_diffatlas-*.dist-info"):
@@ -73,10 +72,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="a new folder, or a clone of the Space's repository")
     parser.add_argument("--name", metavar="OWNER/SPACE", help="of the Space: for the address of its thumbnail")
-    parser.add_argument("--gpu", action="store_true", help="its hardware has a GPU: PyTorch with CUDA")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--gpu", action="store_true", help="its hardware has a GPU: PyTorch with CUDA")
+    which.add_argument("--cpu-index", metavar="ADDRESS", help="index of PyTorch's builds without CUDA")
     given = parser.parse_args()
     folder = given.folder
-    make_space(folder, given.name, given.gpu)
+    make_space(folder, given.name, given.gpu, given.cpu_index)
     print(f"{folder}: {sum(p.stat().st_size for p in folder.rglob('*') if p.is_file()) / 1e6:.0f} MB")
 
 

@@ -86,7 +86,6 @@ def test_json_has_stdout_to_itself(cli: Cli, image: Path, tmp_path: Path) -> Non
         (["--seed", "-1"], "seed"),
         (["--roi", "1:2,3:4"], "X0:X1,Y0:Y1,Z0:Z1"),
         (["--roi", "5:2,0:4,0:4"], "beyond its start"),
-        (["--confidence", "c.nii.gz"], "--samples"),
         (["--gif", "movie.mp4"], ".gif"),
         (["--report", "report.txt"], ".json"),
         (["--preset", "slow"], "slow"),

@@ -101,14 +101,20 @@ def test_the_folder_holds_the_app_the_engine_and_its_weights_and_nothing_else(sp
 
 
 def test_what_pip_installs_is_what_the_code_imports_and_the_sdk_s_gradio(space: Path) -> None:
-    first, *lines = (space / "requirements.txt").read_text().splitlines()
+    lines = (space / "requirements.txt").read_text().splitlines()
     needed = {Requirement(line).name for line in lines}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = {Requirement(line).name for line in project["dependencies"] + project["optional-dependencies"]["app"]}
     assert needed == wanted - {"gradio"}
     assert not any("napari" in name for name in needed)
-    # Without a GPU, the build without CUDA, of the version that this project is tested with.
-    assert first == f"--extra-index-url {make_space.CPU_INDEX}"
+    (torch,) = (line for line in lines if line.startswith("torch"))
+    assert torch in (ROOT / "constraints.txt").read_text().splitlines()
+
+
+def test_without_a_gpu_the_build_without_cuda_is_pinned_where_its_index_is_given(tmp_path: Path) -> None:
+    make_space.make_space(tmp_path / "cpu", cpu_index="https://example.org/cpu")
+    first, *lines = (tmp_path / "cpu" / "requirements.txt").read_text().splitlines()
+    assert first == "--extra-index-url https://example.org/cpu"
     (torch,) = (Requirement(line) for line in lines if line.startswith("torch"))
     assert str(torch.specifier).endswith("+cpu")
     assert f"torch{str(torch.specifier).removesuffix('+cpu')}" in (ROOT / "constraints.txt").read_text().splitlines()
