@@ -45,7 +45,8 @@ def loaded(name: str) -> ModuleType:
 def test_every_mutant_is_a_volume_or_a_refusal(fuzz: ModuleType, only: str, count: int) -> None:
     (counts,) = fuzz.fuzz(count, seed=0, only=only).values()
     assert sum(counts.values()) == count
-    assert counts["refused"] >= count / (3 if only in ("NIfTI", "NRRD", "MetaImage", "DICOM") else 5)  # else the mutations do nothing
+    # Else the mutations do nothing.
+    assert counts["refused"] >= count / (3 if only in ("NIfTI", "NRRD", "MetaImage", "DICOM") else 5)
     assert {kind: counts[kind] for kind in (*fuzz.FORBIDDEN, "crash")} == dict.fromkeys((*fuzz.FORBIDDEN, "crash"), 0)
 
 
