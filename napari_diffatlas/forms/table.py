@@ -88,8 +88,9 @@ class Table(QWidget):
         return [[self._text(y, x) for x in range(len(self._columns))] for y in range(self.table.rowCount())]
 
     def copy(self, _: Any = None) -> None:
-        """Put head and rows into the clipboard, a tab between two cells."""
-        lines = ["\t".join(row) for row in (self._titles, *self.rows())]
+        """Put head and rows, as far as they are in sight, into the clipboard, a tab between two cells."""
+        seen = [x for x in range(len(self._columns)) if not self.table.isColumnHidden(x)]
+        lines = ["\t".join(row[x] for x in seen) for row in (self._titles, *self.rows())]
         clipboard = QApplication.clipboard()
         assert clipboard is not None
         clipboard.setText("\n".join(lines))

@@ -11,7 +11,7 @@ from diffatlas import session
 from diffatlas.engine.request import Request
 from napari_diffatlas.sample_data import heart_ct
 from napari_diffatlas.viewer.layers import read_layer
-from napari_diffatlas.viewer.live_layers import LIVE_IMAGE, LIVE_LABELS
+from napari_diffatlas.viewer.live_layers import LIVE_CONFIDENCE, LIVE_IMAGE, LIVE_LABELS
 from napari_diffatlas.widget import DiffAtlasWidget
 
 MODEL = "heart-phantom"
@@ -40,10 +40,14 @@ def test_a_phantom_heart_is_segmented_live(make_napari_viewer: Any, qtbot: Any) 
     panel.run_button.click()
     qtbot.waitUntil(lambda: not widget.running, timeout=500_000)
     assert panel.status.text().startswith("Done in "), panel.status.text()
-    assert seen == [LIVE_IMAGE, LIVE_LABELS, "phantom CT labels, seed 3"]
+    # The model is calibrated: one sample has a confidence, out of sight until it is asked for.
+    confidence = "phantom CT confidence, labels, seed 3"
+    assert seen[:3] == [LIVE_IMAGE, LIVE_LABELS, "phantom CT labels, seed 3"]
+    assert set(seen[3:]) <= {LIVE_CONFIDENCE, confidence}
+    assert not viewer.layers[confidence].visible
 
     # The labels are the engine's own, voxel for voxel, and lie on the heart. (How well they fit is measured elsewhere.)
-    labels = viewer.layers[-1].data
+    labels = viewer.layers["phantom CT labels, seed 3"].data
     source = read_layer(image)
     again = session.segment(source.file_volume(), Request(model=MODEL, preset="fast", seed=3))
     assert np.array_equal(source.origin.restore(labels), again.labels.to_ids())

@@ -82,7 +82,7 @@ def test_a_replay_runs_the_same_request_and_leaves_the_same_labels(saved: Any, q
     widget.segment.panel.options.advanced.form["seed"].value = 0  # what the form says does not matter
     widget.segment.replay_run(report)
     wait_for_end(qtbot, widget)
-    assert widget.segment.panel.status.text().startswith("Done in ")
+    assert "Done in " in widget.segment.panel.status.text()
     assert viewer.layers[-1].name == "case 7 labels, seed 3, replayed"
     assert np.array_equal(viewer.layers[-1].data, first)
     requests = [request.to_json() for request in backend.requests]
@@ -219,7 +219,7 @@ def test_napari_and_the_command_line_replay_each_other_to_the_same_labels(
     panel.options.advanced.form["seed"].value = 5
     panel.run_button.click()
     wait_for_end(qtbot, widget, 500_000)
-    assert panel.status.text().startswith("Done in "), panel.status.text()
+    assert "Done in " in panel.status.text(), panel.status.text()  # after a word on what it is not sure of
     layer = viewer.layers[-1]
     write_labels(str(tmp_path / "napari.nii.gz"), *layer.as_layer_data_tuple()[:2])
     widget.segment.save_run(tmp_path / "napari.json")
@@ -237,7 +237,7 @@ def test_napari_and_the_command_line_replay_each_other_to_the_same_labels(
     cli("segment", tmp_path / "heart.nii.gz", "-o", labels, "--model", MODEL, "--seed", 6, "--report", report)
     widget.segment.replay_run(report)
     wait_for_end(qtbot, widget, 500_000)
-    assert panel.status.text().startswith("Done in "), panel.status.text()
+    assert "Done in " in panel.status.text(), panel.status.text()  # after a word on what it is not sure of
     write_labels(str(tmp_path / "replayed.nii.gz"), *viewer.layers[-1].as_layer_data_tuple()[:2])
     first, replayed = (read_label_map(tmp_path / f"{name}.nii.gz", MMWHS) for name in ("first", "replayed"))
     assert np.array_equal(first.data, replayed.data)

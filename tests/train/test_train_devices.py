@@ -165,6 +165,7 @@ def test_the_options_reach_fabric(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("lightning_fabric.Fabric", Fabric)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr("diffatlas.train.devices._update_is_faster", lambda *_: True)
     file = balls(tmp_path)
     start(load_config(file, ["devices=4", "nodes=2", "batch=16", "precision=auto"]))
     assert asked["accelerator"] == "cuda"

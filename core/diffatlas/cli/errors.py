@@ -77,7 +77,13 @@ def _say_lost(error: OSError) -> None:
 
 def in_options(message: str) -> str:
     """The engine's message, which names settings as Python does, with the names of the command line's options."""
-    return message.replace("force=True", "--force").replace("as model,", "with --model,")
+    for python, option in (
+        ("force=True", "--force"),
+        ("as model,", "with --model,"),
+        ("guidance_noise ", "--guidance-noise "),
+    ):
+        message = message.replace(python, option)
+    return message
 
 
 def _our_fault(error: Exception) -> Exception:
