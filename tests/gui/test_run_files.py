@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from napari.layers import Labels
 from qtpy.QtWidgets import QFileDialog
 from typer.testing import CliRunner
 
@@ -220,7 +221,7 @@ def test_napari_and_the_command_line_replay_each_other_to_the_same_labels(
     panel.run_button.click()
     wait_for_end(qtbot, widget, 500_000)
     assert "Done in " in panel.status.text(), panel.status.text()  # after a word on what it is not sure of
-    layer = viewer.layers[-1]
+    layer = [layer for layer in viewer.layers if isinstance(layer, Labels)][-1]
     write_labels(str(tmp_path / "napari.nii.gz"), *layer.as_layer_data_tuple()[:2])
     widget.segment.save_run(tmp_path / "napari.json")
 
@@ -238,7 +239,8 @@ def test_napari_and_the_command_line_replay_each_other_to_the_same_labels(
     widget.segment.replay_run(report)
     wait_for_end(qtbot, widget, 500_000)
     assert "Done in " in panel.status.text(), panel.status.text()  # after a word on what it is not sure of
-    write_labels(str(tmp_path / "replayed.nii.gz"), *viewer.layers[-1].as_layer_data_tuple()[:2])
+    layer = [layer for layer in viewer.layers if isinstance(layer, Labels)][-1]
+    write_labels(str(tmp_path / "replayed.nii.gz"), *layer.as_layer_data_tuple()[:2])
     first, replayed = (read_label_map(tmp_path / f"{name}.nii.gz", MMWHS) for name in ("first", "replayed"))
     assert np.array_equal(first.data, replayed.data)
     assert not np.array_equal(first.data, made.data)  # another seed: the comparison above could have failed
