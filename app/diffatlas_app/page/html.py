@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, metadata
 from typing import TYPE_CHECKING
 
+from diffatlas import session
 from diffatlas.geometry.volume import LabelScheme, Volume
-from diffatlas.session import ModelCard, Plan, available_models
+from diffatlas.session import ModelCard, Plan
 from diffatlas_app.runs.results import OFFERED, Saved
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def links() -> str:
         urls = {}
     urls = {"Paper": PAPER, **urls}
     anchors = [f'<a href="{text(url)}" target="_blank" rel="noopener">{text(name)}</a>' for name, url in urls.items()]
-    cards = [f'<a href="cards/{text(m.name)}" target="_blank">Card: {text(m.title)}</a>' for m in available_models()]
+    models = session.available_models()
+    cards = [f'<a href="cards/{text(m.name)}" target="_blank">Card: {text(m.title)}</a>' for m in models]
     guide = '<a href="guide" target="_blank">Guide</a>'
     learn = '<a href="learn/?live" target="_blank">Learn: ten scenes</a>'
     return f'<nav class="da-links" aria-label="Read on">{"".join([learn, *anchors, guide, *cards])}</nav>'
