@@ -144,7 +144,7 @@ def test_limits_and_wrong_use_are_one_line(call: Call, folder: Path, monkeypatch
         ({**run, "samples": limits.MAX_SAMPLES + 1}, f"{limits.MAX_SAMPLES} samples"),
         ({**run, "model": "/etc"}, "there is no model"),
         ({**run, "preset": "slow"}, "preset must be 'fast', 'watch' or 'published'"),
-        ({**run, "guidance_noise": 2}, "guidance_noise must be less than or equal to 1"),
+        ({**run, "guidance_noise": 2}, "guidance_noise must be 0 to 1"),
     ):
         told = call("segment", **arguments)
         assert line in told, arguments
