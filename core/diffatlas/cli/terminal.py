@@ -141,7 +141,7 @@ def summary(result: Result, written: dict[str, Path]) -> None:
     console = stdout()
     console.print(volumes_table(result.volumes_ml, result.labels.scheme, result.volume_intervals_ml))
     if (doubt := result.doubt) is not None:
-        console.print(f"{doubt:.0%} of the labelled voxels are wrong on average, on cases like those of the model's card")
+        say(f"{doubt:.0%} of the labelled voxels are wrong, on average, on cases like those of the model's card")
     model = result.provenance.get("model", {}).get("name", "")
     seconds = result.metrics[-1].seconds if result.metrics else 0.0
     console.print(f"{model}, {len(result.metrics)} steps, {seconds:.1f} s")
