@@ -6,7 +6,7 @@ from diffatlas import session
 from diffatlas.engine.request import Request
 from napari_diffatlas.viewer.layers import LayerTuple, label_map_to_layer, volume_to_layer
 
-ATLAS = "heart-phantom"
+ATLAS = "heart"
 
 
 def heart_ct() -> list[LayerTuple]:

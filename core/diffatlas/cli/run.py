@@ -154,7 +154,7 @@ def finished(result: Result | None) -> Result:
 
 def generate(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="case-000_image.nii.gz, ...")],
-    model: opt.Model = "heart-phantom",
+    model: opt.Model = "heart",
     count: Annotated[int, typer.Option(metavar="N", help="How many pairs.")] = 1,
     seed: opt.Seed = 0,
     preset: opt.Preset = "watch",
