@@ -94,6 +94,20 @@ def test_a_folder_is_run_with_the_options_of_the_first_tab(opened: Any, qtbot: A
     assert "left ventricle" in list(viewer.layers[1].features["structure"])
 
 
+def test_a_folder_is_taken_for_the_modality_that_is_named(opened: Any, qtbot: Any, tmp_path: Path) -> None:
+    backend = FakeBackend()
+    _, widget = opened(backend)
+    tab = widget.folder
+    for title, seen in (("CT", "ct"), ("MR", "mr")):
+        tab.form["modality"].value = title
+        tab.run_button.click()  # named anew: what is done was done on other intensities
+        wait_for_end(qtbot, widget)
+        assert {volume.modality for volume in backend.volumes[-3:]} == {seen}
+    assert len(backend.volumes) == 6
+    assert widget.review.folders["modality"].value == "CT"  # as it was where the folders were first proposed
+    assert (tmp_path / "patients-labels" / "a_labels.nii.gz").is_file()
+
+
 def test_a_file_that_fails_says_why_and_run_tries_it_again(opened: Any, qtbot: Any, folder: Path) -> None:
     _, widget = opened(FakeBackend())
     tab = widget.folder
