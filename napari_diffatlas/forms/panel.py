@@ -279,11 +279,10 @@ def legend(scheme: LabelScheme) -> str:
 
 
 def _facts(card: Card) -> list[str]:
-    """Modality, field of view, licence and limits: each a line of rich text."""
+    """Modality, field of view and licence in a line of rich text, then a line for each limit."""
     modalities = " and ".join(m.upper() for m in card.modalities)
     limits = (limit[:1].upper() + limit[1:] for limit in card.limits)
     return [
-        escape(f"For {modalities}. Looks at {size_mm(card.space.extent_mm)}."),
-        escape(f"Licence: {card.licence}"),
+        escape(f"For {modalities}. Looks at {size_mm(card.space.extent_mm)}. Licence: {card.licence}."),
         *map(escape, limits),
     ]

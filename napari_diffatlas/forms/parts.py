@@ -29,6 +29,7 @@ class Text(QLabel):
         self._grown.setSingleShot(True)
         self._grown.timeout.connect(self._tell_parents)
         self.setWordWrap(True)
+        self.setAlignment(Qt.AlignmentFlag.AlignTop)  # Qt at times asks for a line too many
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
         self.setText(text)
 

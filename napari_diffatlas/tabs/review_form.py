@@ -148,7 +148,7 @@ class ReviewForm(Tab):
         """Propose a folder of results beside the images, until the user has named one."""
         if chosen(folder) and chosen(self.results_edit.value) in ("", self._proposed):
             self._proposed = results_beside(folder)
-            self.results_edit.value = self._proposed
+            self.results_edit.value = Path(self._proposed)
 
     def propose(self, images: str, results: str, modality: str) -> None:
         """Folders of the Folder tab and what its volumes are, where no folder is chosen here."""

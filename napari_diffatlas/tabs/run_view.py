@@ -214,6 +214,7 @@ class RunView(QObject):
             self._seen = None if card is None else (source, card)
             self._scrubber.clear()
             self._scene.begin(source, self.request.model)
+            self.results_changed.emit()  # volumes in sight were those of the run before
         frame = step.frame
         self._scrubber.show_trace(self.recording.trace())
         if self._scrubber.index is None:  # else the user looks at an earlier step

@@ -54,11 +54,7 @@ class View:
     def fit(self, layer: Any, point: NDArray[np.float64] | None = None) -> None:
         """The slices through ``point`` (None: the middle of ``layer``), and the camera on ``layer`` alone."""
         self.centre(layer.extent.world.mean(axis=0) if point is None else point)
-        fit = getattr(self._viewer, "fit_to_view", None)  # from napari 0.8 on
-        if fit is None:
-            self._viewer.reset_view()
-        else:
-            fit(layers=[layer])
+        fit_camera(self._viewer, [layer])
 
     def centre(self, world: Sequence[float] | NDArray[np.float64]) -> None:
         """The slices through a point of the world."""
@@ -67,4 +63,18 @@ class View:
 
     @property
     def _camera(self) -> Any:
-        return getattr(self._viewer, "scene", self._viewer).camera  # moved in napari 0.9
+        return camera(self._viewer)
+
+
+def camera(viewer: Any) -> Any:
+    """The viewer's camera."""
+    return getattr(viewer, "scene", viewer).camera  # moved in napari 0.9
+
+
+def fit_camera(viewer: Any, layers: Sequence[Any]) -> None:
+    """The camera on ``layers`` alone; on all layers before napari 0.8."""
+    fit = getattr(viewer, "fit_to_view", None)
+    if fit is None or not layers:
+        viewer.reset_view()
+    else:
+        fit(layers=layers)
