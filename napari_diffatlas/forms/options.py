@@ -260,5 +260,4 @@ class Options(QWidget):
     def _say_device(self, _: Any = None) -> None:
         chosen = self._chosen.get(self._device()) if "auto" in self._device() else None
         self.device_text.setText(f"auto chose {chosen}" if chosen else "")
-        self.device_text.setVisible(bool(chosen))
         self.refresh()

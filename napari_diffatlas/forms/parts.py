@@ -35,6 +35,8 @@ class Text(QLabel):
 
     def setText(self, text: str | None) -> None:
         super().setText(text)
+        if self.parent() is not None:  # without words no gap in the layout; without a parent it would be a window
+            self.setVisible(bool(text))
         self._fit()
 
     def resizeEvent(self, event: Any) -> None:

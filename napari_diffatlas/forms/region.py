@@ -85,7 +85,6 @@ class RegionForm(QWidget):
         with QSignalBlocker(self.draw_button):
             self.draw_button.setChecked(drawing)
         self.text.setText(text)
-        self.text.setVisible(bool(text))
 
 
 class RegionControl(RegionForm):

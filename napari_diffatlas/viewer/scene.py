@@ -179,6 +179,9 @@ class Scene:
                 state |= label_style(scheme)
                 state["metadata"][KEY]["scheme"] = scheme
             layer = self.add(data, state, kind)
+            known = state["metadata"][KEY].get("scheme")
+            if kind == "labels" and known is not None:
+                _arm_brush(layer, known)
             self._opened.append((layer, data if kind == "image" else data.copy()))
         self.hide_others([layer for layer, _ in self._opened])
         self._view.layers_changed()

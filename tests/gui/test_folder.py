@@ -92,6 +92,7 @@ def test_a_folder_is_run_with_the_options_of_the_first_tab(opened: Any, qtbot: A
     assert [layer.name for layer in viewer.layers] == ["b", "b_labels"]
     assert np.array_equal(viewer.layers[0].extent.world, viewer.layers[1].extent.world)
     assert "left ventricle" in list(viewer.layers[1].features["structure"])
+    assert viewer.layers[1].selected_label == MMWHS.ids[0]  # the brush paints a structure
 
 
 def test_a_folder_is_taken_for_the_modality_that_is_named(opened: Any, qtbot: Any, tmp_path: Path) -> None:
