@@ -20,6 +20,9 @@ from diffatlas.models.card import ModelCard
 from diffatlas.models.presets import Preset
 from diffatlas.models.store import available_models, find_model, read_card
 
+# What is drawn from where nobody names an atlas: "heart" segments better, but its pairs are poor. Not in the wheel.
+PAIRS = "heart-phantom"
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Plan:
@@ -126,7 +129,7 @@ def choose_model(volume: Volume | None) -> ModelCard:
     if not cards:
         raise BadInput("no model is installed; give the folder of one as the model")
     if volume is None:
-        return next((c for c in cards if c.name == "heart"), cards[0])
+        return next((c for c in cards if c.name == PAIRS), cards[0])
     fitting = [c for c in cards if volume.modality in (*c.modalities, "unknown")]
     if not fitting:
         known = ", ".join(f"{c.name} ({'/'.join(c.modalities)})" for c in cards)
