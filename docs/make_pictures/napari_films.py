@@ -35,7 +35,7 @@ from napari_diffatlas.widget import DiffAtlasWidget
 WIDTH_PX = 800
 FRAME_MS = 120
 QUALITY = 55
-STEPS = 8  # of the run that is shown
+STEPS = 4  # of the run that is shown
 
 
 class Film:
