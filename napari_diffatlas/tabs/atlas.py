@@ -55,7 +55,9 @@ class AtlasTab(Tab):
         self._running = False
         self._model, self._count = "", 0
         self.pairs: list[Pair] = []
-        models = {"choices": [(card.title, card.name) for card in cards], "tooltip": "The atlas to draw from"}
+        drawing = session.choose_model(None) if cards else ""  # offered first: it draws pairs best
+        choices = [(card.title, card.name) for card in sorted(cards, key=lambda card: card.name != drawing)]
+        models = {"choices": choices, "tooltip": "The atlas to draw from"}
         self.form: Container[Any] = Container(
             widgets=[
                 create_widget(annotation=str, name="model", label="Model", widget_type="ComboBox", options=models),

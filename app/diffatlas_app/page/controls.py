@@ -85,7 +85,7 @@ def build(models: Sequence[ModelCard]) -> Controls:
             gr.HTML(markup.paragraph("Draw new image–mask pairs from noise alone: what the atlas has learnt."))
             made["atlas_model"] = gr.Dropdown(
                 [(m.title, m.name) for m in models],
-                value=models[0].name if models else None,
+                value=session.choose_model(None) if models else None,
                 label="Model",
                 elem_id="atlas-model",
             )

@@ -111,10 +111,12 @@ def _voxels(source: Grid, target: Grid) -> NDArray[np.float64]:
 
 
 def paint_request(mask: LabelMap, seed: int, preset: PresetName = "watch") -> Request:
-    """Paint with the first model of the mask's scheme, its field of view around the structures."""
+    """Paint with a model of the mask's scheme, its field of view around the structures."""
     if not mask.data.any():
         raise BadInput("this mask is empty: there is nothing to paint on")
-    model = next((c.name for c in session.available_models() if c.scheme.ids == mask.scheme.ids), None)
+    models = [c.name for c in session.available_models() if c.scheme.ids == mask.scheme.ids]
+    drawing = session.choose_model(None)  # the one that draws pairs best, where it knows these structures
+    model = drawing if drawing in models else next(iter(models), None)
     if model is None:
         raise BadInput(f"no model here knows the structures of '{mask.scheme.name}'")
     inside = np.nonzero(mask.data)
