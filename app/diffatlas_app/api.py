@@ -26,7 +26,7 @@ from diffatlas_app.events import region as regions
 from diffatlas_app.runs import pairs, settings
 from diffatlas_app.runs import stream as runs
 from diffatlas_app.server.callers import absence, caller_of
-from diffatlas_app.visitors.error_line import told
+from diffatlas_app.visitors.error_line import line_for_visitor
 from diffatlas_app.visitors.sessions import Visitor, Visitors
 
 SEGMENT = """Segment a volume (.nii, .nii.gz, .nrrd, .mha, or a zipped DICOM series).
@@ -162,7 +162,9 @@ def add_endpoints(visitors: Visitors, running: dict[str, Any]) -> None:
                 source = replace(visitor.take_upload(asked.volume), index=asked.index)
                 read = asked.wanted.named(source.read())
                 name = f"{read.name}_labels.nii.gz"
-                for looking in regions.search(read, engine_request):  # in sight, so that it ends with the caller
+                for looking in regions.search(
+                    read, engine_request
+                ):  # here, so that the search ends when the caller leaves
                     if visitor.should_stop():
                         raise BadInput("the caller has gone")
                     if looking.found is not None:
@@ -175,7 +177,7 @@ def add_endpoints(visitors: Visitors, running: dict[str, Any]) -> None:
                     "labels": _file(name, visitor, lambda p: io.write_label_map(result.labels, p, read.header)),
                 }
         except Exception as error:
-            return {"error": told(error)}
+            return {"error": line_for_visitor(error)}
 
     def generate(model: Any, count: Any, seed: Any, preset: Any, request: gr.Request) -> dict[str, Any]:
         try:
@@ -197,7 +199,7 @@ def add_endpoints(visitors: Visitors, running: dict[str, Any]) -> None:
                     ]
                 }
         except Exception as error:
-            return {"error": told(error)}
+            return {"error": line_for_visitor(error)}
 
     names = _models()
     # Raw values: gradio's own conversions answer a wrong type with an error that says nothing.

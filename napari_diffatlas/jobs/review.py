@@ -1,4 +1,4 @@
-"""Cases of a review, read and where need be segmented ahead of the user; knows no Qt and no viewer."""
+"""Cases of a review: read, and segmented where needed, before the user gets to them; knows no Qt and no viewer."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from diffatlas.session import Backend, Frame
 from napari_diffatlas.viewer.layers import LayerTuple, label_map_to_layer, volume_to_layer
 
 TRAINING = "training"  # in the folder of the results
-AHEAD = 2  # cases that are kept in memory beyond the one in sight, on either side
+AHEAD = 2  # cases kept in memory on either side of the one shown
 
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A case as it is shown: layers of the image and of the labels to look at, and the run's own labels."""
+    """A case to show: layers of the image and of its current labels, and the run's own labels."""
 
     case: Case
     volume: Volume
@@ -34,7 +34,7 @@ class Opened:
 
 
 class Review:
-    """The cases of a folder, worst first; `open` gives one, and the next ones are read meanwhile.
+    """The cases of a folder, worst first; `open` gives one and starts to read the next.
 
     ``request`` is run on cases that have no labels yet; ``backend`` is called in a thread.
     """
@@ -57,10 +57,10 @@ class Review:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="diffatlas-review")
         self._closed = False
         self._opened: dict[int, Future[Opened]] = {}
-        self._saves: list[tuple[str, review.Verdict | None, bytes | None]] = []  # what stood before each
+        self._saves: list[tuple[str, review.Verdict | None, bytes | None]] = []  # what was there before each
 
     def open(self, index: int) -> Future[Opened]:
-        """Case ``index``, at once where it was read ahead; begins to read those after it, and keeps the one before."""
+        """Case ``index``, at once where it was read ahead. Starts to read the next ones and keeps the one before."""
         wanted = [i for i in (index, *range(index + 1, index + 1 + AHEAD), index - 1) if 0 <= i < len(self.cases)]
         for i in [i for i in self._opened if i not in wanted]:
             self._opened.pop(i).cancel()
@@ -74,11 +74,11 @@ class Review:
         return "to do" if said is None else said.state
 
     def kept(self, case: Case) -> Path:
-        """Where the labels of a reviewed case stand."""
+        """The file with the labels of a reviewed case."""
         return self.folder / review.FOLDER / f"{case.name}_labels.nii.gz"
 
     def say(self, opened: Opened, state: review.State, labels: LabelMap | None, reason: str = "") -> None:
-        """Keep a verdict, and the ``labels`` that it is about (on the file's own voxels)."""
+        """Save a verdict, and the ``labels`` that it is about (on the file's own voxels)."""
         case = opened.case
         kept = self.kept(case)
         self._saves.append((case.name, self.verdicts.get(case.name), kept.read_bytes() if kept.exists() else None))
@@ -91,8 +91,8 @@ class Review:
         self._forget(case.name)
 
     def undo(self) -> int | None:
-        """Take back the last verdict that was kept, and its labels: what stood before stands again; the index of its
-        case. None where nothing was kept since the review was opened."""
+        """Undo the last saved verdict and its labels, and return the index of its case; None where nothing was saved
+        since the review was opened."""
         if not self._saves:
             return None
         name, before, labels = self._saves.pop()
@@ -113,7 +113,7 @@ class Review:
         return review.write_training(self.folder, self.folder / TRAINING)
 
     def _forget(self, name: str) -> None:
-        """What was read ahead of a case is no longer what stands there."""
+        """Drop a case that was read ahead: its files have changed."""
         for index, case in enumerate(self.cases):
             if case.name == name:
                 self._opened.pop(index, None)

@@ -1,4 +1,4 @@
-"""One patient after the other in the same two layers: to make layers anew takes a viewer a third of a second."""
+"""Shows one patient after the other in the same two layers, because new layers take a third of a second."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LABELS_STATE = ("affine", "units", "axis_labels", "metadata", "colormap", "featu
 
 
 class Patient:
-    """The image and the labels of the patient in sight."""
+    """The image and the labels of the patient shown."""
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
@@ -55,22 +55,22 @@ class Patient:
         return self._shown is not None and not np.array_equal(self._shown, self.ids())
 
     def take_back(self) -> None:
-        """The labels as they were shown or saved last."""
+        """Go back to the labels that were shown or saved last."""
         if self._shown is not None:
             self._labels.data[...] = self._shown
             self._labels.refresh()
 
     def saved(self) -> None:
-        """What is in sight is what is kept."""
+        """The labels shown were saved."""
         self._shown = self.ids().copy()
 
     def set_labels(self, labels: LabelMap) -> None:
-        """Other labels, on the file's own voxels."""
+        """Show other labels, given on the file's own voxels."""
         self._labels.data[...] = self.source().origin.display(labels.to_ids())
         self._labels.refresh()
 
     def set_displayed(self, labels: LabelMap) -> None:
-        """Other labels, on the displayed voxels."""
+        """Show other labels, given on the displayed voxels."""
         self._labels.data[...] = labels.to_ids()
         self._labels.refresh()
 
@@ -78,7 +78,7 @@ class Patient:
         data, state, kind = new
         if layer is None or not self._scene.holds(layer):
             return self._scene.add(data.copy(), state, kind)
-        layer.data = data.copy()  # what was read ahead stays as it is: it may be shown again
+        layer.data = data.copy()  # a copy: the data that were read ahead may be shown again
         for key in keys:
             if key in state:
                 setattr(layer, key, state[key])

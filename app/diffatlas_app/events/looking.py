@@ -14,7 +14,7 @@ from diffatlas_app.page import html as markup
 from diffatlas_app.page.controls import settings_of
 from diffatlas_app.page.viewer import empty_message, open_message
 from diffatlas_app.runs import pairs, settings
-from diffatlas_app.visitors.error_line import told
+from diffatlas_app.visitors.error_line import line_for_visitor
 from diffatlas_app.visitors.sessions import Visitor
 from diffatlas_app.visitors.source import EXAMPLES, RECORDED, read_labels
 
@@ -66,13 +66,13 @@ class Looking:
                 raise BadInput("no file to choose from: drop one")
             visitor.source = replace(visitor.source, index=settings.whole("volume", given[page.chosen.which]))
             out = self.opened(visitor, bool(given[page.chosen.beside]))
-            del out[page.chosen.which]  # another of them can be chosen
+            del out[page.chosen.which]  # another volume of the file can be chosen
             return out
         except Exception as error:
             return page.refused(error)
 
     def _asking(self, several: SeveralVolumes) -> Updates:
-        """The volumes that an upload holds, to choose from; none is shown yet."""
+        """List the volumes of an upload to choose from; none is shown yet."""
         page = self.page
         choices = [(f"{number}: {choice}", number) for number, choice in enumerate(several.choices)]
         return {
@@ -156,4 +156,4 @@ class Looking:
                 page.shown.view: open_message(volume, name=visitor.source.name, labels=seen),
             }
         except Exception as error:
-            return {**out, c.region: markup.error(told(error))}
+            return {**out, c.region: markup.error(line_for_visitor(error))}

@@ -15,7 +15,7 @@ from diffatlas_app.events.page import Given, Page, Updates
 from diffatlas_app.page import html as markup
 from diffatlas_app.runs import pairs
 from diffatlas_app.runs import stream as runs
-from diffatlas_app.visitors.error_line import told
+from diffatlas_app.visitors.error_line import line_for_visitor
 from diffatlas_app.visitors.sessions import Finished, Visitor
 from diffatlas_app.visitors.source import read_labels
 
@@ -36,7 +36,7 @@ class Outcome:
         against: str = "",
         doubt: bool = False,
     ) -> Updates:
-        """The last updates of the run, and of the one beside it, as volumes and files."""
+        """The last update of the run, and of the run beside it, as volumes and files."""
         page = self.page
         results = [end.frame.result for end in ends if end.frame.result is not None]
         saved = ends[-1].saved
@@ -70,11 +70,11 @@ class Outcome:
             note = saved.make(what)
             line = markup.paragraph(note) if note else ""
         except Exception as error:
-            line = markup.error(told(error))
+            line = markup.error(line_for_visitor(error))
         return line + (markup.downloads(saved, visitor.finished.link) if saved else "")
 
     def compare(self, given: Given, request: gr.Request) -> Updates:
-        """Scores against a label map of the visitor's; where it is refused, the table stays and says why."""
+        """Scores against a label map of the visitor. Where that is refused, the table stays and a line says why."""
         visitor, shown = self.page.visitor(request), self.page.shown
         saved, finished = visitor.saved, visitor.finished
         scores: Sequence[Comparison] = ()
@@ -86,7 +86,7 @@ class Outcome:
             name, kept = visitor.take_labels(Path(given[shown.reference]), "reference")
             scores = [session.compare(labels, read_labels(name, kept, saved.scheme))]
         except Exception as error:
-            refused, name = markup.error(told(error)), ""
+            refused, name = markup.error(line_for_visitor(error)), ""
         table = ""
         if saved is not None:
             table = markup.result(

@@ -1,4 +1,4 @@
-"""What a finished run leaves for its visitor: files in a folder whose random name is the only way to them.
+"""Files of a finished run, in a folder with a random name: only who knows the name can fetch them.
 
 Written at once: labels on the source grid, confidence, report. Made when asked for, because each takes seconds: the
 surface, the film, and the labels as DICOM.
@@ -117,13 +117,13 @@ def save(
     if keep_image:
         io.write_volume(source, folder / "image.nii.gz")
     if film is not None and film.pictures:
-        # Stacked they compress as one: neighbours are alike.
+        # Stacked along one axis they compress better: neighbouring steps are similar.
         np.savez_compressed(folder / FILM, pictures=np.stack(film.pictures))
     return Saved(folder, stem, result.labels.scheme, source.series)
 
 
 def save_second(saved: Saved, result: Result, source: Volume) -> None:
-    """Add the run that went beside."""
+    """Add the files of the second run."""
     _labels_and_report(saved.folder, "second-", result, source)
 
 
