@@ -96,8 +96,7 @@ class Settings:
             "published": replace(first, guidance="image", guidance_noise=1.0),
             "seed": replace(first, seed=first.seed + 1),
         }[self.beside]
-        plain = [session.plan(None, request).request.to_json() for request in (first, second)]
-        if plain[0] == plain[1]:
+        if session.plan(None, first).request == session.plan(None, second).request:
             raise BadInput(
                 f"the second run, “{BESIDE[self.beside]}”, would repeat the first, which is guided like that already: "
                 f"choose another one beside it"

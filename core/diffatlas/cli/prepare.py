@@ -190,10 +190,9 @@ def _check_shape(space: ModelSpace, divisor: int, named: bool) -> None:
 
 def _data(base: dict[str, Any], source: str | None, layout: str | None, changes: dict[str, Any]) -> DataConfig:
     """The settings, overridden by the options; `BadInput` where something is missing or makes no sense."""
-    from pydantic import ValidationError
-
     from diffatlas.data import LAYOUTS, find_layout
     from diffatlas.train.config import DataConfig
+    from diffatlas.values import load
 
     if layout is not None and layout not in LAYOUTS:
         raise BadInput(f"--layout {layout}: there are: {', '.join(LAYOUTS)}")
@@ -216,12 +215,7 @@ def _data(base: dict[str, Any], source: str | None, layout: str | None, changes:
         raise BadInput("phantom: say how many with --cases N")
     if "cache" not in given and "cache" not in base:
         raise BadInput("name the file to write with -o CACHE.safetensors")
-    try:
-        return DataConfig.model_validate({**base, **given})
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadInput(f"{where}: {first['msg']}") from error
+    return load(DataConfig, {**base, **given}, "data")
 
 
 def _space(

@@ -103,14 +103,6 @@ def read_contained(path: Path, volume_index: int | None, limits: Limits, *, seri
         _pool.give_back(decoder)
 
 
-def warm_up() -> None:
-    """Start the idle decoders now, so that the first file need not wait for one (about half a second)."""
-    decoders = [_pool.take() for _ in range(IDLE_DECODERS)]
-    for decoder in decoders:
-        decoder.wait_until_started()
-        _pool.give_back(decoder)
-
-
 class _Decoder:
     """One child process and the two pipes to it."""
 
