@@ -83,10 +83,10 @@ def test_every_module_has_its_place_in_the_order() -> None:
 
 def test_the_picture_of_the_tree_shows_every_layer() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    engine, front_ends = next(part for part in text.split("```") if "errors -> values" in part).split("napari_diffatlas,")
-    words = re.findall(r"[a-z.]+", engine)
-    assert set(LAYERS) <= set(words)
-    assert FOR_FRONT_ENDS <= set(re.findall(r"[a-z.]+", front_ends))
+    picture = next(part for part in text.split("```") if "errors -> values" in part)
+    engine, front_ends = (set(re.findall(r"[a-z.]+", part)) for part in picture.split("napari_diffatlas,"))
+    assert engine >= set(LAYERS)
+    assert front_ends >= FOR_FRONT_ENDS
 
 
 @pytest.mark.parametrize("top", LAYERS)
