@@ -1,7 +1,7 @@
 """Which tests notice a fault? Small faults, one a module, are put into a copy of the tree, one at a time.
 
     python tools/seeded_faults.py            # this tree
-    python tools/seeded_faults.py --then     # and the tree of commit 5298d4b, before the suite was made faster
+    python tools/seeded_faults.py --then     # also in the tree of commit 5298d4b, which had another layout
 
 For each fault the module's own test files run up to the first failure. The failure counts where the same test passes
 without the fault. The table names that test. The exit status is the number of faults that no test of this tree noticed.
@@ -311,7 +311,9 @@ def main() -> int:
             missed += not answers[0]
             if then is not None:
                 answers.append(caught_by(then, fault.then_module, fault, fault.then_tests))
-            cells = [fault.what, f"`{fault.module}`", *(f"`{test}`" if test else "**no test**" for test in answers)]
+            names = [test.removeprefix("tests/").partition("[")[0] for test in answers]
+            module = fault.module.removeprefix(ENGINE)
+            cells = [fault.what, f"`{module}`", *(f"`{name}`" if name else "**no test**" for name in names)]
             print(f"| {' | '.join(cells)} |", flush=True)
     return missed
 

@@ -59,7 +59,7 @@ def doubts_of(last: Frame, result: Result, card: Known | None) -> tuple[str, ...
 
 
 def doubts_of_labels(labels: LabelMap, card: Known) -> tuple[str, ...]:
-    """The same of labels that were made earlier, by what they and their grid say."""
+    """Like `doubts_of`, for labels that were made earlier, from the labels and their grid alone."""
     found_ml = sum(labels.volumes_ml().values())
     if found_ml == 0:
         return ("Doubtful: the model found none of its structures.",)
