@@ -103,7 +103,7 @@ class ReviewForm(Tab):
             row_layout = QHBoxLayout()
             for part in parts:
                 row_layout.addWidget(yielding(part), 1)
-                if isinstance(part, QPushButton):  # a click must not take the keyboard from the viewer's brush and shortcuts
+                if isinstance(part, QPushButton):  # a click leaves the keyboard to the viewer
                     part.setFocusPolicy(Qt.FocusPolicy.TabFocus)
             self.column.addLayout(row_layout)
         self.column.addWidget(self.status)
