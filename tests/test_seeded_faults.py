@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ TOOL = loaded()
 
 
 @pytest.mark.parametrize("fault", TOOL.FAULTS, ids=lambda fault: fault.module)
-def test_every_fault_has_its_place_and_its_tests(fault: TOOL.Fault) -> None:  # type: ignore[name-defined]
+def test_every_fault_has_its_place_and_its_tests(fault: Any) -> None:
     text = (ROOT / fault.module).read_text(encoding="utf-8")
     assert fault.seeded(text) != text
     assert all((ROOT / "tests" / test).is_file() for test in fault.tests)
