@@ -31,8 +31,8 @@ from diffatlas.session import Frame, FrameMetrics, Result
 
 SUFFIX = ".recorded.npz"
 FOLDER = Path(__file__).resolve().parents[1] / "recorded"
-LEVELS = 31
-VOLUME_LEVELS = 25
+LEVELS = 25
+VOLUME_LEVELS = 20
 STEPS = 5
 # What numpy, zipfile and the two compressions raise on a file that is damaged or not a recording.
 UNREADABLE = (

@@ -13,7 +13,7 @@ import typer
 from diffatlas.cli import options as opt
 from diffatlas.errors import BadInput
 
-DEMO_MODEL = "heart-phantom"
+DEMO_MODEL = "heart"
 # No training case has a seed near this one.
 DEMO_SEED = 1_000_000
 
