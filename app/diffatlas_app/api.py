@@ -26,7 +26,7 @@ from diffatlas_app.events import region as regions
 from diffatlas_app.runs import pairs, settings
 from diffatlas_app.runs import stream as runs
 from diffatlas_app.server.callers import absence, caller_of
-from diffatlas_app.visitors.error_line import line_for_visitor
+from diffatlas_app.visitors.error_line import told
 from diffatlas_app.visitors.sessions import Visitor, Visitors
 
 SEGMENT = """Segment a volume (.nii, .nii.gz, .nrrd, .mha, or a zipped DICOM series).
@@ -177,7 +177,7 @@ def add_endpoints(visitors: Visitors, running: dict[str, Any]) -> None:
                     "labels": _file(name, visitor, lambda p: io.write_label_map(result.labels, p, read.header)),
                 }
         except Exception as error:
-            return {"error": line_for_visitor(error)}
+            return {"error": told(error)}
 
     def generate(model: Any, count: Any, seed: Any, preset: Any, request: gr.Request) -> dict[str, Any]:
         try:
@@ -199,7 +199,7 @@ def add_endpoints(visitors: Visitors, running: dict[str, Any]) -> None:
                     ]
                 }
         except Exception as error:
-            return {"error": line_for_visitor(error)}
+            return {"error": told(error)}
 
     names = _models()
     # Raw values: gradio's own conversions answer a wrong type with an error that says nothing.

@@ -27,7 +27,7 @@ from diffatlas.session import ModelCard
 from diffatlas_app import limits
 from diffatlas_app.events import region as regions
 from diffatlas_app.runs import settings
-from diffatlas_app.visitors.error_line import line_for_visitor
+from diffatlas_app.visitors.error_line import told
 from diffatlas_app.visitors.source import read_labels, read_limits
 
 T = TypeVar("T")
@@ -157,7 +157,7 @@ def server(root: Path) -> MCPServer[Any]:
                 stop.set()
             raise
         except Exception as error:
-            raise ToolError(line_for_visitor(error)) from error
+            raise ToolError(told(error)) from error
 
     @made.tool()
     async def models() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from diffatlas_app.events.options import Options
 from diffatlas_app.events.page import DEMO, Page, Updates
 from diffatlas_app.page.viewer import empty_message, error_message
 from diffatlas_app.runs import settings
-from diffatlas_app.visitors.error_line import line_for_visitor
+from diffatlas_app.visitors.error_line import told
 from diffatlas_app.visitors.source import Source
 
 LOOK_EVERY_S = 0.5
@@ -56,7 +56,7 @@ class Arrival:
         except Exception as error:
             wrong = error
         if wrong is not None:
-            out |= {**page.idle, page.shown.view: error_message(line_for_visitor(wrong))}
+            out |= {**page.idle, page.shown.view: error_message(told(wrong))}
         return out
 
     def example_ready(self, request: gr.Request) -> Iterator[Updates]:

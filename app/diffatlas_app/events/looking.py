@@ -14,7 +14,7 @@ from diffatlas_app.page import html as markup
 from diffatlas_app.page.controls import settings_of
 from diffatlas_app.page.viewer import empty_message, open_message
 from diffatlas_app.runs import pairs, settings
-from diffatlas_app.visitors.error_line import line_for_visitor
+from diffatlas_app.visitors.error_line import told
 from diffatlas_app.visitors.sessions import Visitor
 from diffatlas_app.visitors.source import EXAMPLES, RECORDED, read_labels
 
@@ -156,4 +156,4 @@ class Looking:
                 page.shown.view: open_message(volume, name=visitor.source.name, labels=seen),
             }
         except Exception as error:
-            return {**out, c.region: markup.error(line_for_visitor(error))}
+            return {**out, c.region: markup.error(told(error))}

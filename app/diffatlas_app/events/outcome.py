@@ -15,7 +15,7 @@ from diffatlas_app.events.page import Given, Page, Updates
 from diffatlas_app.page import html as markup
 from diffatlas_app.runs import pairs
 from diffatlas_app.runs import stream as runs
-from diffatlas_app.visitors.error_line import line_for_visitor
+from diffatlas_app.visitors.error_line import told
 from diffatlas_app.visitors.sessions import Finished, Visitor
 from diffatlas_app.visitors.source import read_labels
 
@@ -70,7 +70,7 @@ class Outcome:
             note = saved.make(what)
             line = markup.paragraph(note) if note else ""
         except Exception as error:
-            line = markup.error(line_for_visitor(error))
+            line = markup.error(told(error))
         return line + (markup.downloads(saved, visitor.finished.link) if saved else "")
 
     def compare(self, given: Given, request: gr.Request) -> Updates:
@@ -86,7 +86,7 @@ class Outcome:
             name, kept = visitor.take_labels(Path(given[shown.reference]), "reference")
             scores = [session.compare(labels, read_labels(name, kept, saved.scheme))]
         except Exception as error:
-            refused, name = markup.error(line_for_visitor(error)), ""
+            refused, name = markup.error(told(error)), ""
         table = ""
         if saved is not None:
             table = markup.result(

@@ -11,7 +11,7 @@ import gradio as gr
 from diffatlas_app.page.controls import Controls
 from diffatlas_app.page.viewer import error_message, stopped_message
 from diffatlas_app.server.callers import caller_of
-from diffatlas_app.visitors.error_line import line_for_visitor
+from diffatlas_app.visitors.error_line import told
 from diffatlas_app.visitors.sessions import Visitor, Visitors
 
 Updates = dict[Any, Any]
@@ -73,7 +73,7 @@ class Page:
 
     def refused(self, error: Exception) -> Updates:
         """One line in red; everything else stays as it was."""
-        return {**self.idle, self.shown.view: error_message(line_for_visitor(error))}
+        return {**self.idle, self.shown.view: error_message(told(error))}
 
     def stopped(self, begun: bool) -> Updates:
         words = "" if begun else "Stopped before the first step."

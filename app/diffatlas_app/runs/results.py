@@ -1,4 +1,4 @@
-"""Files of a finished run, in a folder with a random name: only who knows the name can fetch them.
+"""What a finished run leaves for its visitor: files in a folder whose random name is the only way to them.
 
 Written at once: labels on the source grid, confidence, report. Made when asked for, because each takes seconds: the
 surface, the film, and the labels as DICOM.

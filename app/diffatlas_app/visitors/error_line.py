@@ -10,7 +10,7 @@ from diffatlas.errors import BadInput
 log = logging.getLogger("diffatlas_app")
 
 
-def line_for_visitor(error: Exception) -> str:
+def told(error: Exception) -> str:
     """One line for the visitor. A fault of ours is also logged: the type of the error and where it arose.
 
     The log gets no message, because a library's message may quote data.
