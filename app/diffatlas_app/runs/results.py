@@ -117,13 +117,13 @@ def save(
     if keep_image:
         io.write_volume(source, folder / "image.nii.gz")
     if film is not None and film.pictures:
-        # Stacked along one axis they compress better: neighbouring steps are similar.
+        # Stacked they compress as one: neighbours are alike.
         np.savez_compressed(folder / FILM, pictures=np.stack(film.pictures))
     return Saved(folder, stem, result.labels.scheme, source.series)
 
 
 def save_second(saved: Saved, result: Result, source: Volume) -> None:
-    """Add the files of the second run."""
+    """Add the run that went beside."""
     _labels_and_report(saved.folder, "second-", result, source)
 
 
