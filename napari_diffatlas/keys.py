@@ -1,6 +1,6 @@
 """Keys for the commands, through napari's action manager.
 
-napari does not bind the keys that a manifest names, so the commands are also made viewer actions: they stand in
+napari does not bind the keys that a manifest names, so the commands are also made viewer actions: they are listed in
 Preferences > Shortcuts once the widget has been opened, and keys chosen there are kept.
 """
 
@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 PLUGIN = "napari-diffatlas"
-WIDGET = "diffatlas-widget"  # Qt's name of the widget, by which commands find it
+WIDGET = "diffatlas-widget"  # Qt's name of the widget; commands find it by this name
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ BOUND = (
     Bound("earlier", "DiffAtlas: one recorded step back", "earlier", "Alt-Left"),
     Bound("later", "DiffAtlas: one recorded step forward", "later", "Alt-Right"),
     Bound("next", "DiffAtlas review: the next case", "review_next", "Control-Alt-N"),
-    Bound("previous", "DiffAtlas review: the case before", "review_previous", "Control-Alt-P"),
+    Bound("previous", "DiffAtlas review: the case before", "review_previous", "Control-Alt-B"),
     Bound("accept", "DiffAtlas review: accept the labels and go on", "review_accept", "Control-Alt-A"),
     Bound("reject", "DiffAtlas review: reject the labels, with the reason written", "review_reject", "Control-Alt-J"),
 )

@@ -1,4 +1,4 @@
-"""The form: what a run is made of and what it says of itself. Emits plain data; knows neither viewer nor engine."""
+"""The form of the Segment tab: inputs and state of a run. Emits plain data; knows neither viewer nor engine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Protocol
 
+from magicgui.widgets import Container, create_widget
 from qtpy.QtCore import Signal  # type: ignore[attr-defined, unused-ignore]
 from qtpy.QtWidgets import (
     QGridLayout,
@@ -30,6 +31,18 @@ MODALITY_TIP = (
     "What the image is: it decides which intensities the model is shown.\n"
     "auto takes the file's word, or judges by the voxels"
 )
+
+
+def modality_row() -> Any:
+    """A row "Modality" for a form that is about many volumes; `modality_in` reads it."""
+    choices = [(title, title) for title in MODALITIES]
+    options = {"choices": choices, "tooltip": MODALITY_TIP.replace("the image is:", "the volumes are:")}
+    return create_widget(annotation=str, name="modality", label="Modality", widget_type="ComboBox", options=options)
+
+
+def modality_in(form: Container[Any]) -> Modality | None:
+    """What the row "Modality" of ``form`` says; None leaves it to the files and the voxels."""
+    return MODALITIES[form["modality"].value]
 
 
 class Card(Protocol):
@@ -67,9 +80,9 @@ class Panel(QWidget):
     """Form, Run, Pause and Stop, progress, one status line.
 
     Signals: ``run_clicked(Choice)``, ``pause_clicked(bool)`` (True pauses, False resumes), ``stop_clicked()``,
-    ``subject_changed()`` (another image or model is chosen), ``modality_named(Modality | None)`` (the user says what
-    the image is; None leaves it to its looks). ``region`` is room for the parts that say where to look and what not to
-    believe.
+    ``subject_changed()`` (another image or model is chosen), ``modality_named(Modality | None)`` (the user
+    names the modality; None: guess it from the intensities). ``region``: layout for the forms of the region and of
+    crossing out.
     """
 
     run_clicked = Signal(object)
@@ -152,7 +165,7 @@ class Panel(QWidget):
 
     @property
     def paused(self) -> bool:
-        """Whether the run holds."""
+        """Whether the run is paused."""
         return self._paused
 
     def choice(self) -> Choice | None:
@@ -169,18 +182,18 @@ class Panel(QWidget):
         self._enable()
 
     def show_modality(self, named: Modality | None) -> None:
-        """What the user said of the image that is chosen."""
+        """Show the modality that the user named for the chosen image."""
         self.modality_combo.setCurrentIndex(list(MODALITIES.values()).index(named))
 
     def set_running(self, running: bool, pauses: bool = True) -> None:
-        """``pauses``: what runs can be held on its way."""
+        """``pauses``: the run can be paused."""
         self._running, self._paused, self._pauses = running, False, pauses
         if running:
-            self.about.collapse(animate=False)  # it has been in sight until now; the run needs the room
+            self.about.collapse(animate=False)  # the user has seen it until now; the run needs the space
         self._enable()
 
     def set_blocked(self, blocked: bool) -> None:
-        """``blocked``: the engine works for another tab; Run waits for it."""
+        """``blocked``: the engine runs for another tab, so Run is disabled."""
         self._blocked = blocked
         self._enable()
 
@@ -204,7 +217,7 @@ class Panel(QWidget):
         self.progress_text.setText(f"{done} places of at most {total}")
 
     def reset_progress(self, busy: bool = False) -> None:
-        """An empty bar, or (``busy``) one that moves without saying how far."""
+        """An empty bar, or (``busy``) one that moves without a value."""
         self.progress.setRange(0, 0 if busy else 1)
         self.progress.setValue(0)
         self.progress.setTextVisible(not busy)
@@ -224,7 +237,7 @@ class Panel(QWidget):
             self.run_clicked.emit(choice)
 
     def _pause(self) -> None:
-        self.pause_button.setEnabled(False)  # until the run says that it holds, or goes on
+        self.pause_button.setEnabled(False)  # until the run has paused or resumed
         if not self._paused:
             self.set_status("Pausing after this step ...")
         self.pause_clicked.emit(not self._paused)
@@ -266,11 +279,10 @@ def legend(scheme: LabelScheme) -> str:
 
 
 def _facts(card: Card) -> list[str]:
-    """Modality, field of view, licence and limits: each a line of rich text."""
+    """Modality, field of view and licence in a line of rich text, then a line for each limit."""
     modalities = " and ".join(m.upper() for m in card.modalities)
     limits = (limit[:1].upper() + limit[1:] for limit in card.limits)
     return [
-        escape(f"For {modalities}. Looks at {size_mm(card.space.extent_mm)}."),
-        escape(f"Licence: {card.licence}"),
+        escape(f"For {modalities}. Looks at {size_mm(card.space.extent_mm)}. Licence: {card.licence}."),
         *map(escape, limits),
     ]

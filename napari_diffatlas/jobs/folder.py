@@ -1,23 +1,24 @@
-"""A cohort as a job of the widget's runner: its news, at a pace that a viewer can follow; knows no Qt."""
+"""A cohort as a job of the widget's runner: updates at a rate that a viewer can draw; knows no Qt."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 from diffatlas.cohort import Cohort, Status, find_cases
 from diffatlas.engine.request import Request
+from diffatlas.geometry.volume import Modality
 from diffatlas.session import Backend
 from napari_diffatlas.jobs.worker import INTERVAL_S, Failed, Stopped, guarded
 
 
 @dataclass(frozen=True)
 class Listed:
-    """What was found in the folder: names of the cases with their files, and lines on what was left out."""
+    """The cases found in the folder, with their files, and lines on files that were left out."""
 
     cases: tuple[tuple[str, Path, Path], ...]
     notes: tuple[str, ...]
@@ -25,7 +26,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class Finished:
-    """Every case had its turn."""
+    """Every case was run."""
 
     statuses: tuple[Status, ...]
 
@@ -36,7 +37,8 @@ FolderUpdate = Listed | Status | Finished | Stopped | Failed
 class FolderRun:
     """One pass over a folder: iterate `updates` in a worker; call `stop` from any thread.
 
-    It cannot be held: stopped and run again it goes on where it was.
+    It cannot be paused, but a stopped run continues when it is started again. ``modality``: of the volumes; None:
+    decided for each.
     """
 
     endings = (Finished,)
@@ -48,17 +50,18 @@ class FolderRun:
         request: Request,
         backend: Callable[[], Backend],
         *,
+        modality: Modality | None = None,
         workers: int = 1,
         redo: bool = False,
         interval_s: float = INTERVAL_S,
     ) -> None:
         self._folder, self._output, self._request, self._backend = folder, output, request, backend
-        self._workers, self._redo, self._interval_s = workers, redo, interval_s
+        self._modality, self._workers, self._redo, self._interval_s = modality, workers, redo, interval_s
         self._cohort: Cohort | None = None
         self._stopped = False
 
     def stop(self) -> None:
-        """Ask the run to end, every case that is on its way within one step."""
+        """Ask the run to end; every running case ends within one step."""
         self._stopped = True
         if self._cohort is not None:
             self._cohort.stop()
@@ -73,11 +76,12 @@ class FolderRun:
         """Not of use here: rows of a table are drawn at once."""
 
     def updates(self) -> Iterator[FolderUpdate]:
-        """`Listed`, a `Status` a change; then exactly one of `Finished`, `Stopped`, `Failed`."""
+        """`Listed`, a `Status` for every change, then exactly one of `Finished`, `Stopped`, `Failed`."""
         yield from guarded(self._updates())
 
     def _updates(self) -> Iterator[FolderUpdate]:
-        cases, notes = find_cases([self._folder], self._output)
+        found, notes = find_cases([self._folder], self._output)
+        cases = [replace(case, modality=self._modality) for case in found]
         yield Listed(tuple((case.name, case.path, case.labels) for case in cases), tuple(notes))
         self._cohort = cohort = Cohort(
             cases, self._request, backend=self._backend, workers=self._workers, redo=self._redo

@@ -1,4 +1,4 @@
-"""The tab that segments a folder: where from, where to, and what becomes of every file."""
+"""The tab that segments a folder: input, output, and the state of every file."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from magicgui.types import FileDialogMode
-from magicgui.widgets import Container, FileEdit, create_widget
+from magicgui.widgets import Container, create_widget
 from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined, unused-ignore]
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
@@ -28,7 +27,8 @@ from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import LabelScheme
 from diffatlas.session import Backend
 from napari_diffatlas.forms.options import Planner
-from napari_diffatlas.forms.parts import Bar, Rows, Text, yielding
+from napari_diffatlas.forms.panel import modality_in, modality_row
+from napari_diffatlas.forms.parts import Bar, Rows, Text, folder_row, yielding
 from napari_diffatlas.forms.parts import Status as StatusLine
 from napari_diffatlas.jobs.folder import Finished, FolderRun, FolderUpdate, Listed
 from napari_diffatlas.jobs.runner import Runner
@@ -45,14 +45,15 @@ TABLE_ROWS = 8
 
 
 class FolderTab(Tab):
-    """Segment every volume of a folder with the model and the options of the first tab.
+    """Segment every volume of a folder with the model and the options of the Segment tab.
 
-    ``options`` gives these, None where no model is installed. ``backend`` is called in the worker. Signal:
-    ``folders_chosen(str, str)``, where a run takes its volumes from and leaves its results.
+    ``options`` returns these, None where no model is installed. ``backend`` is called in the worker. Signal:
+    ``folders_chosen(str, str, str)``: the folder of the volumes, the folder of the results, and the modality (a choice
+    of `modality_row`).
     """
 
     title = "Folder"
-    folders_chosen = Signal(str, str)
+    folders_chosen = Signal(str, str, str)
 
     def __init__(
         self,
@@ -71,8 +72,9 @@ class FolderTab(Tab):
         self._proposed = ""
         self.form: Container[Any] = Container(
             widgets=[
-                _folder("images", "From", "A folder of NIfTI, NRRD or MetaImage files, or DICOM series"),
-                _folder("results", "To", "A folder of its own; it is made where it does not exist"),
+                folder_row("images", "From", "A folder of NIfTI, NRRD or MetaImage files, or DICOM series"),
+                folder_row("results", "To", "A folder of its own; it is made where it does not exist"),
+                modality_row(),
                 create_widget(
                     annotation=int,
                     name="workers",
@@ -123,7 +125,7 @@ class FolderTab(Tab):
         self.table.setTextElideMode(Qt.TextElideMode.ElideMiddle)  # names of cases differ at their ends
         row_px = self.table.fontMetrics().height() + 6
         sides.setMinimumSectionSize(row_px)
-        sides.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)  # a note takes the lines that it needs
+        sides.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)  # rows grow with their notes
         self.table.setMinimumHeight(TABLE_ROWS * row_px + head.sizeHint().height())
         self.table.hide()
         self.progress.setTextVisible(False)
@@ -141,7 +143,7 @@ class FolderTab(Tab):
         self.refresh()
 
     def refresh(self) -> None:
-        """Say with what the folder will be run; the options may have changed in the first tab."""
+        """Show the options for the folder; they may have changed in the Segment tab."""
         request = self._options()
         if request is None:
             self.options_text.setText("No model is installed; install napari-diffatlas again.")
@@ -151,27 +153,35 @@ class FolderTab(Tab):
 
     # -- the user ----------------------------------------------------------------------------------------------------
     def _on_input(self, folder: Path) -> None:
-        """Propose a folder beside the input, until the user has named one."""
+        """Propose an output folder beside the input, unless the user has named one."""
         if chosen(folder) and chosen(self.form["results"].value) in ("", self._proposed):
-            self._proposed = str(folder.parent / f"{folder.name}-labels")
+            self._proposed = results_beside(folder)
             self.form["results"].value = self._proposed
         self._enable()
 
     def start(self, redo: bool = False) -> None:
-        """Run what the form says; ``redo`` runs also what is done."""
+        """Run the folder as the form says; ``redo`` also runs cases that are done."""
         request = self._options()
         if self._runner.busy or request is None or not self._filled:
             return
         folder, output = (Path(self.form[key].value).expanduser() for key in ("images", "results"))
-        self.folders_chosen.emit(str(folder), str(output))
+        self.folders_chosen.emit(str(folder), str(output), self.form["modality"].value)
         self._running = True
         self._files, self._states = {}, {}
-        with contextlib.suppress(BadInput):  # a model that is gone is told by the run
+        with contextlib.suppress(BadInput):  # the run reports a missing model
             self._scheme = session.model_card(request.model).scheme
         self.table.setRowCount(0)
         self.status.say("Looking into the folder ...")
         self.progress.setRange(0, 0)
-        run = FolderRun(folder, output, request, self._backend, workers=self.form["workers"].value, redo=redo)
+        run = FolderRun(
+            folder,
+            output,
+            request,
+            self._backend,
+            modality=modality_in(self.form),
+            workers=self.form["workers"].value,
+            redo=redo,
+        )
         self._runner.start(run, self._on_update)
 
     def _on_stop(self) -> None:
@@ -239,7 +249,7 @@ class FolderTab(Tab):
         row = self._files[status.name][0]
         note = status.reason
         path = self._files[status.name][1]
-        if note.startswith(f"{path.name}: "):  # the file stands beside it
+        if note.startswith(f"{path.name}: "):  # the file name is in the same row
             note = note[len(path.name) + 2 :]
         if status.state == "running" and status.step:
             note = f"step {status.step} of {status.total}"
@@ -275,9 +285,10 @@ class FolderTab(Tab):
 
 
 def chosen(folder: object) -> str:
-    """What a file picker holds; "" where nothing is chosen, which it gives as the current folder."""
+    """The path in a file picker; "" where nothing is chosen (the picker then returns the current folder)."""
     return "" if str(folder).strip() in ("", ".") else str(folder)
 
 
-def _folder(name: str, label: str, tip: str) -> FileEdit:
-    return FileEdit(mode=FileDialogMode.EXISTING_DIRECTORY, name=name, label=label, tooltip=tip)
+def results_beside(folder: Path) -> str:
+    """The folder that is proposed for the results of the volumes in ``folder``."""
+    return str(folder.parent / f"{folder.name}-labels")

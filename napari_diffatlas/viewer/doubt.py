@@ -1,7 +1,7 @@
 """When a result should not be believed, and when it should be looked at first.
 
-Doubts: sizes that do not fit the image, volumes that do not fit the training cases. These rules know nothing of the
-image's content; they catch a model that runs far from what it was trained on. Warnings: what the network itself says.
+Doubts: sizes that do not fit the image, volumes that do not fit the training cases. These rules do not use the
+image's content; they find runs far from the training data. Warnings: low confidence of the network itself.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.space import ModelSpace, world_box
+from diffatlas.geometry.volume import LabelMap
 from diffatlas.session import LIKELY, Frame, Result
 
 SMALLER = 0.5  # of the model's field of view, along any axis
@@ -23,7 +24,7 @@ CONFIDENT = 0.75  # of the confidence in the labels, on average over the labelle
 
 
 class Known(Protocol):
-    """What a card must say to be asked here."""
+    """The fields of a model card that are used here."""
 
     @property
     def evidence(self) -> bool: ...
@@ -40,7 +41,7 @@ def much_smaller(space: ModelSpace, grid: Grid) -> bool:
 
 
 def doubts_of(last: Frame, result: Result, card: Known | None) -> tuple[str, ...]:
-    """Lines that say why ``result`` is doubtful, none where nothing speaks against it.
+    """Lines that say why ``result`` is doubtful; empty where it is not.
 
     ``last``: the frame that carried the result, with the mask as the model drew it, beyond the image as well.
     """
@@ -54,18 +55,28 @@ def doubts_of(last: Frame, result: Result, card: Known | None) -> tuple[str, ...
     if roi is None and found_ml < (1 - OUTSIDE) * drawn_ml:
         share = 1 - found_ml / drawn_ml
         doubts.append(f"Doubtful: of the {in_ml(drawn_ml)} that the model drew, {share:.0%} lie outside the image.")
-    expected = card.expected_volumes_ml if card is not None else None
-    if expected is not None and sum(expected) > 0:
-        usual_ml = sum(expected)
-        if not usual_ml / TIMES <= found_ml <= usual_ml * TIMES:
-            doubts.append(
-                f"Doubtful: {in_ml(found_ml)} in all, where the model was trained on {in_ml(usual_ml)} on average."
-            )
-    return tuple(doubts)
+    return (*doubts, *_unusual(found_ml, card))
+
+
+def doubts_of_labels(labels: LabelMap, card: Known) -> tuple[str, ...]:
+    """Like `doubts_of`, for labels that were made earlier, from the labels and their grid alone."""
+    found_ml = sum(labels.volumes_ml().values())
+    if found_ml == 0:
+        return ("Doubtful: the model found none of its structures.",)
+    small = "Doubtful: the image is far smaller than what the model looks at."
+    return (*([small] if much_smaller(card.space, labels.grid) else []), *_unusual(found_ml, card))
+
+
+def _unusual(found_ml: float, card: Known | None) -> tuple[str, ...]:
+    """A line where the labels are far larger or smaller than those of the training cases."""
+    usual_ml = sum(card.expected_volumes_ml or ()) if card is not None else 0.0
+    if usual_ml <= 0 or usual_ml / TIMES <= found_ml <= usual_ml * TIMES:
+        return ()
+    return (f"Doubtful: {in_ml(found_ml)} in all, where the model was trained on {in_ml(usual_ml)} on average.",)
 
 
 def warnings_of(result: Result) -> tuple[str, ...]:
-    """Lines that say where the model itself is unsure, none where it is not: of the place, and of the labels.
+    """Lines that say where the model itself is unsure, of the region or of the labels; empty where it is sure.
 
     The place: the search's confidence (`diffatlas.engine.locate`). The labels: the result's confidence, if any.
     """

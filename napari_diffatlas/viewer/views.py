@@ -1,8 +1,8 @@
 """Several views of a run side by side in napari's grid: four of one step, or two runs at the same noise level.
 
 A view is two layers, one over the other, and each has layers of its own: napari's grid puts every two layers of the
-list into the next cell. Slices, camera and 2-D or 3-D are the viewer's, so the views are linked. What was in sight
-before is hidden meanwhile and comes back.
+list into the next cell. Slices, camera and 2-D or 3-D are the viewer's, so the views are linked. Layers that were
+visible before are hidden meanwhile and shown again afterwards.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from napari_diffatlas.jobs.recording import Picture
 from napari_diffatlas.viewer.event_loop import Turns
 from napari_diffatlas.viewer.layers import Placement, label_style
 from napari_diffatlas.viewer.live_layers import canonical
+from napari_diffatlas.viewer.view import camera, fit_camera
 
 Mode = Literal["one", "four", "runs"]
 Half = Literal["noisy", "image", "labels", "patient"]
 SHAPES: dict[Mode, tuple[int, int]] = {"four": (2, 2), "runs": (1, 2)}
-STRIDE = -2  # two layers a cell, counted from the top of the list: what lies below it moves no view
+STRIDE = -2  # two layers per cell, counted from the top of the list, so layers below do not shift the views
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A view: ``name``, what lies below and above, and whether it is of the run before."""
+    """A view: ``name``, its lower and upper layer, and whether it shows the run before."""
 
     name: str
     below: Half
@@ -57,6 +58,7 @@ class Views:
         self._viewer, self._turns = viewer, turns
         self._made: list[tuple[Half, bool, Any]] = []
         self._hidden: list[Any] = []
+        self._before: tuple[int, tuple[float, ...], float] = (2, (0.0, 0.0, 0.0), 1.0)  # dimensions, centre, zoom
         self.mode: Mode = "one"
 
     @property
@@ -72,6 +74,8 @@ class Views:
         self.close()
         self.mode = mode
         self._hidden = [layer for layer in self._viewer.layers if layer.visible]
+        eye = camera(self._viewer)
+        self._before = self._viewer.dims.ndisplay, tuple(eye.center), float(eye.zoom)
         active = self._viewer.layers.selection.active
         for layer in self._hidden:
             layer.visible = False
@@ -96,7 +100,7 @@ class Views:
                 layer.refresh(extent=False, thumbnail=False, highlight=False)
 
     def close(self) -> None:
-        """One view again, and in sight what was before."""
+        """Go back to one view, and show the layers that were visible before."""
         if self.mode == "one":
             return
         self._turns.flush()
@@ -109,6 +113,10 @@ class Views:
             if layer in self._viewer.layers:
                 layer.visible = True
         self._made, self._hidden = [], []
+        ndisplay, center, zoom = self._before
+        if self._viewer.dims.ndisplay == ndisplay:  # where the camera stood, unless the view was turned meanwhile
+            eye = camera(self._viewer)
+            eye.center, eye.zoom = center, zoom
 
     def _make(
         self, half: Half, cell: Cell, name: str, picture: Picture, placement: Placement, patient: Any | None
@@ -145,7 +153,7 @@ class Views:
         self._grid.enabled = True
         if active is not None and active in self._viewer.layers:
             self._viewer.layers.selection.active = active
-        self._viewer.reset_view()
+        fit_camera(self._viewer, [layer for half, _, layer in self._made if half != "patient"])
 
     @property
     def _grid(self) -> Any:
@@ -153,7 +161,7 @@ class Views:
 
 
 def _data(half: Half, picture: Picture, placement: Placement) -> NDArray[Any]:
-    """An array of a step as the viewer shows it: a copy, which is written to at every step."""
+    """An array of a step as the viewer shows it: a copy, which is overwritten at every step."""
     orientation = canonical(picture, placement)
     if half == "labels":
         ids = LabelMap(picture.labels, picture.grid, picture.scheme).to_ids()

@@ -73,7 +73,7 @@ def test_what_was_found_is_said_in_words(cli: Cli, tmp_path: Path) -> None:
 def test_space_and_structures_of_a_model(cli: Cli, tmp_path: Path) -> None:
     root = make.mmwhs(tmp_path / "data", {"ct_train_1001": make.heart()})
     cache = tmp_path / "c.safetensors"
-    done = cli("prepare", root, "-o", cache, "--like", "heart-phantom", "--workers", "1", "--json")
+    done = cli("prepare", root, "-o", cache, "--like", "heart", "--workers", "1", "--json")
     assert done.code == 0, done.err
     report = json.loads(done.out)
     assert report["space"]["shape"] == [16, 16, 16]
@@ -177,11 +177,11 @@ def test_shapes_that_training_would_refuse_are_refused_first(cli: Cli, tmp_path:
         (("DATA", "-o", "c.safetensors", *SPACE, "--labels", "head:1"), "--labels must look like"),
         (("DATA", "-o", "c.safetensors", *SPACE, *NAMES, "--structures", "head=x"), "--structures must look like"),
         (("DATA", "-o", "c.safetensors", *SPACE, *NAMES, "--structures", "toe"), "toe not annotated in this source"),
-        (("DATA", "-o", "c.safetensors", *SPACE, *NAMES, "--scheme", "toes"), "scheme:"),
+        (("DATA", "-o", "c.safetensors", *SPACE, *NAMES, "--scheme", "toes"), "scheme must be 'mmwhs' or"),
         (("DATA", "-o", "c.safetensors", *SPACE, *NAMES, "--window", "ct=1"), "--window must look like"),
         (("DATA", "-o", "c.safetensors", *SPACE, *NAMES, "--window", "mr=9:1"), "must rise"),
         (("DATA", "-o", "c.safetensors", *SPACE, *NAMES, "--split", "val"), "there are: train (1)"),
-        (("DATA", "-o", "c.safetensors", *SPACE, *NAMES, "--centre", "left"), "centre:"),
+        (("DATA", "-o", "c.safetensors", *SPACE, *NAMES, "--centre", "left"), "centre must be 'auto', 'volume'"),
         (("DATA", "-o", "c.safetensors", *SPACE, *NAMES, "--modality", "random"), "only digital hearts"),
         (("DATA", "-o", "c.safetensors", *SPACE[:-1], "0", *NAMES), "--workers must be 1 or more"),
         (("DATA", "-o", "c.safetensors", "--shape", "1,2", "--spacing", "1"), "--shape must be three numbers"),

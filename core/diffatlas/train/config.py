@@ -16,7 +16,6 @@ from pydantic import (
     Field,
     PrivateAttr,
     Tag,
-    ValidationError,
     model_validator,
 )
 
@@ -25,6 +24,7 @@ from diffatlas.data.schemes import COLORS
 from diffatlas.errors import BadInput
 from diffatlas.geometry.space import ModelSpace
 from diffatlas.geometry.volume import LabelScheme, Structure
+from diffatlas.values import load
 
 
 class _Strict(BaseModel):
@@ -48,7 +48,8 @@ class DataConfig(_Strict):
     "mmwhs", "totalsegmentator", "diffatlas" (the authors' preprocessed data), "decathlon": `diffatlas.data` says what
     each looks like; "anatomies": ``cases`` hearts drawn from the label maps under ``path``, each in ``looks`` pictures
     (`diffatlas.anatomies`), and before them ``digital`` digital hearts, each as CT and MR (so ``looks`` is 2);
-    "phantom": ``cases`` digital hearts from ``seed`` on, each in every one of ``modalities``.
+    "phantom": ``cases`` digital hearts from ``seed`` on, each in every one of ``modalities``. ``renew``: how many drawn
+    cases an update are new, in the place of the oldest.
 
     ``scheme`` (a name) or ``structures`` (one's own): what is learnt, matched by name with what the source has.
     ``labels``: structure to id in the files, for sources that do not name their ids (else the ids of ``structures``).
@@ -71,6 +72,7 @@ class DataConfig(_Strict):
     cases: int = 0
     seed: int = 0
     looks: int = Field(1, ge=1)
+    renew: float = Field(0, ge=0)
     digital: int = Field(0, ge=0)
     modalities: tuple[Literal["ct", "mr", "random"], ...] | None = None
     shares: tuple[float, ...] | None = None
@@ -294,13 +296,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
             if not isinstance(node, dict):
                 raise BadInput(f"--set {override}: {parent} holds no settings")
         node[leaf] = yaml.safe_load(value)
-    try:
-        config = TrainConfig.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadInput(f"{path}: {where}: {first['msg']}") from error
-    config = _rebase(config, path.resolve().parent)
+    config = _rebase(load(TrainConfig, data, str(path)), path.resolve().parent)
     words = ["diffatlas", "train", str(path), *(word for override in overrides for word in ("--set", override))]
     config._command = shlex.join(words)
     return config
