@@ -99,7 +99,7 @@ function frame(id) {
     el("a", { href: linkTo("teacher") }, words.teacher.title),
     el("a", { href: linkTo("sheets") }, words.sheets.title),
     live ? el("a", { href: `${live}?run=1`, target: "_parent" }, ui("page")) : "",
-    el("span", {}, ui("disclaimer")),
+    el("span", {}, ui(live ? "disclaimerLive" : "disclaimer")),
   );
 }
 
@@ -197,7 +197,7 @@ async function scenePage(main, scene, state, mine) {
   const tryLive = live ? el("a", { class: "live", href: `${live}?${query}`, target: "_parent" }, ui("live")) : null;
   const number = ORDER.indexOf(scene.id) + 1;
   main.replaceChildren(
-    el("header", { class: "intro" }, el("p", { class: "step" }, ui("sceneOf", { number, all: ORDER.length })), el("h1", { tabindex: -1 }, text.title), el("p", { class: "lead" }, text.lead)),
+    el("header", { class: "intro" }, el("p", { class: "step" }, ui("sceneOf", { number, all: ORDER.length })), el("h1", { tabindex: -1 }, text.title), el("p", { class: "lead" }, (live && text.leadLive) || text.lead)),
     predict,
     el("section", { class: "work", "aria-label": ui("do") }, controls, el("div", { class: "see" }, el("h2", {}, ui("see")), see), picture),
     why,
@@ -211,6 +211,7 @@ async function scenePage(main, scene, state, mine) {
     names: words.structures,
     colors: book.structures.map((s) => s.color),
     done,
+    engine: live,
     locked: () => !open,
     log,
     // What the recording says of the question: a sentence, and the right option by its place or its words.
