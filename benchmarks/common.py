@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -16,6 +17,7 @@ import numpy as np
 from diffatlas.geometry.volume import HIPPOCAMPUS, LabelMap, Volume
 from diffatlas.io import read_label_map, read_volume
 from diffatlas.phantom import phantom
+from diffatlas.values import program_version
 
 ROOT = Path(__file__).resolve().parents[1]
 HIPPOCAMPUS_DATA = ROOT / ".." / "shared" / "data" / "hippocampus"
@@ -54,14 +56,14 @@ def machine() -> dict[str, Any]:
         cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         cpu = platform.processor()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    names = ("napari-diffatlas", "torch", "numpy", "scipy")
+    git = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout if shutil.which("git") else ""
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in names},
-        "commit": commit.stdout.strip(),
+        "versions": {"napari-diffatlas": program_version()} | {n: version(n) for n in ("torch", "numpy", "scipy")},
+        "commit": commit.strip(),
     }
 
 

@@ -1,4 +1,4 @@
-"""The tables and the figure of docs/performance.md, from benchmarks/results/*.json.
+"""The tables of docs/performance.md, from benchmarks/results/*.json.
 
 python benchmarks/tables.py          # between the marks in docs/performance.md; what was not measured stays out
 python benchmarks/tables.py --print  # on the terminal
@@ -129,14 +129,76 @@ def openvino_table(results: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def gpu_table(results: dict[str, Any]) -> str:
+    """What `bench_gpu.py` measured, part by part; a part that was cut off says so."""
+    found = {name: dict(part) for name, part in results.items() if isinstance(part, dict)}
+    parts = []
+    if rates := found.get("ceilings"):
+        parts.append(
+            f"Ceilings measured in the same run: matrix products {rates['fp32_tflops']} (fp32), {rates['tf32_tflops']} "
+            f"(TF32) and {rates['bf16_tflops']} TFLOP/s (bf16), a copy {rates['copy_gb_s']} GB/s."
+        )
+    rows: list[Sequence[Any]] = []
+    for model in ("heart-phantom", "hippocampus-mri"):
+        for precision in ("fp32", "bf16"):
+            row = found.get(model, {}).get(precision, {})
+            if "watch" not in row:
+                continue
+            agreed = found[model].get("agreement", {}).get(f"{precision} with the processor", {})
+            ones = [row.get(f"pass of {n}") for n in (1, 8)]
+            rows.append(
+                (model, precision, ms(row["fast"]), ms(row["watch"]), *(ms(one) if one else "" for one in ones),
+                 *(one.get("times_fused", "") if one else "" for one in ones), row["frames_s"]["median"],
+                 agreed.get("dice", ""))
+            )  # fmt: skip
+    head = ("model", "", "`fast`, ms", "`watch`, ms", "a pass, ms", "a pass of 8, ms")
+    parts.append(table((*head, "x roofline", "x roofline of 8", "frames a second", "Dice with the CPU's labels"), rows))
+    taken = [f"{name} {part['auto_takes']}" for name, part in found.items() if "auto_takes" in part]
+    if taken:
+        parts.append(f"`--precision auto` takes: {', '.join(taken)}.")
+    rows = [
+        (p, row["samples"], row["steps"], ms(row["one by one"]), ms(row["in one batch"]), row["times_faster"],
+         f"{row['agreement']['voxels_that_differ']:.1e}", f"{row['agreement of two seeds']['voxels_that_differ']:.1e}")
+        for p, row in found.get("samples", {}).items() if isinstance(row, dict)
+    ]  # fmt: skip
+    head = ("`heart-phantom`", "samples", "steps", "one by one, ms", "in one batch, ms", "times faster")
+    parts.append(table((*head, "share of voxels with another label", "the same, of two seeds"), rows))
+    rows = []
+    for p, row in found.get("published", {}).items():
+        if not isinstance(row, dict):
+            continue
+        for whose in ("ours", "authors"):
+            if one := row.get(whose):
+                rows.append((whose, p, ms(one), one["steps_300_s, extrapolated"], one.get("times_fused", ""),
+                             row.get("times_faster", "") if whose == "ours" else ""))  # fmt: skip
+    head = ("published network, 6 channels of 64^3", "", "a pass, ms", "300 of them, s (extrapolated)", "x roofline")
+    parts.append(table((*head, "times faster"), rows))
+    rows = [
+        (name, row["updates_s"], row["samples_s"], row.get("peak_gb", ""))
+        for name, row in found.get("training", {}).items() if isinstance(row, dict)
+    ]  # fmt: skip
+    parts.append(table(("training of `heart-phantom`'s network", "updates a second", "samples a second", "GB"), rows))
+    rows = [(name, what, ms(one)) for name, row in found.get("levers", {}).items() if isinstance(row, dict)
+            for what, one in row.items()]  # fmt: skip
+    parts.append(table(("`heart-phantom`, a pass", "how", "ms"), rows))
+    parts += [f"{name}: {part['stopped']}." for name, part in found.items() if "stopped" in part]
+    return "\n\n".join(part for part in parts if part.count("\n") != 1)
+
+
+def ms(row: dict[str, Any]) -> str:
+    """Milliseconds: median and spread."""
+    return f"{1e3 * row['median_s']:.3g} ({1e3 * row['min_s']:.3g} to {1e3 * row['max_s']:.3g})"
+
+
 def machine_line(name: str) -> str:
     """On what a result was made."""
     made = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))["machine"]
     versions = ", ".join(f"{k} {v}" for k, v in made["versions"].items())
-    return f"{made['cpu']}, {made['cores']} cores, Python {made['python']}, {versions}, commit {made['commit']}."
+    card = f"{made['card']}, CUDA {made['cuda']}; " if "card" in made else ""
+    return f"{card}{made['cpu']}, {made['cores']} cores, Python {made['python']}, {versions}, commit {made['commit']}."
 
 
-TABLES = {"speed": speed_table, "tradeoff": tradeoff_table, "openvino": openvino_table}
+TABLES = {"speed": speed_table, "tradeoff": tradeoff_table, "openvino": openvino_table, "gpu": gpu_table}
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +129,15 @@ def test_every_value_shows_itself_in_one_line(options: dict[str, Any]) -> None:
     for value in (*shown, diffatlas.session.plan(volume, request), diffatlas.load_model(options["model"])):
         assert "\n" not in repr(value)
         assert len(repr(value)) < 250
+
+
+def test_it_runs_from_a_folder_without_being_installed(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_installed(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("diffatlas.values.version", not_installed)
+    assert diffatlas.__version__ == "0"
+    result = diffatlas.segment(DATA, affine=AFFINE, modality="mr", **options)
+    assert result.provenance["program"] == {"name": "napari-diffatlas", "version": "0"}

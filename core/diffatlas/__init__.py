@@ -92,9 +92,9 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from diffatlas.values import program_version
 
-        return version("napari-diffatlas")
+        return program_version()
     if name in _MODULES:
         return import_module(f"diffatlas.{name}")
     if name not in _MODULE_OF:

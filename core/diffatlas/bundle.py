@@ -25,6 +25,7 @@ from diffatlas.errors import BadInput
 from diffatlas.io import atomic_path
 from diffatlas.models.card import ModelCard
 from diffatlas.models.store import CARD_FILE, WEIGHTS_FILE, find_model, load_model
+from diffatlas.values import program_version
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 INFERENCE: dict[str, Any] = {
@@ -119,7 +120,7 @@ def metadata(card: ModelCard) -> dict[str, Any]:
         "monai_version": "1.5.0",
         "pytorch_version": version("torch").split("+")[0],
         "numpy_version": version("numpy"),
-        "required_packages_version": {"napari-diffatlas": version("napari-diffatlas")},
+        "required_packages_version": {"napari-diffatlas": program_version()},
         "name": card.title,
         "task": f"Segmentation of {', '.join(card.scheme.names)}",
         "description": card.summary,

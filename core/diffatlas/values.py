@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import yaml
@@ -17,7 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from diffatlas.errors import BadInput
 
-__all__ = ["Positive", "Real", "Whole", "line_of", "load", "plain", "read_yaml", "value"]
+__all__ = ["Positive", "Real", "Whole", "line_of", "load", "plain", "program_version", "read_yaml", "value"]
 
 T = TypeVar("T")
 MAX_LINE = 280
@@ -70,6 +71,14 @@ else:
             return made
 
         return make
+
+
+def program_version() -> str:
+    """Of this program as it is installed; "0" where it runs from a folder without being installed."""
+    try:
+        return version("napari-diffatlas")
+    except PackageNotFoundError:
+        return "0"
 
 
 _adapters: dict[Any, TypeAdapter[Any]] = {}

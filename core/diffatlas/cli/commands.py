@@ -56,11 +56,10 @@ app.command("napari")(launch.napari)
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
         from diffatlas.cli.terminal import say
+        from diffatlas.values import program_version
 
-        say(f"diffatlas {version('napari-diffatlas')}")
+        say(f"diffatlas {program_version()}")
         raise typer.Exit
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from diffatlas.cohort.case import Case, stem_of
@@ -19,6 +18,7 @@ from diffatlas.cohort.run import make_folder
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import LabelScheme
 from diffatlas.io import atomic_path
+from diffatlas.values import program_version
 
 BIDS_VERSION = "1.10.0"
 DESCRIPTION = "dataset_description.json"
@@ -78,7 +78,7 @@ def write_description(output: Path, root: Path, scheme: LabelScheme | None) -> N
         "Name": "DiffAtlas segmentations",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "diffatlas", "Version": version("napari-diffatlas")}],
+        "GeneratedBy": [{"Name": "diffatlas", "Version": program_version()}],
         "SourceDatasets": [{"URL": root.resolve().as_uri()}],
     }
     with atomic_path(output / DESCRIPTION) as part:

@@ -23,7 +23,7 @@ from diffatlas.engine.run_record import RecordedImage
 from diffatlas.geometry.distance import distances_to_labels
 from diffatlas.geometry.resample import Resampler
 from diffatlas.geometry.volume import LabelMap, Volume
-from diffatlas.values import plain
+from diffatlas.values import plain, program_version
 
 if TYPE_CHECKING:
     from diffatlas.engine.walk import Walk, WalkStep
@@ -139,7 +139,7 @@ class Frames:
         """What it takes to run this again, as plain data."""
         grid, card = self.placement.grid, self.plan.card
         return {
-            "program": {"name": "napari-diffatlas", "version": version("napari-diffatlas")},
+            "program": {"name": "napari-diffatlas", "version": program_version()},
             "request": self.plan.request.to_json(),
             "model": {"name": card.name, "sha256": card.sha256},
             "source": None if self.volume is None else plain(RecordedImage.of(self.volume)),

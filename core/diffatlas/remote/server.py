@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.metadata import version
 from typing import Any, cast
 
 from diffatlas.engine.request import Request
@@ -22,6 +21,7 @@ from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import Volume
 from diffatlas.remote import wire
 from diffatlas.session import Backend
+from diffatlas.values import program_version
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/v1/health":
             self._refuse(404, "there is nothing here")
             return
-        body = json.dumps({"version": version("napari-diffatlas")}).encode()
+        body = json.dumps({"version": program_version()}).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))

@@ -25,6 +25,7 @@ from diffatlas.io.dicom.header import MALFORMED, PATIENT, Frame, damaged, frames
 from diffatlas.io.dicom.pixels import check_place, decoded
 from diffatlas.io.dicom.volumes import LPS_TO_RAS, UNEVEN_SLICES, affine_of
 from diffatlas.io.source import Limits, Source, make_grid
+from diffatlas.values import program_version
 
 MANUFACTURER = "napari-diffatlas"
 ID = re.compile(r"diffatlas:[^:]*:(\d{1,5})$")
@@ -59,7 +60,7 @@ def write_seg(labels: LabelMap, path: Path, series: DicomSeries | None = None) -
     kept[[0, -1]] = True
     indices = np.flatnonzero(kept)
     algorithm = hd.AlgorithmIdentificationSequence(
-        name=MANUFACTURER, version=_version(), family=_concept(("123109", "DCM", "Artificial Intelligence"))
+        name=MANUFACTURER, version=program_version(), family=_concept(("123109", "DCM", "Artificial Intelligence"))
     )
     descriptions = [
         _description(number, structure, labels.scheme.name, algorithm)
@@ -78,7 +79,7 @@ def write_seg(labels: LabelMap, path: Path, series: DicomSeries | None = None) -
             instance_number=1,
             manufacturer=MANUFACTURER,
             manufacturer_model_name=MANUFACTURER,
-            software_versions=_version(),
+            software_versions=program_version(),
             device_serial_number="0",
             pixel_measures=hd.PixelMeasuresSequence((dy, dx), slice_thickness=dz, spacing_between_slices=dz),
             plane_orientation=hd.PlaneOrientationSequence("PATIENT", direction.tolist()),
@@ -298,12 +299,3 @@ def patient_dataset(series: DicomSeries | None) -> Any:
         setattr(out, keyword, dict(series.patient).get(keyword, "") if series else "")
     out.StudyInstanceUID = series.study if series else generate_uid()
     return out
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("napari-diffatlas")
-    except PackageNotFoundError:
-        return "0"
