@@ -61,7 +61,12 @@ def open_page(browser: Any, site: Site) -> Iterator[Open]:
     wrong: list[str] = []
 
     def open_at(
-        hash_: str = "", width: int = 1280, dark: bool = False, url: str | None = None, lang: str = "en"
+        hash_: str = "",
+        width: int = 1280,
+        dark: bool = False,
+        url: str | None = None,
+        lang: str = "en",
+        before: Callable[[Any], None] = lambda page: None,
     ) -> Any:
         context = browser.new_context(
             viewport={"width": width, "height": 800 if width > 600 else 844},
@@ -79,6 +84,7 @@ def open_page(browser: Any, site: Site) -> Iterator[Open]:
         base = url or site.url
         own = (site.url, "data:", "blob:", site.folder.as_uri())
         page.on("request", lambda r: None if r.url.startswith(own) else wrong.append(r.url))
+        before(page)
         page.goto(f"{base}{hash_}")
         wait(page, hash_.split("scene=")[-1].split("&")[0] if "scene=" in hash_ else "destroy")
         return page
@@ -336,6 +342,20 @@ def test_german_by_the_browser_s_language_and_by_choice(open_page: Open) -> None
     page.get_by_role("link", name="English").click()
     page.wait_for_selector("h1:has-text('Walk back')")
     assert page.evaluate("document.documentElement.lang") == "en"
+
+
+def test_a_third_language_is_one_file_and_one_name(open_page: Open, site: Site) -> None:
+    def third(page: Any) -> None:
+        main = (site.folder / "js" / "main.js").read_text(encoding="utf-8")
+        changed = main.replace('de: "Deutsch"', 'de: "Deutsch", nl: "Nederlands"')
+        page.route("**/js/main.js", lambda r: r.fulfill(body=changed, content_type="text/javascript"))
+        words = (site.folder / "words" / "en.json").read_text(encoding="utf-8").replace("Walk back", "Terug")
+        page.route("**/words/nl.json", lambda r: r.fulfill(body=words, content_type="application/json"))
+
+    page = open_page("#scene=back", before=third)
+    for name, title in (("Nederlands", "Terug"), ("Deutsch", "Der Weg zurück"), ("Nederlands", "Terug")):
+        page.get_by_role("link", name=name).click()
+        page.wait_for_selector(f"h1:has-text('{title}')")
 
 
 def test_by_keyboard_alone(open_page: Open) -> None:

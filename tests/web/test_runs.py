@@ -118,6 +118,31 @@ def test_labels_as_dicom_are_made_when_asked_for(
             np.testing.assert_array_equal(again.data, last.frame.result.labels.data)
 
 
+def test_the_second_run_is_saved_in_every_format_of_the_first(
+    backend: FakeBackend, visitors: Visitors, visitor: Visitor, volume: Volume, tmp_path: Path
+) -> None:
+    scan = io.read_volume(write_series(tmp_path / "scan", np.full((12, 20, 24), 900, np.uint16)))
+    for source in (scan, volume):
+        ends = {u.side: u for u in runs.run(visitors, visitor, source, (Request(), Request(seed=5))) if u.frame.result}
+        saved = ends[1].saved or ends[0].saved
+        assert saved is not None
+        notes = {what: saved.make(what) for what in ("nrrd", "seg", "rtstruct", "surface")}
+        assert [bool(notes[what]) for what in notes] == [False, source is volume, source is volume, False]
+        for side, prefix in enumerate(("", "second-")):
+            result = ends[side].frame.result
+            assert result is not None
+            for name in ("labels.nii.gz", "labels.nrrd", "labels-seg.dcm"):
+                assert f"{prefix}{name}" in saved.offered()
+                again = io.read_label_map(saved.folder / f"{prefix}{name}", saved.scheme)
+                np.testing.assert_array_equal(again.data, result.labels.data)
+            assert dcmread(saved.folder / f"{prefix}labels-rtstruct.dcm").Modality == "RTSTRUCT"
+            assert (saved.folder / f"{prefix}surface.glb").read_bytes()[:4] == b"glTF"
+        first, second = (ends[side].frame.result for side in (0, 1))
+        assert first is not None
+        assert second is not None
+        assert (first.labels.data != second.labels.data).any()
+
+
 @pytest.mark.usefixtures("blank")
 def test_the_next_run_s_files_replace_the_last_one_s(
     backend: FakeBackend, visitors: Visitors, visitor: Visitor, volume: Volume

@@ -20,7 +20,7 @@ import { unguided } from "./scenes/unguided.js";
 const SCENES = [destroy, toy, back, unguided, rho, fool, modality, seeds, dreams, paint];
 const ORDER = SCENES.map((scene) => scene.id);
 const PAGES = ["before", ...ORDER, "after"];
-const LANGUAGES = ["en", "de"];
+const LANGUAGES = { en: "English", de: "Deutsch" };
 const THEMES = ["auto", "light", "dark"];
 const memory = new Map();
 // A private window may refuse storage: then what is kept lasts as long as the page.
@@ -35,7 +35,7 @@ let book = null, words = null, language = "", mounted = 0;
 
 function chosenLanguage(state) {
   const own = (navigator.language || "en").slice(0, 2);
-  return [state.lang, store.getItem("diffatlas-learn-lang"), own].find((l) => LANGUAGES.includes(l)) ?? "en";
+  return [state.lang, store.getItem("diffatlas-learn-lang"), own].find((l) => Object.hasOwn(LANGUAGES, l)) ?? "en";
 }
 
 function fill(text, values = {}) {
@@ -75,7 +75,11 @@ function frame(id) {
     const name = number ? words.scenes[page].title : words.questions[page];
     return el("a", { href: linkTo(page), "aria-current": page === id ? "page" : null, "aria-label": number ? `${number}. ${name}` : name, title: name, class: number ? "" : "quiz" }, number ? String(number) : words.questions[`${page}Short`]);
   };
-  const other = LANGUAGES.find((l) => l !== language);
+  const others = Object.keys(LANGUAGES).filter((l) => l !== language);
+  const inLanguage = (other) => el("a", { href: writeHash({ scene: id, lang: other }), lang: other, hreflang: other, class: "quiet", click: (event) => {
+    store.setItem("diffatlas-learn-lang", other);
+    event.currentTarget.href = writeHash({ ...readHash(location.hash), scene: id, lang: other });
+  } }, LANGUAGES[other]);
   const theme = document.documentElement.dataset.theme || "auto";
   document.getElementById("top").replaceChildren(
     el("a", { class: "brand", href: linkTo("destroy") }, "DiffAtlas", el("span", {}, ui("learn"))),
@@ -89,10 +93,7 @@ function frame(id) {
         store.setItem("diffatlas-learn-theme", next);
         frame(id);
       }, "quiet"),
-      el("a", { href: writeHash({ scene: id, lang: other }), lang: other, hreflang: other, class: "quiet", click: (event) => {
-        store.setItem("diffatlas-learn-lang", other);
-        event.currentTarget.href = writeHash({ ...readHash(location.hash), scene: id, lang: other });
-      } }, ui("other")),
+      ...others.map(inLanguage),
     ),
   );
   document.getElementById("foot").replaceChildren(
