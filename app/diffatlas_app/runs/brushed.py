@@ -115,7 +115,9 @@ def as_volume(picture: NDArray[np.uint8], card: ModelCard) -> Volume:
     spacing = np.array(_book()["spacing_mm"], dtype=float)
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = -(SIDE - 1) / 2 * spacing
-    return Volume((picture / 255 * (high - low) + low).astype(np.float32), Grid(picture.shape, affine), "ct", "scene")
+    return Volume(
+        (picture / 255 * (high - low) + low).astype(np.float32), Grid((SIDE, SIDE, SIDE), affine), "ct", "scene"
+    )
 
 
 @lru_cache(maxsize=8)
