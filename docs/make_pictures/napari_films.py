@@ -35,7 +35,7 @@ from napari_diffatlas.widget import DiffAtlasWidget
 WIDTH_PX = 800
 FRAME_MS = 120
 QUALITY = 55
-STEPS = 8  # of the run that is shown
+STEPS = 4  # of the run that is shown
 
 
 class Film:
@@ -133,12 +133,13 @@ def go_on(tab: Any, press: Callable[[], None]) -> None:
 
 def look_through(viewer: Any, film: Film) -> None:
     """A few slices down, and back to the middle."""
-    step, count = viewer.dims.current_step[0], viewer.dims.nsteps[0]
-    middle = viewer.dims.point[0]
+    axis = viewer.dims.order[0]  # across the slices
+    step, count = viewer.dims.current_step[axis], viewer.dims.nsteps[axis]
+    middle = viewer.dims.point[axis]
     for share in (0.06, 0.12, 0.06, -0.06, -0.12, -0.06):
-        viewer.dims.set_current_step(0, int(step + share * count))
+        viewer.dims.set_current_step(axis, int(step + share * count))
         film.take()
-    viewer.dims.set_point(0, middle)
+    viewer.dims.set_point(axis, middle)
     film.take()
 
 

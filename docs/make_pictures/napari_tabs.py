@@ -154,7 +154,7 @@ def compare(viewer: Any, widget: DiffAtlasWidget, _: argparse.Namespace) -> None
     wait(lambda: not widget.running)
     widget.tabs.setCurrentWidget(widget.compare)
     tab = widget.compare
-    tab.form["labels"].value = viewer.layers[-1]
+    tab.form["labels"].value = viewer.layers["phantom CT labels, seed 0"]
     tab.form["reference"].value = viewer.layers["phantom CT truth"]
     tab.compare_button.click()
     wait(lambda: bool(tab.table.rows()))
