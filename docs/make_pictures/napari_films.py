@@ -10,7 +10,6 @@ napari's own brush, a few voxels a frame. Needs a screen; without one: ``xvfb-ru
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import napari
 import numpy as np
 from napari_screenshot import SIZE, wait
-from napari_tabs import ROOT, SEED, metal_heart
+from napari_tabs import SEED, metal_heart
 from PIL import Image
 from qtpy.QtWidgets import QScrollArea
 
@@ -69,7 +68,6 @@ def main() -> None:
     parser.add_argument("--theme", choices=("dark", "light"), default="dark")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("DIFFATLAS_WEIGHTS", str(ROOT / "benchmarks" / "models"))  # one that can be told
     for name, play in FILMS.items():
         if options.only not in (None, name):
             continue
