@@ -1,5 +1,5 @@
 // The rules for our own JavaScript (make lint-js). No plugins, so that eslint alone is enough.
-const browser = `AbortController Blob CustomEvent DataView DecompressionStream CompressionStream DOMParser Event
+const browser = `AbortController Blob CustomEvent DataView DecompressionStream CompressionStream DOMParser Event EventSource
   FileReader FormData HTMLElement Image ImageData IntersectionObserver MutationObserver OffscreenCanvas Path2D
   ReadableStream ResizeObserver Response TextDecoder TextEncoder URL URLSearchParams Worker atob btoa
   cancelAnimationFrame clearInterval clearTimeout console createImageBitmap customElements devicePixelRatio document

@@ -30,9 +30,9 @@ from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import LabelMap, Volume
 from diffatlas.phantom import default_grid, label_map, phantom, sample_anatomy
 from diffatlas.session import Frame
+from diffatlas_app.runs.brushed import DATA as FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT / "app" / "diffatlas_app" / "static" / "learn" / "data"
 SAMPLES = ROOT / "benchmarks" / "results" / "samples.csv"
 DOMAINS = ROOT / "benchmarks" / "results" / "phantom-domains.csv"
 MODEL = "heart-phantom"
@@ -51,15 +51,9 @@ Floats = NDArray[np.float32]
 
 
 def atlas_of(volume: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """[64, 64, 64] indexed x, y, z to [512, 512]: tile z (8 a row), within it row y and column x."""
+    """[64, 64, 64] indexed x, y, z to [512, 512]: tile z (8 a row), within it row y, column x (`brushed.volume_of`)."""
     tiles = volume.transpose(2, 1, 0).reshape(8, 8, 64, 64)
     return np.ascontiguousarray(tiles.transpose(0, 2, 1, 3).reshape(512, 512))
-
-
-def volume_of(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Inverse of `atlas_of`."""
-    tiles = picture.reshape(8, 64, 8, 64).transpose(0, 2, 1, 3).reshape(64, 64, 64)
-    return np.ascontiguousarray(tiles.transpose(2, 1, 0))
 
 
 class Recorder:

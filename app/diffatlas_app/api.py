@@ -1,6 +1,7 @@
 """The page as a service: two named endpoints, for `gradio_client` and anything else that speaks JSON.
 
-Files come back inside the answer (gzip NIfTI, base64), so that no address on the server holds a caller's result.
+Files come back inside the answer (gzip NIfTI, base64), so that no address on the server holds a caller's result. A
+third endpoint, ``brush``, serves scene 6 of *Learn* and is in no list.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import math
 import secrets
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,8 +24,9 @@ from diffatlas.errors import BadInput
 from diffatlas.session import Result
 from diffatlas_app import limits
 from diffatlas_app.events import region as regions
-from diffatlas_app.runs import pairs, settings
+from diffatlas_app.runs import brushed, pairs, settings
 from diffatlas_app.runs import stream as runs
+from diffatlas_app.runs.queue import Ticket, until_my_turn
 from diffatlas_app.server.callers import absence, caller_of
 from diffatlas_app.visitors.error_line import told
 from diffatlas_app.visitors.sessions import Visitor, Visitors
@@ -43,6 +45,7 @@ model: a name; count: 1 to 8; seed: of the first pair; preset: fast, watch, publ
 PARAMETERS = {
     "segment": ("volume", "model", "preset", "seed", "samples", "guidance_noise", "modality", "volume_index"),
     "generate": ("model", "count", "seed", "preset"),
+    "brush": ("scan", "place", "fill"),
 }
 """Arguments in the order of the endpoints' lists; one that is missing, or null, takes its default."""
 PRESETS = ("fast", "watch", "published")
@@ -201,6 +204,19 @@ def add_endpoints(visitors: Visitors, running: dict[str, Any]) -> None:
         except Exception as error:
             return {"error": told(error)}
 
+    def brush(scan: Any, place: Any, fill: Any, request: gr.Request) -> Iterator[dict[str, Any]]:
+        """Yields how many are ahead, then every step, then what `brushed.answer` says; or the error."""
+        try:
+            asked = brushed.Brushed.of(scan, place, fill)
+            caller, gone = caller_of(request), absence(visitors.presence, request)
+            with visitors.turns.ticket(caller) as ticket:
+                for ahead in until_my_turn(ticket, gone):
+                    yield {"ahead": ahead}
+                with _as_visitor(visitors, ticket, gone) as visitor:
+                    yield from brushed.run(visitor, asked)
+        except Exception as error:
+            yield {"error": told(error)}
+
     names = _models()
     # Raw values: gradio's own conversions answer a wrong type with an error that says nothing.
     calling: dict[str, Any] = {**running, "preprocess": False}
@@ -237,6 +253,14 @@ def add_endpoints(visitors: Visitors, running: dict[str, Any]) -> None:
             api_description=GENERATE,
             **calling,
         )
+        button.click(
+            brush,
+            [gr.Textbox(label="scan"), gr.Textbox(label="place"), gr.Number(None, label="fill")],
+            answer,
+            api_name="brush",
+            api_visibility="undocumented",
+            **calling,
+        )
 
 
 @contextmanager
@@ -246,17 +270,24 @@ def _turn(visitors: Visitors, request: gr.Request) -> Iterator[Visitor]:
     with visitors.turns.ticket(caller) as ticket:
         while not ticket.wait(0.5) and not gone():
             pass
-        if gone():
-            raise BadInput("the caller has gone")
-        key = f"call-{secrets.token_hex(16)}"
-        visitor = visitors.get(key, caller.address)
-        try:
-            visitor.press()
-            visitor.take_press(gone)
+        with _as_visitor(visitors, ticket, gone) as visitor:
             yield visitor
-        finally:
-            visitor.rest()
-            visitors.leave(key)
+
+
+@contextmanager
+def _as_visitor(visitors: Visitors, ticket: Ticket, gone: Callable[[], bool]) -> Iterator[Visitor]:
+    """A visitor while the block runs; `BadInput` where the caller has ``gone``."""
+    if gone():
+        raise BadInput("the caller has gone")
+    key = f"call-{secrets.token_hex(16)}"
+    visitor = visitors.get(key, ticket.caller.address)
+    try:
+        visitor.press()
+        visitor.take_press(gone)
+        yield visitor
+    finally:
+        visitor.rest()
+        visitors.leave(key)
 
 
 def _finished(updates: Iterator[runs.Update]) -> Result:

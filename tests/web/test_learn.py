@@ -17,6 +17,7 @@ import pytest
 from diffatlas import session
 from diffatlas.errors import BadInput
 from diffatlas_app import learn
+from diffatlas_app.runs import brushed
 from tools import record_scenes
 
 SCRIPTS = sorted((learn.SITE / "js").rglob("*.js"))
@@ -64,14 +65,15 @@ def test_both_languages_say_everything_with_the_same_values() -> None:
 
 
 def test_every_word_that_a_scene_says_is_there() -> None:
-    for path in sorted((learn.SITE / "js" / "scenes").glob("*.js")):
+    scenes = learn.SITE / "js" / "scenes"
+    for path, scene in [*((p, p.stem) for p in sorted(scenes.glob("*.js"))), (scenes.parent / "live.js", "fool")]:
         text = path.read_text(encoding="utf-8")
-        words = WORDS["en"]["scenes"][path.stem]
+        words = WORDS["en"]["scenes"][scene]
         for key in re.findall(r'\bsay\("([\w-]+)"', text):
             assert key in words, f"{path.name}: {key}"
         for key in re.findall(r'\bui\("([\w-]+)"', text):
             assert key in WORDS["en"]["ui"], f"{path.name}: {key}"
-        for key in re.findall(r"^const (?:SCANS|CASES|LOOKS|MASKS) = \[(.*)\];", text, re.MULTILINE):
+        for key in re.findall(r"^const (?:SCANS|CASES|LOOKS|MASKS|TOOLS) = \[(.*)\];", text, re.MULTILINE):
             assert set(re.findall(r'"([\w-]+)"', key)) <= words.keys(), path.name
     for scene in WORDS["en"]["scenes"].values():
         assert {"title", "lead", "predict", "why", "teacherSay", "teacherAnswer", "sheet"} <= scene.keys()
@@ -120,7 +122,7 @@ def test_the_recording_is_of_a_shipped_model_and_its_numbers_are_scores() -> Non
 
 def test_tiles_and_volume_are_inverse() -> None:
     volume = np.random.default_rng(0).integers(0, 255, (64, 64, 64)).astype(np.uint8)
-    assert (record_scenes.volume_of(record_scenes.atlas_of(volume)) == volume).all()
+    assert (brushed.volume_of(record_scenes.atlas_of(volume)) == volume).all()
     tiles = record_scenes.atlas_of(volume)
     assert tiles[1 * 64 + 5, 2 * 64 + 7] == volume[7, 5, 10]
 
@@ -148,11 +150,22 @@ def test_a_place_that_is_crossed_out_scores_what_the_book_says() -> None:
         assert (decoded(case["believed"]["labels"]) != decoded(case["crossed"]["labels"])).any()
 
 
+@pytest.mark.weights
+def test_a_scan_as_it_is_shown_is_segmented_as_well_as_the_one_that_was_recorded() -> None:
+    """What the live brush hands to the engine is the picture: lossy and eight bits deep."""
+    card = session.model_card("heart-phantom")
+    volume = brushed.as_volume(brushed.recorded("patient"), card)
+    labels = session.segment(volume, model=card.name, preset="fast").labels.data
+    dice = record_scenes.scores(labels, brushed.recorded("patient-truth"))
+    recorded = BOOK["fool"]["cases"]["as-it-is"]["dice"]
+    assert all(now > then - 0.03 for now, then in zip(dice, recorded, strict=True))
+
+
 def decoded(name: str) -> Any:
     from PIL import Image
 
     with Image.open(learn.SITE / "data" / f"{name}.webp") as picture:
-        return record_scenes.volume_of(np.asarray(picture)[..., 0])
+        return brushed.volume_of(np.asarray(picture)[..., 0])
 
 
 def test_an_export_holds_the_site_and_is_all_or_nothing(tmp_path: Path) -> None:

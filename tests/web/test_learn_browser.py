@@ -61,7 +61,12 @@ def open_page(browser: Any, site: Site) -> Iterator[Open]:
     wrong: list[str] = []
 
     def open_at(
-        hash_: str = "", width: int = 1280, dark: bool = False, url: str | None = None, lang: str = "en"
+        hash_: str = "",
+        width: int = 1280,
+        dark: bool = False,
+        url: str | None = None,
+        lang: str = "en",
+        before: Callable[[Any], None] = lambda page: None,
     ) -> Any:
         context = browser.new_context(
             viewport={"width": width, "height": 800 if width > 600 else 844},
@@ -79,6 +84,7 @@ def open_page(browser: Any, site: Site) -> Iterator[Open]:
         base = url or site.url
         own = (site.url, "data:", "blob:", site.folder.as_uri())
         page.on("request", lambda r: None if r.url.startswith(own) else wrong.append(r.url))
+        before(page)
         page.goto(f"{base}{hash_}")
         wait(page, hash_.split("scene=")[-1].split("&")[0] if "scene=" in hash_ else "destroy")
         return page
@@ -338,6 +344,20 @@ def test_german_by_the_browser_s_language_and_by_choice(open_page: Open) -> None
     assert page.evaluate("document.documentElement.lang") == "en"
 
 
+def test_a_third_language_is_one_file_and_one_name(open_page: Open, site: Site) -> None:
+    def third(page: Any) -> None:
+        main = (site.folder / "js" / "main.js").read_text(encoding="utf-8")
+        changed = main.replace('de: "Deutsch"', 'de: "Deutsch", nl: "Nederlands"')
+        page.route("**/js/main.js", lambda r: r.fulfill(body=changed, content_type="text/javascript"))
+        words = (site.folder / "words" / "en.json").read_text(encoding="utf-8").replace("Walk back", "Terug")
+        page.route("**/words/nl.json", lambda r: r.fulfill(body=words, content_type="application/json"))
+
+    page = open_page("#scene=back", before=third)
+    for name, title in (("Nederlands", "Terug"), ("Deutsch", "Der Weg zurück"), ("Nederlands", "Terug")):
+        page.get_by_role("link", name=name).click()
+        page.wait_for_selector(f"h1:has-text('{title}')")
+
+
 def test_by_keyboard_alone(open_page: Open) -> None:
     page = open_page("#scene=unguided")
     keys = page.keyboard
@@ -424,6 +444,47 @@ def test_a_page_without_an_engine_offers_no_live_run(open_page: Open) -> None:
     page = open_page("#scene=unguided")
     assert page.locator(".live").count() == 0
     assert page.locator("#foot a").count() == 2
+    page.evaluate("location.hash = '#scene=fool'")
+    wait(page, "fool")
+    assert page.get_by_role("button", name="Ask the atlas").count() == 0
+    assert page.get_by_text("picks a recorded change").count() == 0
+
+
+def test_the_brush_by_keyboard(open_page: Open) -> None:
+    page = open_page("#scene=fool")
+    canvas = page.locator("canvas.brush")
+    clean = pixels(page)
+    canvas.focus()
+    canvas.press("Space")
+    assert pixels(page) == clean, "first predict"
+    predict(page)
+    canvas.press("ArrowLeft")
+    assert page.is_visible(".ring")
+    canvas.press("Space")
+    page.wait_for_selector("text=not yet like one of the recorded places")
+    assert pixels(page) != clean
+    canvas.blur()
+    assert not page.is_visible(".ring")
+    page = open_page("#scene=paint&mask=mirrored")
+    canvas = page.locator("canvas.brush")
+    blank = pixels(page)
+    canvas.press("Shift+ArrowUp")
+    canvas.press("Space")
+    assert pixels(page) != blank
+
+
+def test_a_fast_stroke_leaves_no_gaps(open_page: Open) -> None:
+    page = open_page("#scene=paint&mask=mirrored")
+    box = page.locator("canvas.brush").bounding_box()
+    page.mouse.move(*at(box, (8, 32)))
+    page.mouse.down()
+    page.mouse.move(*at(box, (56, 32)))
+    page.mouse.up()
+    row = page.evaluate(
+        "[...document.querySelector('canvas.brush').getContext('2d').getImageData(0, 162, 320, 1).data]"
+        ".filter((_, i) => i % 4 === 0)"
+    )
+    assert min(row[45:280]) > 200, "orange all the way"
 
 
 def test_with_an_engine_a_scene_opens_it_with_its_settings(open_page: Open, site: Site) -> None:

@@ -18,6 +18,7 @@ from diffatlas.geometry.volume import Volume
 from diffatlas_app import limits
 from diffatlas_app.runs import pairs
 from diffatlas_app.runs import stream as runs
+from diffatlas_app.runs.results import Made
 from diffatlas_app.visitors.sessions import Visitor, Visitors
 from diffatlas_app.visitors.source import Source
 from tests import fakes
@@ -96,7 +97,7 @@ def test_surface_and_film_are_made_when_asked_for(
 
 @pytest.mark.parametrize("what", ["seg", "rtstruct"])
 def test_labels_as_dicom_are_made_when_asked_for(
-    backend: FakeBackend, visitors: Visitors, visitor: Visitor, volume: Volume, tmp_path: Path, what: str
+    backend: FakeBackend, visitors: Visitors, visitor: Visitor, volume: Volume, tmp_path: Path, what: Made
 ) -> None:
     scan = io.read_volume(write_series(tmp_path / "scan", np.full((12, 20, 24), 900, np.uint16)))
     for source in (scan, volume):
@@ -116,6 +117,31 @@ def test_labels_as_dicom_are_made_when_asked_for(
         if what == "seg":
             again = io.read_label_map(path, last.saved.scheme)
             np.testing.assert_array_equal(again.data, last.frame.result.labels.data)
+
+
+def test_the_second_run_is_saved_in_every_format_of_the_first(
+    backend: FakeBackend, visitors: Visitors, visitor: Visitor, volume: Volume, tmp_path: Path
+) -> None:
+    scan = io.read_volume(write_series(tmp_path / "scan", np.full((12, 20, 24), 900, np.uint16)))
+    for source in (scan, volume):
+        ends = {u.side: u for u in runs.run(visitors, visitor, source, (Request(), Request(seed=5))) if u.frame.result}
+        saved = ends[1].saved or ends[0].saved
+        assert saved is not None
+        kinds: tuple[Made, ...] = ("nrrd", "seg", "rtstruct", "surface")
+        assert [bool(saved.make(kind)) for kind in kinds] == [False, source is volume, source is volume, False]
+        for side, prefix in enumerate(("", "second-")):
+            result = ends[side].frame.result
+            assert result is not None
+            for name in ("labels.nii.gz", "labels.nrrd", "labels-seg.dcm"):
+                assert f"{prefix}{name}" in saved.offered()
+                again = io.read_label_map(saved.folder / f"{prefix}{name}", saved.scheme)
+                np.testing.assert_array_equal(again.data, result.labels.data)
+            assert dcmread(saved.folder / f"{prefix}labels-rtstruct.dcm").Modality == "RTSTRUCT"
+            assert (saved.folder / f"{prefix}surface.glb").read_bytes()[:4] == b"glTF"
+        first, second = (ends[side].frame.result for side in (0, 1))
+        assert first is not None
+        assert second is not None
+        assert (first.labels.data != second.labels.data).any()
 
 
 @pytest.mark.usefixtures("blank")

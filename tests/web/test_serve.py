@@ -136,7 +136,7 @@ def test_history_monitoring_and_statistics_are_off(site: Site) -> None:
     assert site.served.page.max_file_size == 300 * 1024**2
     assert site.served.page.api_open is False
     for dependency in config["dependencies"]:
-        assert dependency["api_visibility"] == "private" or dependency["api_name"] in ("segment", "generate")
+        assert dependency["api_visibility"] == "private" or dependency["api_name"] in ("segment", "generate", "brush")
 
 
 def test_the_page_keeps_no_state_of_its_own(site: Site) -> None:

@@ -15,6 +15,7 @@ from diffatlas_app.events.page import Given, Page, Updates
 from diffatlas_app.page import html as markup
 from diffatlas_app.runs import pairs
 from diffatlas_app.runs import stream as runs
+from diffatlas_app.runs.results import Made
 from diffatlas_app.visitors.error_line import told
 from diffatlas_app.visitors.sessions import Finished, Visitor
 from diffatlas_app.visitors.source import read_labels
@@ -53,15 +54,15 @@ class Outcome:
             page.shown.panel: gr.update(visible=link is not None),
         }
 
-    def make(self, what: str) -> Callable[[gr.Request], str]:
-        """The event that makes one more file of the last run: "surface", "film", "seg" or "rtstruct"."""
+    def make(self, what: Made) -> Callable[[gr.Request], str]:
+        """The event that makes one more file of the last run, and of the one beside it."""
 
         def event(request: gr.Request) -> str:
             return self._made(request, what)
 
         return event
 
-    def _made(self, request: gr.Request, what: str) -> str:
+    def _made(self, request: gr.Request, what: Made) -> str:
         visitor = self.page.visitor(request)
         saved, line = visitor.saved, ""
         try:

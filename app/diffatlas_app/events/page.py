@@ -39,6 +39,7 @@ class Shown:
     after: gr.Row
     surface: gr.Button
     film: gr.Button
+    nrrd: gr.Button
     seg: gr.Button
     rtstruct: gr.Button
     panel: gr.Accordion
@@ -60,7 +61,7 @@ class Page:
             shown.after: gr.update(visible=False),
             shown.panel: gr.update(visible=False),
         }
-        silent = ("surface", "film", "seg", "rtstruct", "reference")
+        silent = ("surface", "film", "nrrd", "seg", "rtstruct", "reference")
         right = [getattr(shown, f.name) for f in fields(shown) if f.name not in silent]
         self.outputs = [*right, chosen.source, chosen.which, chosen.example, chosen.upload, chosen.mask_upload]
 

@@ -22,6 +22,7 @@ from diffatlas_app.events.segment import Segment
 from diffatlas_app.page import controls
 from diffatlas_app.page import html as markup
 from diffatlas_app.page.viewer import viewer
+from diffatlas_app.runs.results import Made
 from diffatlas_app.server.hosts import on_space
 from diffatlas_app.visitors.sessions import Visitors
 
@@ -84,6 +85,7 @@ def _right_side() -> Shown:
     with gr.Row(visible=False, elem_id="after") as after:
         surface = gr.Button("Make surface (GLB)", size="md", scale=0, min_width=190, elem_id="make-surface")
         film = gr.Button("Make film (GIF)", size="md", scale=0, min_width=190, elem_id="make-film")
+        nrrd = gr.Button("Make NRRD", size="md", scale=0, min_width=190, elem_id="make-nrrd")
         seg = gr.Button("Make DICOM SEG", size="md", scale=0, min_width=190, elem_id="make-seg")
         rtstruct = gr.Button("Make RTSTRUCT", size="md", scale=0, min_width=190, elem_id="make-rtstruct")
     with gr.Accordion(
@@ -93,7 +95,7 @@ def _right_side() -> Shown:
             label="Reference labels on the same voxels (.nii.gz, .nii, .nrrd)", height=120, elem_id="reference"
         )
     return Shown(
-        start, stop, view, second, gallery, result, files, after, surface, film, seg, rtstruct, panel, reference
+        start, stop, view, second, gallery, result, files, after, surface, film, nrrd, seg, rtstruct, panel, reference
     )
 
 
@@ -151,7 +153,13 @@ def _bind(blocks: gr.Blocks, page: Page, pages: gr.Tabs) -> None:
     shown.stop.click(running.halt, None, everything, **QUICK)
 
     shown.gallery.select(looking.open_pair, {chosen.seed}, everything, **READING)
-    made = (("surface", shown.surface), ("film", shown.film), ("seg", shown.seg), ("rtstruct", shown.rtstruct))
-    for what, button in made:
+    made: dict[Made, gr.Button] = {
+        "surface": shown.surface,
+        "film": shown.film,
+        "nrrd": shown.nrrd,
+        "seg": shown.seg,
+        "rtstruct": shown.rtstruct,
+    }
+    for what, button in made.items():
         button.click(outcome.make(what), None, shown.files, **READING)
     shown.reference.upload(outcome.compare, {shown.reference}, [shown.result, shown.reference], **READING)

@@ -1,7 +1,8 @@
 """What a finished run leaves for its visitor: files in a folder whose random name is the only way to them.
 
 Written at once: labels on the source grid, confidence, report. Made when asked for, because each takes seconds: the
-surface, the film, and the labels as DICOM.
+surface, the film, and the labels as NRRD or DICOM. Of two runs beside each other both have each of these but confidence
+and film.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,21 +21,32 @@ from diffatlas.geometry.volume import DicomSeries, LabelScheme, Volume
 from diffatlas.session import Frame, Result
 from diffatlas_app import limits
 
+Made = Literal["surface", "film", "nrrd", "seg", "rtstruct"]
 # Names on the disk and in addresses: what is asked for, and what the browser saves it as.
 OFFERED = {
     "labels.nii.gz": ("Labels (NIfTI)", "_labels.nii.gz", "application/gzip"),
-    "second-labels.nii.gz": ("Labels of the second run", "_second_labels.nii.gz", "application/gzip"),
+    "second-labels.nii.gz": ("Labels of the second run (NIfTI)", "_second_labels.nii.gz", "application/gzip"),
     "confidence.nii.gz": ("Confidence (NIfTI)", "_confidence.nii.gz", "application/gzip"),
     "painted.nii.gz": ("Painted image (NIfTI)", "_painted.nii.gz", "application/gzip"),
     "image.nii.gz": ("Image (NIfTI)", ".nii.gz", "application/gzip"),
     "report.json": ("Report (JSON)", "_report.json", "application/json"),
     "second-report.json": ("Report of the second run", "_second_report.json", "application/json"),
+    "labels.nrrd": ("Labels (NRRD)", "_labels.nrrd", "application/octet-stream"),
+    "second-labels.nrrd": ("Labels of the second run (NRRD)", "_second_labels.nrrd", "application/octet-stream"),
     "labels-seg.dcm": ("Labels (DICOM SEG)", "_labels_seg.dcm", "application/dicom"),
+    "second-labels-seg.dcm": ("Labels of the second run (DICOM SEG)", "_second_labels_seg.dcm", "application/dicom"),
     "labels-rtstruct.dcm": ("Labels (RTSTRUCT)", "_labels_rtstruct.dcm", "application/dicom"),
+    "second-labels-rtstruct.dcm": (
+        "Labels of the second run (RTSTRUCT)",
+        "_second_labels_rtstruct.dcm",
+        "application/dicom",
+    ),
     "surface.glb": ("Surface (GLB)", "_surface.glb", "model/gltf-binary"),
+    "second-surface.glb": ("Surface of the second run (GLB)", "_second_surface.glb", "model/gltf-binary"),
     "run.gif": ("Film (GIF)", "_run.gif", "image/gif"),
 }
 FILM = "film.npz"
+SECOND = "second-"
 FILM_FPS = 12
 
 
@@ -56,29 +69,37 @@ class Saved:
         """The files that are there, in the order of `OFFERED`."""
         return tuple(name for name in OFFERED if (self.folder / name).is_file())
 
-    def make(self, what: str) -> str:
-        """Make one more file: "surface", "film", "seg" or "rtstruct". Returns a note on it, or nothing."""
-        if what in ("seg", "rtstruct"):
-            return self._dicom("rtstruct" if what == "rtstruct" else "seg")
-        (self._film if what == "film" else self._surface)()
-        return ""
+    def make(self, what: Made) -> str:
+        """Make one more file of each run. Returns a note on it, or nothing."""
+        if what == "film":
+            self._film()
+            return ""
+        notes = [self._made(what, prefix) for prefix in ("", SECOND) if self._labels(prefix).is_file()]
+        return notes[0]
 
-    def _dicom(self, format_: io.LabelFormat) -> str:
-        path = self.folder / f"labels-{format_}.dcm"
-        if not path.exists():
-            labels = io.read_label_map(self.folder / "labels.nii.gz", self.scheme)
-            io.write_label_map(labels, path, series=self.series, format=format_)
-        return "" if self.series is not None else io.UNREFERENCED[:1].upper() + io.UNREFERENCED[1:] + "."
+    def _labels(self, prefix: str) -> Path:
+        return self.folder / f"{prefix}labels.nii.gz"
 
-    def _surface(self) -> None:
-        """Make the surface of the labels."""
-        path = self.folder / "surface.glb"
-        if not path.exists():
-            labels = io.read_label_map(self.folder / "labels.nii.gz", self.scheme)
+    def _made(self, what: Made, prefix: str) -> str:
+        name = {"surface": "surface.glb", "nrrd": "labels.nrrd"}.get(what, f"labels-{what}.dcm")
+        path = self.folder / f"{prefix}{name}"
+        note = ""
+        if what in ("seg", "rtstruct") and self.series is None:
+            note = io.UNREFERENCED[:1].upper() + io.UNREFERENCED[1:] + "."
+        if path.exists():
+            return note
+        labels = io.read_label_map(self._labels(prefix), self.scheme)
+        if what == "surface":
             try:
                 render.write_glb(labels, path)
             except BadInput as error:
-                raise BadInput("this label map is empty: there is no surface in it") from error
+                which = "the second run's label map" if prefix else "this label map"
+                raise BadInput(f"{which} is empty: there is no surface in it") from error
+        elif what == "nrrd":
+            io.write_label_map(labels, path)
+        else:
+            io.write_label_map(labels, path, series=self.series, format="seg" if what == "seg" else "rtstruct")
+        return note
 
     def _film(self) -> None:
         """Make the film of the run."""
@@ -124,7 +145,7 @@ def save(
 
 def save_second(saved: Saved, result: Result, source: Volume) -> None:
     """Add the run that went beside."""
-    _labels_and_report(saved.folder, "second-", result, source)
+    _labels_and_report(saved.folder, SECOND, result, source)
 
 
 def _labels_and_report(folder: Path, prefix: str, result: Result, source: Volume) -> None:

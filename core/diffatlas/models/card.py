@@ -32,8 +32,8 @@ class ModelCard:
     "published-unet", ...arguments}; ``mask_range``: the network's value of a distance of ``space.sdf_clip_mm``;
     ``orientation``: the directions in which a published network's axes D, H, W run, as axis codes;
     ``guidance_noise``: the default rho; ``atlas_walk``: how pairs are drawn without an image, "together" (both
-    halves at one level, as published) or "mask-first" (`diffatlas.diffusion.sample.mask_first`); ``datasets``: short
-    names of what ``data`` describes, as hubs list them; ``metrics``: measured
+    halves at one level, as published) or "mask-first" (`diffatlas.diffusion.sample.mask_first`); ``datasets``: names
+    that data sets described in ``data`` have on the Hugging Face hub; none where they have none; ``metrics``: measured
     figures with their number of cases; ``calibration``: how likely its answers are right, None where that was not
     measured; ``training``: how to train it again, or what it was converted from.
     """

@@ -20,7 +20,7 @@ import { unguided } from "./scenes/unguided.js";
 const SCENES = [destroy, toy, back, unguided, rho, fool, modality, seeds, dreams, paint];
 const ORDER = SCENES.map((scene) => scene.id);
 const PAGES = ["before", ...ORDER, "after"];
-const LANGUAGES = ["en", "de"];
+const LANGUAGES = { en: "English", de: "Deutsch" };
 const THEMES = ["auto", "light", "dark"];
 const memory = new Map();
 // A private window may refuse storage: then what is kept lasts as long as the page.
@@ -35,7 +35,7 @@ let book = null, words = null, language = "", mounted = 0;
 
 function chosenLanguage(state) {
   const own = (navigator.language || "en").slice(0, 2);
-  return [state.lang, store.getItem("diffatlas-learn-lang"), own].find((l) => LANGUAGES.includes(l)) ?? "en";
+  return [state.lang, store.getItem("diffatlas-learn-lang"), own].find((l) => Object.hasOwn(LANGUAGES, l)) ?? "en";
 }
 
 function fill(text, values = {}) {
@@ -75,7 +75,11 @@ function frame(id) {
     const name = number ? words.scenes[page].title : words.questions[page];
     return el("a", { href: linkTo(page), "aria-current": page === id ? "page" : null, "aria-label": number ? `${number}. ${name}` : name, title: name, class: number ? "" : "quiz" }, number ? String(number) : words.questions[`${page}Short`]);
   };
-  const other = LANGUAGES.find((l) => l !== language);
+  const others = Object.keys(LANGUAGES).filter((l) => l !== language);
+  const inLanguage = (other) => el("a", { href: writeHash({ scene: id, lang: other }), lang: other, hreflang: other, class: "quiet", click: (event) => {
+    store.setItem("diffatlas-learn-lang", other);
+    event.currentTarget.href = writeHash({ ...readHash(location.hash), scene: id, lang: other });
+  } }, LANGUAGES[other]);
   const theme = document.documentElement.dataset.theme || "auto";
   document.getElementById("top").replaceChildren(
     el("a", { class: "brand", href: linkTo("destroy") }, "DiffAtlas", el("span", {}, ui("learn"))),
@@ -89,17 +93,14 @@ function frame(id) {
         store.setItem("diffatlas-learn-theme", next);
         frame(id);
       }, "quiet"),
-      el("a", { href: writeHash({ scene: id, lang: other }), lang: other, hreflang: other, class: "quiet", click: (event) => {
-        store.setItem("diffatlas-learn-lang", other);
-        event.currentTarget.href = writeHash({ ...readHash(location.hash), scene: id, lang: other });
-      } }, ui("other")),
+      ...others.map(inLanguage),
     ),
   );
   document.getElementById("foot").replaceChildren(
     el("a", { href: linkTo("teacher") }, words.teacher.title),
     el("a", { href: linkTo("sheets") }, words.sheets.title),
     live ? el("a", { href: `${live}?run=1`, target: "_parent" }, ui("page")) : "",
-    el("span", {}, ui("disclaimer")),
+    el("span", {}, ui(live ? "disclaimerLive" : "disclaimer")),
   );
 }
 
@@ -197,7 +198,7 @@ async function scenePage(main, scene, state, mine) {
   const tryLive = live ? el("a", { class: "live", href: `${live}?${query}`, target: "_parent" }, ui("live")) : null;
   const number = ORDER.indexOf(scene.id) + 1;
   main.replaceChildren(
-    el("header", { class: "intro" }, el("p", { class: "step" }, ui("sceneOf", { number, all: ORDER.length })), el("h1", { tabindex: -1 }, text.title), el("p", { class: "lead" }, text.lead)),
+    el("header", { class: "intro" }, el("p", { class: "step" }, ui("sceneOf", { number, all: ORDER.length })), el("h1", { tabindex: -1 }, text.title), el("p", { class: "lead" }, (live && text.leadLive) || text.lead)),
     predict,
     el("section", { class: "work", "aria-label": ui("do") }, controls, el("div", { class: "see" }, el("h2", {}, ui("see")), see), picture),
     why,
@@ -211,6 +212,7 @@ async function scenePage(main, scene, state, mine) {
     names: words.structures,
     colors: book.structures.map((s) => s.color),
     done,
+    engine: live,
     locked: () => !open,
     log,
     // What the recording says of the question: a sentence, and the right option by its place or its words.

@@ -177,25 +177,61 @@ export function legend(structures, names) {
   return el("ul", { class: "legend" }, ...structures.map((s) => el("li", {}, el("i", { style: `background:${rgb(s.color)}` }), names[s.name] ?? s.name)));
 }
 
-/** A square to brush on: calls `moved(region)` with Uint8Array side x side of 0 and 1; true from it ends the stroke. */
+/**
+ * A square to brush on, by mouse, finger, or arrow keys and space. `radius()`: of the brush, in parts of `side`.
+ * `moved(region, column, row)` gets Uint8Array side x side of 0 and 1 and where the brush is; true from it ends the stroke.
+ */
 export function brushOver(canvas, side, radius, moved) {
   const region = new Uint8Array(side * side);
-  let down = false;
-  const at = (event) => {
-    const box = canvas.getBoundingClientRect();
-    const [cx, cy] = [((event.clientX - box.left) / box.width) * side, ((event.clientY - box.top) / box.height) * side];
+  const ring = el("i", { class: "ring", hidden: true });
+  let down = false, here = [side / 2, side / 2];
+  const show = () => {
+    const r = radius();
+    ring.hidden = false;
+    Object.assign(ring.style, { left: `${((here[0] - r) / side) * 100}%`, top: `${((here[1] - r) / side) * 100}%`, width: `${((2 * r) / side) * 100}%` });
+  };
+  const dab = () => {
+    const [cx, cy] = here, r = radius();
     for (let y = 0; y < side; y++) {
-      for (let x = 0; x < side; x++) if ((x + 0.5 - cx) ** 2 + (y + 0.5 - cy) ** 2 <= radius ** 2) region[x + side * y] = 1;
+      for (let x = 0; x < side; x++) if ((x + 0.5 - cx) ** 2 + (y + 0.5 - cy) ** 2 <= r ** 2) region[x + side * y] = 1;
     }
-    if (moved(region)) down = false;
+    if (moved(region, cx, cy)) down = false;
+  };
+  const placeOf = (event) => {
+    const box = canvas.getBoundingClientRect();
+    return [((event.clientX - box.left) / box.width) * side, ((event.clientY - box.top) / box.height) * side];
   };
   canvas.classList.add("brush");
+  canvas.tabIndex = 0;
+  canvas.parentElement.append(ring);
   canvas.addEventListener("pointerdown", (event) => {
     down = true;
     canvas.setPointerCapture(event.pointerId);
-    at(event);
+    here = placeOf(event);
+    dab();
   });
-  canvas.addEventListener("pointermove", (event) => down && at(event));
+  canvas.addEventListener("pointermove", (event) => {
+    const [x0, y0] = here, [x1, y1] = placeOf(event);
+    // A fast hand leaves no gaps.
+    const parts = down ? Math.max(1, Math.ceil(Math.hypot(x1 - x0, y1 - y0) / radius())) : 1;
+    for (let i = 1; i <= parts; i++) {
+      here = [x0 + ((x1 - x0) * i) / parts, y0 + ((y1 - y0) * i) / parts];
+      if (down) dab();
+    }
+    if (event.pointerType === "mouse") show();
+  });
   for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => { down = false; });
+  canvas.addEventListener("pointerleave", () => { ring.hidden = document.activeElement !== canvas; });
+  canvas.addEventListener("focus", () => { if (canvas.matches(":focus-visible")) show(); });
+  canvas.addEventListener("blur", () => { ring.hidden = true; });
+  canvas.addEventListener("keydown", (event) => {
+    const step = event.shiftKey ? 8 : 2;
+    const by = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step], " ": [0, 0] }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    here = here.map((v, i) => Math.max(0.5, Math.min(side - 0.5, v + by[i])));
+    show();
+    if (event.key === " ") dab();
+  });
   return { region, clear: () => region.fill(0) };
 }

@@ -1,6 +1,7 @@
-// Scene 6: erase or add something, and see what the atlas makes of it (recorded for four places).
+// Scene 6: erase or add something, and see what the atlas makes of it: recorded for four places, live where an engine is.
 import { axial, brushOver, button, choice, el, legend, number, percent, slicePicture, slider } from "../parts.js";
 import { loadVolume } from "../files.js";
+import { liveBrush } from "../live.js";
 import { numberIn, oneOf } from "../state.js";
 import { bestMatch, meanOf, N } from "../volume.js";
 
@@ -14,7 +15,7 @@ export const fool = {
   async mount(stage) {
     const { book, say, ui, colors, names } = stage;
     const { cases, samples } = book.fool;
-    let which = oneOf(stage.state, "case", CASES), z = numberIn(stage.state, "z", 8, 56, 32), asked = 0;
+    let which = oneOf(stage.state, "case", CASES), drawScan = () => {}, z = numberIn(stage.state, "z", 8, 56, 32), asked = 0;
     let trust = oneOf(stage.state, "trust", TRUST);
     const told = book.crossed;
     const scan = slicePicture(say("scan")), mask = slicePicture(say("mask")), residual = slicePicture(say("residual")), agreement = slicePicture(say("agreement"));
@@ -25,14 +26,20 @@ export const fool = {
     const heights = Object.fromEntries(CASES.slice(1).map((key) => [key, fullest(where[key])]));
     const draw = async () => {
       stage.set({ case: which === "as-it-is" ? undefined : which, z: z === 32 ? undefined : z, trust: trust === "crossed" ? trust : undefined });
-      trusting.hidden = !(which in told.cases);
-      if (trust === "crossed" && which in told.cases) return drawCrossed(++asked);
+      const held = live?.on() ?? false;
+      trusting.hidden = held || !(which in told.cases);
+      brushed.hidden = held;
+      pick.querySelector(".choice-name").textContent = say(held ? "start" : "which");
+      live?.scan(which);
+      if (live?.answer()) return drawLive(++asked, live.answer());
+      if (!held && trust === "crossed" && which in told.cases) return drawCrossed(++asked);
       caption("scan", "mask", "residual", "agreement");
       const mine = ++asked, one = cases[which];
       const [image, half, labels, votes] = await Promise.all([one.image, one.half, one.labels, one.agreement].map(loadVolume));
       if (mine !== asked) return;
       const flat = axial(image, z), found = axial(labels, z), made = axial(half, z);
-      scan.draw({ image: flat, colors });
+      drawScan = () => scan.draw({ ...(live?.slice(flat, z) ?? { image: flat }), colors });
+      drawScan();
       mask.draw({ image: flat, labels: found, outline: axial(truth, z), colors });
       residual.draw({ image: flat.map((v) => v / 3), heat: Float32Array.from(made, (v, i) => Math.max(0, Math.abs(v - flat[i]) / 127.5 - 0.12) * 1.6), colors });
       agreement.draw({ image: flat.map((v) => v / 3), heat: Float32Array.from(axial(votes, z), (v) => 1 - v / samples), colors });
@@ -56,9 +63,24 @@ export const fool = {
       volumes.textContent = say("toldBy", { model: told.model.name, sha: told.model.sha256.slice(0, 12) });
       stage.see(say("seeCrossed", { believed: percent(found.believed.right), crossed: percent(found.crossed.right), diceBelieved: number(meanOf(found.believed.dice)), diceCrossed: number(meanOf(found.crossed.dice)) }));
     };
+    // Two runs made now: of the scan as it was, and as the student brushed it.
+    const drawLive = async (mine, { before, after, half, note, see }) => {
+      const image = await loadVolume(cases[which].image);
+      if (mine !== asked) return;
+      caption("scanBrushed", "maskBefore", "maskAfter", "filled");
+      const flat = axial(image, z), sure = axial(truth, z);
+      drawScan = () => scan.draw({ ...live.slice(flat, z), colors });
+      drawScan();
+      const seen = live.slice(flat, z).image;
+      mask.draw({ image: flat, labels: axial(before, z), outline: sure, colors });
+      residual.draw({ image: seen, labels: axial(after, z), outline: sure, colors });
+      agreement.draw({ image: axial(half, z), colors });
+      volumes.textContent = note;
+      stage.see(see);
+    };
     const caption = (...keys) => [scan, mask, residual, agreement].forEach((view, i) => {
       view.words.textContent = say(keys[i]);
-      view.canvas.setAttribute("aria-label", say(keys[i]));
+      view.canvas.setAttribute("aria-label", view === scan ? `${say(keys[i])}. ${ui("brushKeys")}` : say(keys[i]));
     });
     const go = (key) => {
       which = key;
@@ -71,8 +93,16 @@ export const fool = {
     const pick = choice({ name: say("which"), options: CASES.map((key) => [key, say(key)]), value: which, input: go });
     const trusting = choice({ name: say("trust"), options: TRUST.map((key) => [key, say(key)]), value: trust, input: (key) => { trust = key; draw(); } });
     const brushed = el("p", { class: "answer", role: "status" }, say("brush"));
-    const brush = brushOver(scan.canvas, N, 3, (region) => {
-      if (stage.locked()) return false;
+    const live = stage.engine ? liveBrush(stage, truth, () => draw()) : null;
+    const brush = brushOver(scan.canvas, N, () => (live?.on() ? live.radius() : 3), (region, column, row) => {
+      if (stage.locked()) return true;
+      if (live?.on()) {
+        const had = live.answer();
+        live.mark(N - 0.5 - column, N - 0.5 - row, z);
+        if (had) draw();
+        else drawScan();
+        return false;
+      }
       const pen = scan.canvas.getContext("2d");
       pen.fillStyle = "rgb(255 200 60 / 0.5)";
       for (let i = 0; i < region.length; i++) if (region[i]) pen.fillRect((i % N) * 5, Math.floor(i / N) * 5, 5, 5);
@@ -84,8 +114,12 @@ export const fool = {
       }
       return best !== null;
     });
+    scan.note.textContent = ui("brushKeys");
+    const clean = button(say("clean"), () => { brush.clear(); live?.clear(); draw(); });
     stage.picture.append(el("div", { class: "four" }, scan.box, mask.box, residual.box, agreement.box), legend(book.structures, names), volumes);
-    stage.controls.append(el("div", { class: "row" }, brushed, button(say("clean"), () => { brush.clear(); draw(); })), pick, trusting, height.box);
+    const { parts } = live ?? { parts: {} };
+    const row = el("div", { class: "row" }, brushed, parts.said ?? "", parts.ask ?? "", clean);
+    stage.controls.append(parts.pick ?? "", row, pick, trusting, parts.size ?? "", height.box);
     await draw();
   },
 };

@@ -15,8 +15,8 @@ export const paint = {
     const { masks } = book.paint;
     let which = oneOf(stage.state, "mask", MASKS), z = numberIn(stage.state, "z", 12, 52, 32), asked = 0;
     const given = slicePicture(say("given")), made = slicePicture(say("made")), over = slicePicture(say("over"));
-    const pad = el("canvas", { width: 320, height: 320, role: "img", "aria-label": say("pad") });
-    const padBox = el("figure", { class: "picture" }, el("div", { class: "frame" }, pad), el("figcaption", {}, say("pad")));
+    const pad = el("canvas", { width: 320, height: 320, role: "img", "aria-label": `${say("pad")}. ${ui("brushKeys")}` });
+    const padBox = el("figure", { class: "picture" }, el("div", { class: "frame" }, pad), el("figcaption", {}, say("pad")), el("p", { class: "note" }, ui("brushKeys")));
     const wipe = () => {
       const pen = pad.getContext("2d");
       pen.fillStyle = "#101010";
@@ -44,7 +44,7 @@ export const paint = {
     const pick = choice({ name: say("which"), options: MASKS.map((key) => [key, say(key)]), value: which, input: go });
     const height = slider({ name: ui("height"), low: 12, high: 52, step: 1, value: z, show: (v) => String(v), input: (v) => { z = v; draw(); } });
     const answer = el("p", { class: "answer", role: "status" }, say("draw"));
-    const brush = brushOver(pad, N, 3, (region) => {
+    const brush = brushOver(pad, N, () => 3, (region) => {
       if (stage.locked()) return false;
       const pen = pad.getContext("2d");
       pen.fillStyle = "#e69f00";
