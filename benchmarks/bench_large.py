@@ -80,8 +80,9 @@ def main() -> None:
 
 def lazy(grid: Grid, heart: Any) -> Any:
     """The heart about `MIDDLE_MM` in air, nearest values, computed when it is read."""
-    inverse = np.linalg.inv(heart.grid.affine) @ grid.affine
-    offset = inverse[:3, 3] - np.diag(1 / heart.grid.spacing_mm) @ MIDDLE_MM
+    to_heart = np.linalg.inv(heart.grid.affine)
+    inverse = to_heart @ grid.affine
+    offset = inverse[:3, 3] - to_heart[:3, :3] @ MIDDLE_MM
     values = heart.data.astype(np.int16)
 
     def block(block_info: Any = None) -> np.ndarray[Any, Any]:

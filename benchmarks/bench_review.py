@@ -6,8 +6,9 @@ Draws the phantoms, segments each with ``heart-phantom`` (fast preset) as ``diff
 on them and presses keys on the canvas: accept, on every fifth case a stroke of the brush before, on every tenth reject
 with a reason, on every eighth previous and next. After a key the script waits until the next patient stands in the
 canvas and has been drawn; before the next key it looks at the case for ``--look`` seconds, during which the program
-reads ahead. Needs a screen; without one: ``xvfb-run -s "-screen 0 1280x800x24" python ...``. Writes
-benchmarks/results/review.json.
+reads ahead. Beside each key stands what napari alone takes, in a window of its own, to show another image and other
+labels of the same size in two layers that are there.
+Needs a screen; without one: ``xvfb-run -s "-screen 0 1280x800x24" python ...``. Writes benchmarks/results/review.json.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from qtpy.QtTest import QTest
 from diffatlas import review, session
 from diffatlas.cohort import Cohort, find_cases
 from diffatlas.engine.request import Request
-from diffatlas.io import write_volume
+from diffatlas.io import read_label_ids, read_volume, write_volume
 from diffatlas.phantom import phantom
 from napari_diffatlas.widget import DiffAtlasWidget
 
-KEYS = {"accept": Qt.Key.Key_A, "reject": Qt.Key.Key_J, "next": Qt.Key.Key_N, "previous": Qt.Key.Key_P}
+KEYS = {"accept": Qt.Key.Key_A, "reject": Qt.Key.Key_J, "next": Qt.Key.Key_N, "previous": Qt.Key.Key_B}
 TIMEOUT_S = 120.0
 
 
@@ -83,7 +84,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as parent:
         images, results = Path(parent) / "images", Path(parent) / "labels"
         prepared_s = prepare(images, results, options.cases)
-        seconds, rejected, corrected = play(images, results, options.cases, options.look)
+        seconds, alone, rejected, corrected = play(images, results, options.cases, options.look)
         said = review.read(results)
     states = [verdict.state for verdict in said.values()]
     counts = {state: states.count(state) for state in ("accepted", "corrected", "rejected")}
@@ -97,6 +98,8 @@ def main() -> None:
         "p95_s": round(float(np.percentile(seconds, 95)), 3),
         "longest_s": round(max(seconds), 3),
         "over_half_a_second": sum(s > 0.5 for s in seconds),
+        "napari_alone_median_s": round(float(np.median(alone)), 3),
+        "times_napari_alone": round(float(np.median(np.array(seconds) / np.array(alone))), 2),
         "load_average": round(os.getloadavg()[0], 1),
         **counts,
     }
@@ -119,8 +122,41 @@ def prepare(images: Path, results: Path, count: int) -> float:
     return time.monotonic() - begin
 
 
-def play(images: Path, results: Path, count: int, look_s: float) -> tuple[list[float], int, int]:
-    """Seconds a key, and how many cases were rejected and corrected."""
+class Alone:
+    """napari without the plugin: two layers whose voxels become those of another patient."""
+
+    def __init__(self, images: Path, results: Path) -> None:
+        self.viewer = napari.Viewer(show=True, show_welcome_screen=False)
+        self.viewer.window.resize(1280, 800)
+        self.patients = [
+            (read_volume(images / f"{name}.nii.gz").data, read_label_ids(results / f"{name}_labels.nii.gz")[0])
+            for name in ("case-000", "case-001")
+        ]
+        self.layers = self.viewer.add_image(self.patients[0][0]), self.viewer.add_labels(self.patients[0][1])
+        self.canvas = self.viewer.window._qt_viewer.canvas
+        self.drawn = self.turn = 0
+        self.canvas._scene_canvas.events.draw.connect(self._on_draw)
+        wait(lambda: False, 1.0)
+
+    def show_next(self) -> float:
+        """Seconds to the first picture of the other patient."""
+        self.turn += 1
+        begin, drawn = time.perf_counter(), self.drawn
+        for layer, data in zip(self.layers, self.patients[self.turn % 2], strict=True):
+            layer.data = data.copy()
+            layer.affine = np.diag([1.0 + 0.1 * (self.turn % 2)] * 3 + [1.0])
+        self.viewer.reset_view()
+        self.canvas.native.update()
+        wait(lambda: self.drawn > drawn, 5.0, 5)
+        return time.perf_counter() - begin
+
+    def _on_draw(self, _: Any = None) -> None:
+        self.drawn += 1
+
+
+def play(images: Path, results: Path, count: int, look_s: float) -> tuple[list[float], list[float], int, int]:
+    """Seconds a key, and beside each those of napari alone; how many cases were rejected and corrected."""
+    napari_alone = Alone(images, results)
     viewer = napari.Viewer(show=True, show_welcome_screen=False)
     viewer.window.resize(1280, 800)
     widget = DiffAtlasWidget(viewer)
@@ -130,14 +166,19 @@ def play(images: Path, results: Path, count: int, look_s: float) -> tuple[list[f
     tab.images_edit.value, tab.results_edit.value = images, results
     tab.start_button.click()
     person.wait_for_other(None)
-    seconds, rejected, corrected = [], 0, 0
+    seconds, alone, rejected, corrected = [], [], 0, 0
+
+    def press(what: str) -> None:
+        seconds.append(person.press(what))
+        alone.append(napari_alone.show_next())
+
     for number in range(1, count + 1):
         wait(lambda: False, look_s)
         last = number == count
         if number % 8 == 0 and not last:
-            seconds.append(person.press("previous"))
+            press("previous")
             wait(lambda: False, look_s)
-            seconds.append(person.press("next"))
+            press("next")
             wait(lambda: False, look_s)
         if number % 10 == 0:
             tab.reason_edit.setText("moved")
@@ -149,9 +190,10 @@ def play(images: Path, results: Path, count: int, look_s: float) -> tuple[list[f
         if last:  # no patient comes after it
             (tab.reject_button if what == "reject" else tab.accept_button).click()
         else:
-            seconds.append(person.press(what))
+            press(what)
     viewer.close()
-    return seconds, rejected, corrected
+    napari_alone.viewer.close()
+    return seconds, alone, rejected, corrected
 
 
 if __name__ == "__main__":

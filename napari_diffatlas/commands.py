@@ -149,9 +149,12 @@ def _press(path: str, otherwise: str) -> None:
 
 
 def _review(name: str) -> None:
-    button = getattr(_widget().review, name)
+    tab = _widget().review
+    button = getattr(tab, name)
     if button.isEnabled():
         button.click()
+    elif tab.running:
+        _say("the run from your correction is still on its way")
     else:
         _say("there is no such case: open a folder under Review")
 

@@ -8,7 +8,8 @@ the widget has been opened.
 """
 
 # No postponed annotations here: magicgui finds the type that a function returns by its value only.
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 import napari.layers
 from magicgui import magicgui, register_type
@@ -25,13 +26,21 @@ from napari_diffatlas.viewer.outcome import Outcome
 
 
 def segment(
-    image: napari.layers.Image, model: str = "auto", preset: PresetName = "fast", seed: int = 0
+    image: napari.layers.Image,
+    model: str = "auto",
+    preset: PresetName = "fast",
+    seed: int = 0,
+    modality: Literal["auto", "ct", "mr"] = "auto",
 ) -> LayerDataTuple:
     """The labels of an image layer on its own voxels, as napari's layer data. `BadInput` where it cannot be used.
 
-    ``model``: a name from ``diffatlas models``, or "auto", the one that fits the image. Waits for the result.
+    ``model``: a name from ``diffatlas models``, or "auto", the one that fits the image. ``modality``: what the image
+    is; "auto" takes what the user said of the layer, else the file's word, else the looks of the voxels. Waits for the
+    result.
     """
     source = read_layer(image)
+    if modality != "auto":
+        source = replace(source, named=modality)
     request = Request(model=model, preset=preset, seed=seed)
     last = None
     for frame in session.stream(source.file_volume(), source.origin.restore_request(request)):
@@ -56,8 +65,9 @@ def segment_form() -> FunctionGui[..., Any]:
         model: Annotated[str, {"choices": model_names}] = "auto",
         preset: PresetName = "fast",
         seed: Annotated[int, {"max": 2**31 - 1}] = 0,
+        modality: Literal["auto", "ct", "mr"] = "auto",
     ) -> FunctionWorker[LayerDataTuple]:
-        worker: FunctionWorker[LayerDataTuple] = thread_worker(segment)(image, model, preset, seed)
+        worker: FunctionWorker[LayerDataTuple] = thread_worker(segment)(image, model, preset, seed, modality)
         worker.start()
         return worker
 

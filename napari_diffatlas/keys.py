@@ -34,7 +34,7 @@ BOUND = (
     Bound("earlier", "DiffAtlas: one recorded step back", "earlier", "Alt-Left"),
     Bound("later", "DiffAtlas: one recorded step forward", "later", "Alt-Right"),
     Bound("next", "DiffAtlas review: the next case", "review_next", "Control-Alt-N"),
-    Bound("previous", "DiffAtlas review: the case before", "review_previous", "Control-Alt-P"),
+    Bound("previous", "DiffAtlas review: the case before", "review_previous", "Control-Alt-B"),
     Bound("accept", "DiffAtlas review: accept the labels and go on", "review_accept", "Control-Alt-A"),
     Bound("reject", "DiffAtlas review: reject the labels, with the reason written", "review_reject", "Control-Alt-J"),
 )

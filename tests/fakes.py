@@ -183,6 +183,7 @@ class FakeBackend:
                 masks = tuple(self.labels_at(labels.grid, 1.0, seed) for seed in made)
             labels = self.labels_at(volume.grid, 1.0, request.seed)
             source = {"path": None, "sha256": volume.sha256(), "shape": list(volume.grid.shape), "name": volume.name}
+            source["modality"] = volume.modality
         provenance = {
             "request": request.to_json(),
             "model": {"name": "heart-phantom", "sha256": SHA256},

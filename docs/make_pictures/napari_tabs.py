@@ -63,15 +63,24 @@ def pictures(out: Path, name: str, scene: Any, options: argparse.Namespace) -> I
     viewer.close()
 
 
-def cross_out(viewer: Any, widget: DiffAtlasWidget, _: argparse.Namespace) -> None:
-    """A heart with a piece of metal, which is crossed out; what the atlas drew there has a white line around it."""
+def metal_heart() -> tuple[Any, dict[str, Any], Any, tuple[int, int, int]]:
+    """A heart with a rod of metal and the shadow that it throws: voxels, the layer's arguments, what of them is not to
+    be believed (bool), and the middle of the rod (voxels)."""
     volume, _truth = phantom(SEED, "ct")
     data, state, _kind = volume_to_layer(volume)
-    at = np.indices(data.shape) - np.array([52, 50, 48]).reshape(3, 1, 1, 1)
+    middle = 52, 50, 48
+    at = np.indices(data.shape) - np.array(middle).reshape(3, 1, 1, 1)
     across, along = np.hypot(at[0], at[2]), np.abs(at[1])
-    data = np.where((across < 4) & (along < 14), 3000.0, data)  # a rod, and the shadow that it throws
+    data = np.where((across < 4) & (along < 14), 3000.0, data)
     data = np.where((np.abs(at[2]) < 3) & (across >= 4) & (across < 26) & (along < 14), -900.0, data)
-    viewer.add_image(data.astype(np.float32), **(state | {"name": "heart CT with metal"}))
+    where = (across < 28) & (np.abs(at[2]) < 6) & (along < 17)
+    return data.astype(np.float32), state | {"name": "heart CT with metal"}, where, middle
+
+
+def cross_out(viewer: Any, widget: DiffAtlasWidget, _: argparse.Namespace) -> None:
+    """A heart with a piece of metal, which is crossed out; what the atlas drew there has a white line around it."""
+    data, state, where, middle = metal_heart()
+    viewer.add_image(data, **state)
     viewer.reset_view()
     panel, tab = widget.segment.panel, widget.segment
     panel.model_combo.setCurrentIndex(panel.model_combo.findData("heart"))
@@ -79,9 +88,9 @@ def cross_out(viewer: Any, widget: DiffAtlasWidget, _: argparse.Namespace) -> No
     tab.region.cursor_button.click()
     tab.cross_out.start_button.click()
     crossed = viewer.layers.selection.active
-    crossed.data[...] = (across < 28) & (np.abs(at[2]) < 6) & (along < 17)
+    crossed.data[...] = where
     crossed.refresh()
-    viewer.dims.set_point((0, 1, 2), tuple(crossed.data_to_world((52, 50, 48))))
+    viewer.dims.set_point((0, 1, 2), tuple(crossed.data_to_world(middle)))
     panel.run_button.click()
     wait(lambda: not widget.running, 1200)
     viewer.layers[BOX].visible = False

@@ -99,7 +99,6 @@ class CrossOut(QWidget):
                 warn = True
                 text += " This model cannot be told: it takes crossed-out voxels for the darkest ones."
         self.text.say(text, warning=warn)
-        self.text.setVisible(bool(text))
 
     def set_dark(self, dark: bool) -> None:
         """Choose colours for words on a dark or on a light ground."""

@@ -183,7 +183,7 @@ class Options(QWidget):
         self._chosen: dict[tuple[str, str], str] = {}
         self.presets = Presets()
         self.preset_text = Text()
-        self.device_combo = combo_box("Where the network runs")
+        self.device_combo = combo_box("Where the network runs; auto is settled when a run begins, and then said below")
         for device in get_args(DeviceName):
             self.device_combo.addItem(device, device)
         self.precision_combo = combo_box("Numbers of 32 bits, or of 16 where the hardware has them")
@@ -258,9 +258,6 @@ class Options(QWidget):
         return self.device_combo.currentData(), self.precision_combo.currentData()
 
     def _say_device(self, _: Any = None) -> None:
-        if "auto" in self._device():
-            chosen = self._chosen.get(self._device())
-            self.device_text.setText(f"auto chose {chosen}" if chosen else "auto is settled when a run begins")
-        else:
-            self.device_text.setText("")
+        chosen = self._chosen.get(self._device()) if "auto" in self._device() else None
+        self.device_text.setText(f"auto chose {chosen}" if chosen else "")
         self.refresh()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Protocol
 
+from magicgui.widgets import Container, create_widget
 from qtpy.QtCore import Signal  # type: ignore[attr-defined, unused-ignore]
 from qtpy.QtWidgets import (
     QGridLayout,
@@ -30,6 +31,18 @@ MODALITY_TIP = (
     "What the image is: it decides which intensities the model is shown.\n"
     "auto takes the file's word, or judges by the voxels"
 )
+
+
+def modality_row() -> Any:
+    """A row "Modality" for a form that is about many volumes; `modality_in` reads it."""
+    choices = [(title, title) for title in MODALITIES]
+    options = {"choices": choices, "tooltip": MODALITY_TIP.replace("the image is:", "the volumes are:")}
+    return create_widget(annotation=str, name="modality", label="Modality", widget_type="ComboBox", options=options)
+
+
+def modality_in(form: Container[Any]) -> Modality | None:
+    """What the row "Modality" of ``form`` says; None leaves it to the files and the voxels."""
+    return MODALITIES[form["modality"].value]
 
 
 class Card(Protocol):
@@ -266,11 +279,10 @@ def legend(scheme: LabelScheme) -> str:
 
 
 def _facts(card: Card) -> list[str]:
-    """Modality, field of view, licence and limits: each a line of rich text."""
+    """Modality, field of view and licence in a line of rich text, then a line for each limit."""
     modalities = " and ".join(m.upper() for m in card.modalities)
     limits = (limit[:1].upper() + limit[1:] for limit in card.limits)
     return [
-        escape(f"For {modalities}. Looks at {size_mm(card.space.extent_mm)}."),
-        escape(f"Licence: {card.licence}"),
+        escape(f"For {modalities}. Looks at {size_mm(card.space.extent_mm)}. Licence: {card.licence}."),
         *map(escape, limits),
     ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from magicgui.widgets import Container
+from magicgui.types import FileDialogMode
+from magicgui.widgets import Container, FileEdit
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import QComboBox, QLabel, QProgressBar, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
@@ -28,11 +29,14 @@ class Text(QLabel):
         self._grown.setSingleShot(True)
         self._grown.timeout.connect(self._tell_parents)
         self.setWordWrap(True)
+        self.setAlignment(Qt.AlignmentFlag.AlignTop)  # Qt at times asks for a line too many
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
         self.setText(text)
 
     def setText(self, text: str | None) -> None:
         super().setText(text)
+        if self.parent() is not None:  # without words no gap in the layout; without a parent it would be a window
+            self.setVisible(bool(text))
         self._fit()
 
     def resizeEvent(self, event: Any) -> None:
@@ -155,6 +159,15 @@ class Rows(QWidget):
             label.setFixedWidth(widest)
 
 
+def folder_row(name: str, label: str, tip: str) -> FileEdit:
+    """A row to choose a folder in: the path has the room, and its button says what it does in its tip."""
+    row = FileEdit(mode=FileDialogMode.EXISTING_DIRECTORY, name=name, label=label, tooltip=tip)
+    row.choose_btn.text = "…"
+    row.choose_btn.tooltip = "Choose the folder"
+    row.choose_btn.max_width = 32
+    return row
+
+
 def size_mm(extent: Sequence[float]) -> str:
     """Sides of a box, mm, in words that no line breaks apart."""
     return " × ".join(f"{e:.0f}" for e in extent).replace(" ", "\N{NO-BREAK SPACE}") + "\N{NO-BREAK SPACE}mm"
@@ -207,6 +220,11 @@ def about(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def sentence(note: str) -> str:
+    """A note of the engine's, which begins small and has no end, as a sentence among others."""
+    return note[:1].upper() + note[1:] + ("" if note.endswith(".") else ".")
 
 
 def in_our_words(message: str) -> str:

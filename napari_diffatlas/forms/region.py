@@ -16,7 +16,7 @@ from diffatlas.geometry.grid import Array, Grid
 from diffatlas.geometry.space import field_of_view, world_box
 from napari_diffatlas.forms.options import Planner
 from napari_diffatlas.forms.panel import Card
-from napari_diffatlas.forms.parts import Text, in_our_words, size_mm, yielding
+from napari_diffatlas.forms.parts import Text, in_our_words, sentence, size_mm, yielding
 from napari_diffatlas.jobs.large import coarse
 from napari_diffatlas.jobs.runner import Runner
 from napari_diffatlas.jobs.search import Found, Locate, Looked, Search
@@ -85,7 +85,6 @@ class RegionForm(QWidget):
         with QSignalBlocker(self.draw_button):
             self.draw_button.setChecked(drawing)
         self.text.setText(text)
-        self.text.setVisible(bool(text))
 
 
 class RegionControl(RegionForm):
@@ -251,4 +250,4 @@ class RegionControl(RegionForm):
             where = self._plan(source.placeholder(), self._options()).where
         except BadInput as error:  # a modality that the model does not know: said before anybody runs
             return in_our_words(str(error))
-        return where[:1].upper() + where[1:] + ("." if where else "")
+        return sentence(where) if where else ""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 from diffatlas.cohort import Cohort, Status, find_cases
 from diffatlas.engine.request import Request
+from diffatlas.geometry.volume import Modality
 from diffatlas.session import Backend
 from napari_diffatlas.jobs.worker import INTERVAL_S, Failed, Stopped, guarded
 
@@ -36,7 +37,8 @@ FolderUpdate = Listed | Status | Finished | Stopped | Failed
 class FolderRun:
     """One pass over a folder: iterate `updates` in a worker; call `stop` from any thread.
 
-    It cannot be held: stopped and run again it goes on where it was.
+    It cannot be held: stopped and run again it goes on where it was. ``modality``: what the volumes are, None as each
+    looks.
     """
 
     endings = (Finished,)
@@ -48,12 +50,13 @@ class FolderRun:
         request: Request,
         backend: Callable[[], Backend],
         *,
+        modality: Modality | None = None,
         workers: int = 1,
         redo: bool = False,
         interval_s: float = INTERVAL_S,
     ) -> None:
         self._folder, self._output, self._request, self._backend = folder, output, request, backend
-        self._workers, self._redo, self._interval_s = workers, redo, interval_s
+        self._modality, self._workers, self._redo, self._interval_s = modality, workers, redo, interval_s
         self._cohort: Cohort | None = None
         self._stopped = False
 
@@ -77,7 +80,8 @@ class FolderRun:
         yield from guarded(self._updates())
 
     def _updates(self) -> Iterator[FolderUpdate]:
-        cases, notes = find_cases([self._folder], self._output)
+        found, notes = find_cases([self._folder], self._output)
+        cases = [replace(case, modality=self._modality) for case in found]
         yield Listed(tuple((case.name, case.path, case.labels) for case in cases), tuple(notes))
         self._cohort = cohort = Cohort(
             cases, self._request, backend=self._backend, workers=self._workers, redo=self._redo

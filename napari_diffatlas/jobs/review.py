@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from diffatlas import io, review, session
 from diffatlas.cohort import Case, find_cases
 from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
-from diffatlas.geometry.volume import LabelMap, Volume
-from diffatlas.session import Backend, Frame
+from diffatlas.geometry.volume import LabelMap, Modality, Volume
+from diffatlas.session import Backend, Frame, ModelCard
+from napari_diffatlas.viewer.doubt import doubts_of_labels
 from napari_diffatlas.viewer.layers import LayerTuple, label_map_to_layer, volume_to_layer
 
 TRAINING = "training"  # in the folder of the results
@@ -23,7 +27,11 @@ AHEAD = 2  # cases that are kept in memory beyond the one in sight, on either si
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A case as it is shown: layers of the image and of the labels to look at, and the run's own labels."""
+    """A case as it is shown: layers of the image and of the labels to look at, and the run's own labels.
+
+    ``painted``: what was painted on them and not saved when the program ended, None where nothing was. ``middle_mm``:
+    of the labels in sight, RAS mm [3], None where there are none. ``doubts``: see `doubts_of_labels`.
+    """
 
     case: Case
     volume: Volume
@@ -31,12 +39,16 @@ class Opened:
     report: dict[str, Any]
     image_layer: LayerTuple
     labels_layer: LayerTuple
+    painted: LabelMap | None = None
+    middle_mm: NDArray[np.float64] | None = None
+    doubts: tuple[str, ...] = ()
 
 
 class Review:
     """The cases of a folder, worst first; `open` gives one, and the next ones are read meanwhile.
 
-    ``request`` is run on cases that have no labels yet; ``backend`` is called in a thread.
+    ``request`` is run on cases that have no labels yet, their volumes taken for ``modality`` (None: as each looks);
+    ``backend`` is called in a thread.
     """
 
     def __init__(
@@ -45,16 +57,19 @@ class Review:
         results: Path,
         request: Request,
         backend: Callable[[], Backend],
-        scheme_of: Callable[[str], Any] = lambda name: session.model_card(name).scheme,
+        modality: Modality | None = None,
+        card_of: Callable[[str], ModelCard] = session.model_card,
     ) -> None:
-        cases, self.notes = find_cases([images], results)
+        found, self.notes = find_cases([images], results)
+        cases = [replace(case, modality=modality) for case in found]
         results.mkdir(parents=True, exist_ok=True)
-        self.folder, self._request, self._backend, self._scheme_of = results, request, backend, scheme_of
+        self.folder, self._request, self._backend, self._card_of = results, request, backend, card_of
         self.reports = {case.name: _report(case.report) for case in cases}
         self.verdicts = review.read(results)
         doubt = {case.name: review.doubt_of(self.reports[case.name]) for case in cases}
         self.cases: Sequence[Case] = sorted(cases, key=lambda case: (-doubt[case.name], case.name))
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="diffatlas-review")
+        self._drafting = ThreadPoolExecutor(1, thread_name_prefix="diffatlas-draft")  # one after the other
         self._closed = False
         self._opened: dict[int, Future[Opened]] = {}
         self._saves: list[tuple[str, review.Verdict | None, bytes | None]] = []  # what stood before each
@@ -77,18 +92,29 @@ class Review:
         """Where the labels of a reviewed case stand."""
         return self.folder / review.FOLDER / f"{case.name}_labels.nii.gz"
 
+    def draft(self, case: Case) -> Path:
+        """Where labels stand that were painted and not saved yet."""
+        return self.folder / review.FOLDER / "drafts" / f"{case.name}_labels.nii.gz"
+
+    def keep_draft(self, opened: Opened, labels: LabelMap | None) -> Future[None]:
+        """Keep ``labels`` on the disk, so that they survive a crash, until a verdict is kept; None keeps none."""
+        self._forget(opened.case.name)
+        return self._drafting.submit(self._write_draft, opened, labels)
+
     def say(self, opened: Opened, state: review.State, labels: LabelMap | None, reason: str = "") -> None:
         """Keep a verdict, and the ``labels`` that it is about (on the file's own voxels)."""
         case = opened.case
         kept = self.kept(case)
         self._saves.append((case.name, self.verdicts.get(case.name), kept.read_bytes() if kept.exists() else None))
-        if labels is not None:
-            self.kept(case).parent.mkdir(parents=True, exist_ok=True)
-            io.write_label_map(labels, self.kept(case), header=opened.volume.header)
+        if labels is None:
+            kept.unlink(missing_ok=True)  # labels that were accepted before
+        else:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            io.write_label_map(labels, kept, header=opened.volume.header)
         said = review.verdict(case.name, state, labels, opened.made, opened.report, reason)
         review.add(self.folder, said)
         self.verdicts[case.name] = said
-        self._forget(case.name)
+        self.keep_draft(opened, None)
 
     def undo(self) -> int | None:
         """Take back the last verdict that was kept, and its labels: what stood before stands again; the index of its
@@ -124,16 +150,19 @@ class Review:
     def close(self) -> None:
         self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._drafting.shutdown()
 
     # -- in the thread -----------------------------------------------------------------------------------------------
     def _open(self, case: Case) -> Opened:
         volume = io.read_volume(case.path)
         if not (case.labels.exists() and case.report.exists()):
-            self._segment(case, volume)
+            self._segment(case, volume if case.modality is None else volume.named(case.modality))
         report = self.reports[case.name] = _report(case.report)
         if not report:
             raise BadInput(f"{case.report.name}: is no report; run the folder again")
-        scheme = self._scheme_of(str(report["provenance"]["model"]["name"]))
+        volume = _as_run(volume, report)
+        card = self._card_of(str(report["provenance"]["model"]["name"]))
+        scheme = card.scheme
         made = io.read_label_map(case.labels, scheme)
         kept = self.kept(case)
         said = self.verdicts.get(case.name)
@@ -141,7 +170,28 @@ class Review:
         image = volume_to_layer(volume, case.path.absolute())
         name = f"{case.name} labels"
         labels = label_map_to_layer(shown, name, volume.header, case.path.absolute(), series=volume.series)
-        return Opened(case, volume, made, report, image, labels)
+        painted = self._drafting.submit(self._read_draft, case, made).result()
+        return Opened(
+            case, volume, made, report, image, labels, painted, middle_of(shown), doubts_of_labels(made, card)
+        )
+
+    def _write_draft(self, opened: Opened, labels: LabelMap | None) -> None:
+        path = self.draft(opened.case)
+        if labels is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            io.write_label_map(labels, path, header=opened.volume.header)
+
+    def _read_draft(self, case: Case, made: LabelMap) -> LabelMap | None:
+        path = self.draft(case)
+        if not path.exists():
+            return None
+        try:
+            labels = io.read_label_map(path, made.scheme)
+        except BadInput:  # of another model
+            return None
+        return labels if labels.grid.same_as(made.grid) else None
 
     def _segment(self, case: Case, volume: Volume) -> None:
         result = None
@@ -154,6 +204,23 @@ class Review:
             raise BadInput(f"{case.name}: the engine ended without a result")
         io.write_label_map(result.labels, case.labels, header=volume.header)
         session.write_report(result, case.report, case.path)
+
+
+def middle_of(labels: LabelMap) -> NDArray[np.float64] | None:
+    """The middle of the box around what is labelled, RAS mm [3]; None where nothing is."""
+    ends = []
+    for axis in range(3):
+        there = np.flatnonzero((labels.data > 0).any(axis=tuple(a for a in range(3) if a != axis)))
+        if not len(there):
+            return None
+        ends.append((there[0] + there[-1]) / 2)
+    return labels.grid.to_world(np.array(ends))
+
+
+def _as_run(volume: Volume, report: dict[str, Any]) -> Volume:
+    """``volume`` taken for the modality that its run took it for, so that a run that goes on sees the same image."""
+    modality = (report["provenance"].get("source") or {}).get("modality")
+    return volume if modality is None else replace(volume, modality=modality)
 
 
 def _report(path: Path) -> dict[str, Any]:

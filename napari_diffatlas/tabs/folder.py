@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from magicgui.types import FileDialogMode
-from magicgui.widgets import Container, FileEdit, create_widget
+from magicgui.widgets import Container, create_widget
 from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined, unused-ignore]
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
@@ -28,7 +27,8 @@ from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import LabelScheme
 from diffatlas.session import Backend
 from napari_diffatlas.forms.options import Planner
-from napari_diffatlas.forms.parts import Bar, Rows, Text, yielding
+from napari_diffatlas.forms.panel import modality_in, modality_row
+from napari_diffatlas.forms.parts import Bar, Rows, Text, folder_row, yielding
 from napari_diffatlas.forms.parts import Status as StatusLine
 from napari_diffatlas.jobs.folder import Finished, FolderRun, FolderUpdate, Listed
 from napari_diffatlas.jobs.runner import Runner
@@ -48,11 +48,12 @@ class FolderTab(Tab):
     """Segment every volume of a folder with the model and the options of the first tab.
 
     ``options`` gives these, None where no model is installed. ``backend`` is called in the worker. Signal:
-    ``folders_chosen(str, str)``, where a run takes its volumes from and leaves its results.
+    ``folders_chosen(str, str, str)``, where a run takes its volumes from, where it leaves its results, and what the
+    volumes are (the words of `modality_row`).
     """
 
     title = "Folder"
-    folders_chosen = Signal(str, str)
+    folders_chosen = Signal(str, str, str)
 
     def __init__(
         self,
@@ -71,8 +72,9 @@ class FolderTab(Tab):
         self._proposed = ""
         self.form: Container[Any] = Container(
             widgets=[
-                _folder("images", "From", "A folder of NIfTI, NRRD or MetaImage files, or DICOM series"),
-                _folder("results", "To", "A folder of its own; it is made where it does not exist"),
+                folder_row("images", "From", "A folder of NIfTI, NRRD or MetaImage files, or DICOM series"),
+                folder_row("results", "To", "A folder of its own; it is made where it does not exist"),
+                modality_row(),
                 create_widget(
                     annotation=int,
                     name="workers",
@@ -153,7 +155,7 @@ class FolderTab(Tab):
     def _on_input(self, folder: Path) -> None:
         """Propose a folder beside the input, until the user has named one."""
         if chosen(folder) and chosen(self.form["results"].value) in ("", self._proposed):
-            self._proposed = str(folder.parent / f"{folder.name}-labels")
+            self._proposed = results_beside(folder)
             self.form["results"].value = self._proposed
         self._enable()
 
@@ -163,7 +165,7 @@ class FolderTab(Tab):
         if self._runner.busy or request is None or not self._filled:
             return
         folder, output = (Path(self.form[key].value).expanduser() for key in ("images", "results"))
-        self.folders_chosen.emit(str(folder), str(output))
+        self.folders_chosen.emit(str(folder), str(output), self.form["modality"].value)
         self._running = True
         self._files, self._states = {}, {}
         with contextlib.suppress(BadInput):  # a model that is gone is told by the run
@@ -171,7 +173,15 @@ class FolderTab(Tab):
         self.table.setRowCount(0)
         self.status.say("Looking into the folder ...")
         self.progress.setRange(0, 0)
-        run = FolderRun(folder, output, request, self._backend, workers=self.form["workers"].value, redo=redo)
+        run = FolderRun(
+            folder,
+            output,
+            request,
+            self._backend,
+            modality=modality_in(self.form),
+            workers=self.form["workers"].value,
+            redo=redo,
+        )
         self._runner.start(run, self._on_update)
 
     def _on_stop(self) -> None:
@@ -279,5 +289,6 @@ def chosen(folder: object) -> str:
     return "" if str(folder).strip() in ("", ".") else str(folder)
 
 
-def _folder(name: str, label: str, tip: str) -> FileEdit:
-    return FileEdit(mode=FileDialogMode.EXISTING_DIRECTORY, name=name, label=label, tooltip=tip)
+def results_beside(folder: Path) -> str:
+    """The folder that is proposed for the results of the volumes in ``folder``."""
+    return str(folder.parent / f"{folder.name}-labels")

@@ -10,18 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from magicgui.types import FileDialogMode
-from magicgui.widgets import Container, FileEdit
-from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import (
-    QAbstractItemView,
-    QHBoxLayout,
-    QHeaderView,
-    QLineEdit,
-    QPushButton,
-    QTableWidget,
-    QTableWidgetItem,
-)
+from qtpy.QtCore import QTimer, Signal  # type: ignore[attr-defined, unused-ignore]
 
 from diffatlas import review
 from diffatlas.engine.request import MaskEdit, Request
@@ -29,33 +18,33 @@ from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import LabelMap
 from diffatlas.session import Backend
 from napari_diffatlas.forms.edit import DEFAULT_NOISE
-from napari_diffatlas.forms.parts import Rows, Status, Text, yielding
+from napari_diffatlas.forms.panel import modality_in
 from napari_diffatlas.jobs.review import TRAINING, Opened, Review
 from napari_diffatlas.jobs.runner import Runner
 from napari_diffatlas.jobs.training import Training
 from napari_diffatlas.jobs.worker import Done, Failed, Run, Step, Stopped
 from napari_diffatlas.tabs.folder import chosen
-from napari_diffatlas.tabs.tab import Tab
+from napari_diffatlas.tabs.review_form import ReviewForm
 from napari_diffatlas.viewer.outcome import Outcome
 from napari_diffatlas.viewer.patient import Patient
 from napari_diffatlas.viewer.scene import Scene
 
 HINT = "One patient at a time, the doubtful ones first. Correct with napari's brush, then accept."
 LOOK_MS = 10
-TABLE_ROWS = 8
+DRAFT_MS = 2000  # after the last stroke
 
 
-class ReviewTab(Tab):
+class ReviewTab(ReviewForm):
     """Folders, cases, what is said of the one in sight. ``options`` says how cases without labels are run."""
 
-    title = "Review"
+    _drafted = Signal(str)  # from the thread that writes: what went wrong
 
     def __init__(
         self, scene: Scene, runner: Runner, backend: Callable[[], Backend], options: Callable[[], Request | None]
     ) -> None:
         super().__init__()
         self._runner, self._backend, self._options = runner, backend, options
-        self._patient = Patient(scene)
+        self._patient = Patient(scene, self._on_painted)
         self._review: Review | None = None
         self._index = 0
         self._opened: Opened | None = None
@@ -64,48 +53,20 @@ class ReviewTab(Tab):
         self._look = QTimer(self)
         self._look.setInterval(LOOK_MS)
         self._look.timeout.connect(self._on_look)
-        self.images_edit = FileEdit(
-            mode=FileDialogMode.EXISTING_DIRECTORY, label="Images", tooltip="The folder of the volumes"
-        )
-        self.results_edit = FileEdit(
-            mode=FileDialogMode.EXISTING_DIRECTORY,
-            label="Results",
-            tooltip="The folder of their labels: a batch's output",
-        )
-        self.folders = Container(widgets=[self.images_edit, self.results_edit], labels=True)
-        self.start_button = QPushButton("Start")
-        self.start_button.setToolTip("Cases without labels are segmented with the options of the Segment tab")
-        self.case_text = Text()
-        self.previous_button, self.next_button = QPushButton("Previous"), QPushButton("Next")
-        self.accept_button = QPushButton("Accept")
-        self.accept_button.setToolTip("Keep the labels as they are now, and go to the next case")
-        self.restore_button = QPushButton("Restore")
-        self.restore_button.setToolTip("The run's own labels again, also after they were corrected and saved")
-        self.continue_button = QPushButton("Continue from here")
-        self.continue_button.setToolTip("Run on from the labels in sight; the voxels you changed are held")
-        self.reason_edit = QLineEdit()
-        self.reason_edit.setPlaceholderText("reason, to reject")
-        self.reject_button = QPushButton("Reject")
-        self.undo_button = QPushButton("Undo")
-        self.undo_button.setToolTip("Take back what was painted since the last save; then what was saved, case by case")
-        self.train_button = QPushButton("Train on these")
-        self.train_button.setToolTip(
-            "Train the model further on the accepted and corrected cases, in a process of its own:\n"
-            "training/train.yaml in the folder of the results says how"
-        )
-        self.train_text = Status()
+        self._draft = QTimer(self)
+        self._draft.setSingleShot(True)
+        self._draft.setInterval(DRAFT_MS)
+        self._draft.timeout.connect(self._keep_draft)
+        self._drafted.connect(lambda message: self.status.say(message, error=True))
+        self._has_draft = False
         self.training = Training()
         self.training.setParent(self)
-        self.table_button = QPushButton("Write table")
-        self.table_button.setToolTip("review.csv in the folder of the results: status and volumes of every case")
-        self.status = Status()
-        self.list = QTableWidget(0, 2)
-        self._lay_out()
         self.start_button.clicked.connect(lambda: self.start())
         self.previous_button.clicked.connect(lambda: self.go(-1))
         self.next_button.clicked.connect(lambda: self.go(1))
         self.accept_button.clicked.connect(lambda: self.accept())
         self.reject_button.clicked.connect(lambda: self.reject())
+        self.reason_edit.returnPressed.connect(self.reject)
         self.restore_button.clicked.connect(lambda: self.restore())
         self.continue_button.clicked.connect(lambda: self.continue_run())
         self.table_button.clicked.connect(lambda: self.write_table())
@@ -117,39 +78,10 @@ class ReviewTab(Tab):
         self.status.say(HINT)
         self._enable()
 
-    def _lay_out(self) -> None:
-        rows = (
-            (self.previous_button, self.next_button),
-            (self.accept_button, self.undo_button),
-            (self.reason_edit, self.reject_button),
-            (self.continue_button, self.restore_button),
-        )
-        head = self.list.horizontalHeader()
-        sides = self.list.verticalHeader()
-        assert head is not None  # both always exist; Qt's types do not say so
-        assert sides is not None
-        sides.hide()
-        self.list.setHorizontalHeaderLabels(["Case", "Status"])
-        self.list.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        self.list.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        self.list.setToolTip("Double-click a case to go to it")
-        head.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
-        self.list.setMinimumHeight(TABLE_ROWS * (self.list.fontMetrics().height() + 6))
-        self.column.addWidget(Rows(self.folders))
-        self.column.addWidget(self.start_button)
-        self.column.addWidget(self.case_text)
-        for parts in rows:
-            row_layout = QHBoxLayout()
-            for part in parts:
-                row_layout.addWidget(yielding(part), 1)
-            self.column.addLayout(row_layout)
-        self.column.addWidget(self.status)
-        self.column.addWidget(self.list, 1)
-        ends = QHBoxLayout()
-        for part in (self.table_button, self.train_button):
-            ends.addWidget(yielding(part), 1)
-        self.column.addLayout(ends)
-        self.column.addWidget(self.train_text)
+    @property
+    def running(self) -> bool:
+        """Whether a run goes on from a correction."""
+        return self._running
 
     # -- what the user does ------------------------------------------------------------------------------------------
     def start(self) -> None:
@@ -162,7 +94,11 @@ class ReviewTab(Tab):
         self._close()
         try:
             self._review = Review(
-                images.expanduser(), results.expanduser(), replace(request, roi=None, edit=None), self._backend
+                images.expanduser(),
+                results.expanduser(),
+                replace(request, roi=None, edit=None),
+                self._backend,
+                modality_in(self.folders),
             )
         except (BadInput, OSError) as error:
             self.status.say(str(error), error=True)
@@ -190,7 +126,10 @@ class ReviewTab(Tab):
         self.list.selectRow(index)
         self._on_look()
         if self._coming is not None:
-            self.case_text.setText(f"Opening {self._review.cases[index].name} ...")
+            case = self._review.cases[index]
+            doing = "Opening" if case.labels.exists() else "Segmenting"
+            self.case_text.setText(f"{doing} {case.name} ...")
+            self.doubt_text.say("")
             self._look.start()
         self._enable()
 
@@ -309,8 +248,14 @@ class ReviewTab(Tab):
             self.status.say(" ".join(str(error).split())[:300], error=True)
             self._enable()
             return
-        self._patient.show(self._opened.image_layer, self._opened.labels_layer)
+        self.give_keys_back()
+        opened = self._opened
+        painted = opened.painted
+        self._has_draft = painted is not None
+        self._patient.show(opened.image_layer, opened.labels_layer, painted, opened.middle_mm)
         self._show_case()
+        if painted is not None:
+            self.status.say("What you had painted here is back. It is not saved yet.", warning=True)
         self._enable()
 
     def _show_case(self) -> None:
@@ -319,10 +264,12 @@ class ReviewTab(Tab):
             return
         said = review_.verdicts.get(opened.case.name)
         doubt = review.doubt_of(opened.report)
-        words = f"{self._index + 1} of {len(review_.cases)} · {opened.case.name} · doubt {doubt:.2f}"
-        if said is not None:
+        done = sum(review_.state(case) != "to do" for case in review_.cases)
+        words = f"{self._index + 1} of {len(review_.cases)} ({done} reviewed) · {opened.case.name} · doubt {doubt:.2f}"
+        if said is not None and said.state != "to do":  # which is what an undo leaves
             words += f" · {said.state} by {said.who}" + (f": {said.reason}" if said.reason else "")
         self.case_text.setText(words)
+        self.doubt_text.say("\n".join(opened.doubts), warning=True)
         self.reason_edit.setText("" if said is None else said.reason)
         self._show_row(self._index)
 
@@ -340,13 +287,41 @@ class ReviewTab(Tab):
             return False
         return not np.array_equal(self._patient.ids(), self._patient.source().origin.display(opened.made.to_ids()))
 
+    def _on_painted(self) -> None:
+        if self._opened is not None:
+            self._draft.start()
+
+    def _keep_draft(self) -> None:
+        """Have what was painted on the disk, so that a crash does not lose it; and take it from there where it was
+        undone."""
+        self._draft.stop()
+        opened, review_ = self._opened, self._review
+        if opened is None or review_ is None:
+            return
+        try:
+            touched = self._patient.touched()
+            if touched or self._has_draft:
+                self._has_draft = touched
+                writing = review_.keep_draft(opened, self._labels(opened) if touched else None)
+                writing.add_done_callback(self._on_drafted)
+        except BadInput as error:
+            self.status.say(str(error), error=True)
+
+    def _on_drafted(self, writing: Future[None]) -> None:
+        error = writing.exception()
+        if error is not None:
+            self._drafted.emit(f"What you paint cannot be kept: {error}")
+
     def _autosave(self) -> bool:
         """Save what was painted since the case was shown; False where that cannot be, which the tab then says.
 
-        A rejected case stays rejected until it is accepted.
+        A rejected case stays rejected until it is accepted; what was painted on it waits for that.
         """
         opened, review_ = self._opened, self._review
-        if opened is None or review_ is None or not self._patient.touched() or review_.state(opened.case) == "rejected":
+        if opened is None or review_ is None or not self._patient.touched():
+            return True
+        if review_.state(opened.case) == "rejected":
+            self._keep_draft()
             return True
         return self._say("corrected" if self._changed() else "accepted", keep=True)
 
@@ -360,6 +335,8 @@ class ReviewTab(Tab):
             self.status.say(str(error), error=True)
             return False
         self._patient.saved()
+        self._draft.stop()
+        self._has_draft = False
         self.status.say("")
         self._show_row(self._index)
         return True
@@ -368,13 +345,17 @@ class ReviewTab(Tab):
         review_ = self._review
         if review_ is None:
             return
-        done = sum(review_.state(case) != "to do" for case in review_.cases)
-        if self._index + 1 < len(review_.cases):
+        count = len(review_.cases)
+        to_do = [row for row, case in enumerate(review_.cases) if review_.state(case) == "to do"]
+        later = [row for row in to_do if row > self._index] or to_do
+        if later:
+            self.go_to(later[0])
+        elif self._index + 1 < count:
             self.go(1)
         else:
             self._show_case()
-        if done == len(review_.cases):
-            self.status.say(f"All {done} cases are reviewed. Write table makes one file of them.")
+        if not to_do:
+            self.status.say(f"All {count} cases are reviewed. Write table makes one file of them.")
 
     # -- a run that goes on from a correction (slots: they run in the GUI thread) ------------------------------------
     def _on_update(self, update: Any) -> None:
@@ -400,13 +381,8 @@ class ReviewTab(Tab):
         if review_ is None:
             return
         case = review_.cases[row]
-        for column, text in enumerate((case.name, review_.state(case))):
-            item = self.list.item(row, column)
-            if item is None:
-                item = QTableWidgetItem()
-                self.list.setItem(row, column, item)
-            item.setText(text)
-            item.setToolTip(text)
+        report = review_.reports.get(case.name)
+        self.show_row(row, case.name, review.doubt_of(report) if report else None, review_.state(case))
 
     def _enable(self) -> None:
         ready = self._opened is not None and not self._running
@@ -421,19 +397,10 @@ class ReviewTab(Tab):
         self.table_button.setEnabled(self._review is not None)
         self.start_button.setEnabled(not self._running)
 
-    def set_dark(self, dark: bool) -> None:
-        for line in (self.status, self.train_text):
-            line.set_dark(dark)
-
-    def propose(self, images: str, results: str) -> None:
-        """Folders of the Folder tab, where none are chosen here."""
-        for edit, folder in ((self.images_edit, images), (self.results_edit, results)):
-            if folder and not chosen(edit.value):
-                edit.value = Path(folder)
-
     def _close(self) -> None:
         self._look.stop()
         self._autosave()
+        self._draft.stop()
         if self._review is not None:
             self._review.close()
         self._review, self._opened, self._coming, self._index = None, None, None, 0

@@ -18,7 +18,7 @@ from diffatlas.session import Backend
 from napari_diffatlas.forms.edit import DEFAULT_NOISE, EditPanel
 from napari_diffatlas.forms.options import Planner
 from napari_diffatlas.forms.panel import Card, Panel
-from napari_diffatlas.forms.parts import in_our_words
+from napari_diffatlas.forms.parts import in_our_words, sentence
 from napari_diffatlas.forms.scrubber import Scrubber
 from napari_diffatlas.jobs.large import LargeRun
 from napari_diffatlas.jobs.recording import Picture, Recording
@@ -214,6 +214,7 @@ class RunView(QObject):
             self._seen = None if card is None else (source, card)
             self._scrubber.clear()
             self._scene.begin(source, self.request.model)
+            self.results_changed.emit()  # volumes in sight were those of the run before
         frame = step.frame
         self._scrubber.show_trace(self.recording.trace())
         if self._scrubber.index is None:  # else the user looks at an earlier step
@@ -246,7 +247,9 @@ class RunView(QObject):
         against = (*done.result.doubts, *done.result.warnings)
         part_ml = sum(done.result.crossed_ml.values())
         crossed = [f"{in_ml(part_ml)} of the labels lie where you crossed the image out."] if part_ml else []
-        return "\n".join([*against, f"Done in {done.seconds:.1f} s.", *crossed, *map(in_our_words, notes)])
+        return "\n".join(
+            [*against, f"Done in {done.seconds:.1f} s.", *crossed, *map(sentence, map(in_our_words, notes))]
+        )
 
     def _note_device(self, provenance: dict[str, Any]) -> None:
         chosen = ", ".join(str(provenance[key]) for key in ("device", "precision") if key in provenance)

@@ -47,6 +47,7 @@ class SegmentTab(Tab):
         self._scene, self._runner = scene, runner
         self._next: Callable[[], None] | None = None
         self._active: str | None = None
+        self._said_of: str | None = None
         self.panel = Panel(cards, plan)
         self.region = RegionControl(scene, runner, locate, plan)
         self.cross_out = CrossOut(scene)
@@ -258,6 +259,11 @@ class SegmentTab(Tab):
     def _on_subject(self) -> None:
         """Another image or model is chosen, or one of them is no longer there."""
         image = self.panel.image_combo.currentData()
+        if image is not None and image != self._said_of:
+            if self._said_of is not None and not self._runner.busy:  # what was said is of another patient
+                self.panel.set_status("")
+                self.panel.reset_progress()
+            self._said_of = image
         self.region.use(image, self.panel.card, self._asked)
         self.cross_out.use(image, self.panel.card)
         self.panel.orientation.show_letters(self.region.assumed_axes)

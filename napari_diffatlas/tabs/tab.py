@@ -22,7 +22,7 @@ class Tab(QWidget):
         area.setWidgetResizable(True)
         area.setFrameShape(QFrame.Shape.NoFrame)
         area.setWidget(page)
-        area.setMinimumWidth(300)
+        area.setMinimumWidth(324)  # the names of structures need it beside five figures
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(area)

@@ -12,6 +12,7 @@ import numpy as np
 
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.space import ModelSpace, world_box
+from diffatlas.geometry.volume import LabelMap
 from diffatlas.session import LIKELY, Frame, Result
 
 SMALLER = 0.5  # of the model's field of view, along any axis
@@ -54,14 +55,24 @@ def doubts_of(last: Frame, result: Result, card: Known | None) -> tuple[str, ...
     if roi is None and found_ml < (1 - OUTSIDE) * drawn_ml:
         share = 1 - found_ml / drawn_ml
         doubts.append(f"Doubtful: of the {in_ml(drawn_ml)} that the model drew, {share:.0%} lie outside the image.")
-    expected = card.expected_volumes_ml if card is not None else None
-    if expected is not None and sum(expected) > 0:
-        usual_ml = sum(expected)
-        if not usual_ml / TIMES <= found_ml <= usual_ml * TIMES:
-            doubts.append(
-                f"Doubtful: {in_ml(found_ml)} in all, where the model was trained on {in_ml(usual_ml)} on average."
-            )
-    return tuple(doubts)
+    return (*doubts, *_unusual(found_ml, card))
+
+
+def doubts_of_labels(labels: LabelMap, card: Known) -> tuple[str, ...]:
+    """The same of labels that were made earlier, by what they and their grid say."""
+    found_ml = sum(labels.volumes_ml().values())
+    if found_ml == 0:
+        return ("Doubtful: the model found none of its structures.",)
+    small = "Doubtful: the image is far smaller than what the model looks at."
+    return (*([small] if much_smaller(card.space, labels.grid) else []), *_unusual(found_ml, card))
+
+
+def _unusual(found_ml: float, card: Known | None) -> tuple[str, ...]:
+    """A line where the labels are far larger or smaller than those of the training cases."""
+    usual_ml = sum(card.expected_volumes_ml or ()) if card is not None else 0.0
+    if usual_ml <= 0 or usual_ml / TIMES <= found_ml <= usual_ml * TIMES:
+        return ()
+    return (f"Doubtful: {in_ml(found_ml)} in all, where the model was trained on {in_ml(usual_ml)} on average.",)
 
 
 def warnings_of(result: Result) -> tuple[str, ...]:

@@ -119,6 +119,8 @@ class Live:
         layer.data = self._data[name]
         for key, value in state.items():
             setattr(layer, key, value)
+        if name == LIVE_LABELS:
+            forget_strokes(layer)
         layers.move(layers.index(layer), len(layers))
         show(layer, visible)
 
@@ -127,6 +129,25 @@ def show(layer: Any, visible: bool) -> None:
     """In sight or not; napari does everything again where nothing changes."""
     if layer.visible != visible:
         layer.visible = visible
+
+
+def overwrite(layer: Any, data: NDArray[Any]) -> None:
+    """Other voxels in a labels layer, as one stroke that napari's undo takes back like any other."""
+    where = np.nonzero(layer.data != data)
+    layer.data_setitem(where, data[where])
+    layer.refresh()
+
+
+def forget_strokes(layer: Any) -> None:
+    """Empty the undo history of a labels layer whose voxels are now those of something else.
+
+    napari keeps it when a layer is given other data, and its undo would paint old strokes onto the new labels. A layer
+    that cannot be edited has none, by napari's own rule; the brush in hand stays.
+    """
+    mode = layer.mode
+    layer.editable = False
+    layer.editable = True
+    layer.mode = mode
 
 
 def canonical(picture: Picture, placement: Placement) -> NDArray[np.float64]:

@@ -37,7 +37,7 @@ from napari_diffatlas.viewer.layers import (
     set_orientation,
     volume_to_layer,
 )
-from napari_diffatlas.viewer.live_layers import LIVE_IMAGE, LIVE_LABELS, Live, canonical, show
+from napari_diffatlas.viewer.live_layers import LIVE_IMAGE, LIVE_LABELS, Live, canonical, overwrite, show
 from napari_diffatlas.viewer.outcome import Outcome
 from napari_diffatlas.viewer.view import View
 from napari_diffatlas.viewer.views import Mode, Views
@@ -112,14 +112,13 @@ class Scene:
         patient = _can_be_run_on(layer) and not layer.metadata.get(KEY, {}).get("generated")
         return str(layer.name) if patient else None
 
-    @property
-    def point(self) -> NDArray[np.float64]:
-        """Where the slices in sight lie, world."""
-        return self._view.point
+    def look_at(self, name: str) -> None:
+        """Go to the layer of that name where the slices in sight miss it."""
+        self._view.look_at(self._viewer.layers[name])
 
-    def look_at(self, name: str, before: NDArray[np.float64] | None = None) -> None:
-        """Go to the layer of that name where the slices in sight, or those ``before`` it came, miss it."""
-        self._view.look_at(self._viewer.layers[name], before)
+    def fit(self, layer: Any, point: NDArray[np.float64] | None = None) -> None:
+        """The slices through a point of the world, and the camera on the whole of ``layer``."""
+        self._view.fit(layer, point)
 
     def set_orientation(self, name: str, letters: str) -> None:
         """Take the axes of the layer of that name for ``letters``; `BadInput` where these are no orientation."""
@@ -180,6 +179,9 @@ class Scene:
                 state |= label_style(scheme)
                 state["metadata"][KEY]["scheme"] = scheme
             layer = self.add(data, state, kind)
+            known = state["metadata"][KEY].get("scheme")
+            if kind == "labels" and known is not None:
+                _arm_brush(layer, known)
             self._opened.append((layer, data if kind == "image" else data.copy()))
         self.hide_others([layer for layer, _ in self._opened])
         self._view.layers_changed()
@@ -339,7 +341,7 @@ class Scene:
         self._live.hide()
         first, *others = outcome.layers
         self._viewer.add_layer(first)
-        self._live.refresh_thumbnails()
+        self._turns.add(self._live.refresh_thumbnails)
         if isinstance(first, Labels):
             made = Made(str(first.name), outcome, self._model, self._source, first, tuple(others))
             self.results.append(made)
@@ -397,8 +399,7 @@ class Scene:
         made = self.results[self._chosen]
         ids = made.result.labels.to_ids()
         if not np.array_equal(made.layer.data, ids):
-            made.layer.data[...] = ids
-            made.layer.refresh()
+            overwrite(made.layer, ids)
             return "Your edit is undone: the labels are as the engine made them."
         if self._chosen == 0:
             return "There is no earlier result."

@@ -43,26 +43,18 @@ class View:
         viewer.reset_view()
         self.centre(np.mean(viewer.layers.extent.world, axis=0))
 
-    @property
-    def point(self) -> NDArray[np.float64]:
-        """Where the slices in sight lie, world."""
-        return np.asarray(self._viewer.dims.point, dtype=np.float64)
-
-    def look_at(self, layer: Any, before: NDArray[np.float64] | None = None) -> None:
-        """Go to ``layer`` where the slices in sight miss it: its middle, and the camera on it alone.
-
-        ``before``: the slices in sight before ``layer`` took its place; napari holds them within what is left.
-        """
+    def look_at(self, layer: Any) -> None:
+        """Go to ``layer`` where the slices in sight miss it: its middle, and the camera on it alone."""
         box = layer.extent.world
-        point = (self.point if before is None else before)[-box.shape[1] :]
+        point = np.asarray(self._viewer.dims.point, dtype=np.float64)[-box.shape[1] :]
         if len(point) == box.shape[1] and not np.any((point < box[0]) | (point > box[1])):
             return
-        self.centre(box.mean(axis=0))
-        fit = getattr(self._viewer, "fit_to_view", None)  # from napari 0.8 on
-        if fit is None:
-            self._viewer.reset_view()
-        else:
-            fit(layers=[layer])
+        self.fit(layer)
+
+    def fit(self, layer: Any, point: NDArray[np.float64] | None = None) -> None:
+        """The slices through ``point`` (None: the middle of ``layer``), and the camera on ``layer`` alone."""
+        self.centre(layer.extent.world.mean(axis=0) if point is None else point)
+        fit_camera(self._viewer, [layer])
 
     def centre(self, world: Sequence[float] | NDArray[np.float64]) -> None:
         """The slices through a point of the world."""
@@ -71,4 +63,18 @@ class View:
 
     @property
     def _camera(self) -> Any:
-        return getattr(self._viewer, "scene", self._viewer).camera  # moved in napari 0.9
+        return camera(self._viewer)
+
+
+def camera(viewer: Any) -> Any:
+    """The viewer's camera."""
+    return getattr(viewer, "scene", viewer).camera  # moved in napari 0.9
+
+
+def fit_camera(viewer: Any, layers: Sequence[Any]) -> None:
+    """The camera on ``layers`` alone; on all layers before napari 0.8."""
+    fit = getattr(viewer, "fit_to_view", None)
+    if fit is None or not layers:
+        viewer.reset_view()
+    else:
+        fit(layers=layers)

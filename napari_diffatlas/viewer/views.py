@@ -22,6 +22,7 @@ from napari_diffatlas.jobs.recording import Picture
 from napari_diffatlas.viewer.event_loop import Turns
 from napari_diffatlas.viewer.layers import Placement, label_style
 from napari_diffatlas.viewer.live_layers import canonical
+from napari_diffatlas.viewer.view import camera, fit_camera
 
 Mode = Literal["one", "four", "runs"]
 Half = Literal["noisy", "image", "labels", "patient"]
@@ -57,6 +58,7 @@ class Views:
         self._viewer, self._turns = viewer, turns
         self._made: list[tuple[Half, bool, Any]] = []
         self._hidden: list[Any] = []
+        self._before: tuple[int, tuple[float, ...], float] = (2, (0.0, 0.0, 0.0), 1.0)  # dimensions, centre, zoom
         self.mode: Mode = "one"
 
     @property
@@ -72,6 +74,8 @@ class Views:
         self.close()
         self.mode = mode
         self._hidden = [layer for layer in self._viewer.layers if layer.visible]
+        eye = camera(self._viewer)
+        self._before = self._viewer.dims.ndisplay, tuple(eye.center), float(eye.zoom)
         active = self._viewer.layers.selection.active
         for layer in self._hidden:
             layer.visible = False
@@ -109,6 +113,10 @@ class Views:
             if layer in self._viewer.layers:
                 layer.visible = True
         self._made, self._hidden = [], []
+        ndisplay, center, zoom = self._before
+        if self._viewer.dims.ndisplay == ndisplay:  # where the camera stood, unless the view was turned meanwhile
+            eye = camera(self._viewer)
+            eye.center, eye.zoom = center, zoom
 
     def _make(
         self, half: Half, cell: Cell, name: str, picture: Picture, placement: Placement, patient: Any | None
@@ -145,7 +153,7 @@ class Views:
         self._grid.enabled = True
         if active is not None and active in self._viewer.layers:
             self._viewer.layers.selection.active = active
-        self._viewer.reset_view()
+        fit_camera(self._viewer, [layer for half, _, layer in self._made if half != "patient"])
 
     @property
     def _grid(self) -> Any:

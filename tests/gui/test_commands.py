@@ -12,6 +12,7 @@ from napari._app_model import get_app_model
 from napari.components import ViewerModel
 from napari.settings import get_settings
 from napari.utils.action_manager import action_manager
+from napari.utils.shortcuts import default_shortcuts
 from npe2 import PluginManifest
 from qtpy.QtWidgets import QTextBrowser
 
@@ -116,6 +117,15 @@ def test_keys_press_the_commands_and_can_be_chosen(opened: Any, qtbot: Any, monk
         str(k) for name, keys in get_settings().shortcuts.shortcuts.items() if PLUGIN not in name for k in keys
     }
     assert not {key.replace("Control", "Ctrl").replace("-", "+") for key in taken} & napari_own
+
+
+def test_no_key_of_ours_is_one_of_napari_s(make_napari_viewer: Any) -> None:
+    make_napari_viewer()
+    menus = {str(entry.keybinding) for entry in get_app_model().keybindings}  # they come before those of any widget
+    taken = menus | {str(key) for chosen in default_shortcuts.values() for key in chosen}
+    ours = {bound.key.replace("Control", "Ctrl").replace("-", "+") for bound in BOUND}
+    assert any(key.endswith("Alt+P") for key in menus)  # plays the slices
+    assert ours & taken == set()
 
 
 def test_keys_from_the_users_settings_come_before_ours(monkeypatch: pytest.MonkeyPatch) -> None:

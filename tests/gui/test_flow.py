@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from napari_diffatlas.forms.parts import short
 from napari_diffatlas.reader import prefer_our_reader, read
 from napari_diffatlas.viewer.live_layers import LIVE_IMAGE
 from tests.fakes import FakeBackend
+from tests.gui.conftest import LongBackend
 from tests.gui.page import Page
 
 pytestmark = pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
@@ -114,6 +116,34 @@ def test_volumes_stand_above_the_plots(open_page: OpenPage, volume: Volume) -> N
     page.run()
     segment = page.widget.segment
     assert segment.column.indexOf(segment.volumes) < segment.column.indexOf(segment.scrubber)
+
+
+def test_what_was_said_of_one_patient_is_not_said_of_the_next(open_page: OpenPage, volume: Volume) -> None:
+    page = open_page(LongBackend())
+    page.add(volume)
+    page.press_run()
+    page.wait_for_steps()
+    page.stop()
+    assert page.status.startswith("Stopped")
+    page.add(replace(volume, name="case 8"))
+    assert (page.image, page.status) == ("case 8", "")
+
+
+def test_volumes_of_the_run_before_are_out_of_sight_while_another_runs(open_page: OpenPage, volume: Volume) -> None:
+    backend = LongBackend()
+    backend.finish.set()
+    page = open_page(backend)
+    page.add(volume)
+    page.run()
+    table = page.widget.segment.volumes
+    assert table.rows()
+    backend.finish.clear()
+    page.press_run()
+    page.wait_for_steps(1)
+    assert not table.rows()
+    backend.finish.set()
+    page.wait_for_end()
+    assert table.rows()
 
 
 def test_long_names_keep_their_ends(open_page: OpenPage) -> None:

@@ -92,6 +92,21 @@ def test_a_folder_is_run_with_the_options_of_the_first_tab(opened: Any, qtbot: A
     assert [layer.name for layer in viewer.layers] == ["b", "b_labels"]
     assert np.array_equal(viewer.layers[0].extent.world, viewer.layers[1].extent.world)
     assert "left ventricle" in list(viewer.layers[1].features["structure"])
+    assert viewer.layers[1].selected_label == MMWHS.ids[0]  # the brush paints a structure
+
+
+def test_a_folder_is_taken_for_the_modality_that_is_named(opened: Any, qtbot: Any, tmp_path: Path) -> None:
+    backend = FakeBackend()
+    _, widget = opened(backend)
+    tab = widget.folder
+    for title, seen in (("CT", "ct"), ("MR", "mr")):
+        tab.form["modality"].value = title
+        tab.run_button.click()  # named anew: what is done was done on other intensities
+        wait_for_end(qtbot, widget)
+        assert {volume.modality for volume in backend.volumes[-3:] if volume is not None} == {seen}
+    assert len(backend.volumes) == 6
+    assert widget.review.folders["modality"].value == "CT"  # as it was where the folders were first proposed
+    assert (tmp_path / "patients-labels" / "a_labels.nii.gz").is_file()
 
 
 def test_a_file_that_fails_says_why_and_run_tries_it_again(opened: Any, qtbot: Any, folder: Path) -> None:

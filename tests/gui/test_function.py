@@ -44,6 +44,8 @@ def test_a_script_and_the_form_give_the_labels_of_a_layer(
     assert asked is not None
     assert asked.sha256() == volume.sha256()
     assert (backend.requests[0].preset, backend.requests[0].seed) == ("watch", 3)
+    segment(image, modality="ct")
+    assert [asked.modality for asked in backend.volumes if asked is not None] == ["mr", "ct"]
     form = segment_form()
     viewer.window.add_dock_widget(form, name="Segment a layer")
     assert form.image.value is image

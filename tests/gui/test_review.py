@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from qtpy.QtCore import Qt
 
 from diffatlas import io, review
 from diffatlas.geometry.grid import Grid
@@ -84,7 +86,7 @@ def test_five_patients_by_key_alone(open_page: OpenPage, folders: tuple[Path, Pa
     assert person.case == "p1"
     image, labels = person.layers
     assert (image.name, labels.name) == ("p1", "p1 labels")
-    assert page.point == pytest.approx(io.read_volume(folders[0] / "p1.nii.gz").grid.centre_mm, abs=2.0)
+    assert page.point == pytest.approx(io.read_volume(folders[0] / "p1.nii.gz").grid.centre_mm, abs=4.0)
     person.paint(500)
     person.press(commands.review_accept)
     person.tab.reason_edit.setText("moved")
@@ -140,7 +142,7 @@ def test_a_review_goes_on_where_it_was_worst_first(open_page: OpenPage, folders:
     names = [cells.item(row, 0).text() for row in range(COUNT)]
     assert names == ["p3", "p1", "p0", "p2", "p4"]
     assert person.case == "p1"  # the worst that is to do
-    assert cells.item(0, 1).text() == "rejected"
+    assert cells.item(0, 2).text() == "rejected"
 
 
 def test_a_file_that_cannot_be_read_is_said_and_the_others_are_shown(
@@ -171,6 +173,26 @@ def test_a_correction_is_continued_and_its_voxels_are_held(open_page: OpenPage, 
     assert 0 < np.count_nonzero(edit.pinned) <= 3
     assert edit.labels.shape == io.read_volume(folders[0] / "p0.nii.gz").data.shape
     assert "Continued" in person.tab.status.text()
+
+
+def test_the_modality_that_is_named_holds_for_the_run_and_for_what_goes_on_from_it(
+    open_page: OpenPage, folders: tuple[Path, Path]
+) -> None:
+    backend = FakeBackend()
+    page = open_page(backend)
+    form = page.widget.review.folders
+    form["modality"].value = "CT"
+    person = Reviewer(page, *folders)
+    assert backend.volumes[0] is not None
+    assert backend.volumes[0].modality == "ct"
+    form["modality"].value = "auto"
+    person.press(person.tab.start)  # the labels are there: what their run took the image for holds
+    person.paint(500)
+    person.tab.continue_button.click()
+    page.wait_for_end()
+    assert backend.requests[-1].edit is not None
+    assert backend.volumes[-1] is not None
+    assert backend.volumes[-1].modality == "ct"
 
 
 def test_undo_goes_back_across_saves(open_page: OpenPage, folders: tuple[Path, Path]) -> None:
@@ -209,6 +231,91 @@ def test_undo_goes_back_across_saves(open_page: OpenPage, folders: tuple[Path, P
     assert not kept.exists()
     person.press(commands.undo)
     assert "nothing to undo" in person.tab.status.text()
+
+
+def test_napari_s_undo_does_not_paint_the_last_patient_s_strokes_on_this_one(
+    open_page: OpenPage, folders: tuple[Path, Path]
+) -> None:
+    person = Reviewer(open_page(), *folders)
+    person.paint(500)
+    person.press(commands.review_accept)
+    _, labels = person.layers
+    shown = labels.data.copy()
+    labels.undo()  # Ctrl+Z on the canvas
+    assert np.array_equal(labels.data, shown)
+    person.paint(600)
+    painted = labels.data.copy()
+    person.tab.restore_button.click()
+    assert np.array_equal(labels.data, shown)
+    labels.undo()  # what a button did to the labels is one stroke
+    assert np.array_equal(labels.data, painted)
+    labels.undo()
+    assert np.array_equal(labels.data, shown)
+
+
+def test_what_was_painted_survives_a_crash(
+    open_page: OpenPage, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, results = folders
+    person = Reviewer(open_page(), images, results)
+    person.tab._draft.setInterval(20)
+    person.paint(500)
+    painted = person.layers[1].data.copy()
+    draft = results / "reviewed" / "drafts" / "p0_labels.nii.gz"
+    person.page.wait_until(draft.exists)
+    shutil.copytree(results, tmp_path / "crashed")  # what a crash would leave
+    person.layers[1].undo()
+    person.page.wait_until(lambda: not draft.exists())
+    person = Reviewer(person.page, images, tmp_path / "crashed")
+    assert person.case == "p0"
+    assert np.array_equal(person.layers[1].data, painted)
+    assert "not saved yet" in person.tab.status.text()
+    assert person.said == {}
+    person.press(commands.review_next)
+    assert person.said == {"p0": "corrected"}
+    person.press(commands.review_previous)
+    assert np.array_equal(person.layers[1].data, painted)
+    assert not (tmp_path / "crashed" / "reviewed" / "drafts" / "p0_labels.nii.gz").exists()
+
+
+def test_a_rejected_case_keeps_no_labels_and_what_is_painted_on_it_waits(
+    open_page: OpenPage, folders: tuple[Path, Path], qtbot: Any
+) -> None:
+    person = Reviewer(open_page(), *folders)
+    person.press(commands.review_accept)
+    kept = person.results / "reviewed" / "p0_labels.nii.gz"
+    assert kept.exists()
+    person.press(commands.review_previous)
+    qtbot.keyClicks(person.tab.reason_edit, "motion")
+    person.press(lambda: qtbot.keyClick(person.tab.reason_edit, Qt.Key.Key_Return))
+    assert (person.case, person.said) == ("p1", {"p0": "rejected"})
+    assert not kept.exists()  # of a rejected case nothing is there to be collected
+    person.press(commands.review_previous)
+    person.paint(500)
+    painted = person.layers[1].data.copy()
+    person.press(commands.review_next)
+    assert person.said == {"p0": "rejected"}
+    person.press(commands.review_previous)
+    assert np.array_equal(person.layers[1].data, painted)
+    person.press(commands.review_accept)
+    assert person.said == {"p0": "corrected"}
+
+
+def test_accept_goes_to_the_next_case_that_is_to_do(open_page: OpenPage, folders: tuple[Path, Path]) -> None:
+    person = Reviewer(open_page(), *folders)
+    for _ in range(3):
+        person.press(commands.review_accept)
+    person.press(lambda: person.tab.go_to(0))
+    person.press(commands.review_accept)
+    assert person.case == "p3"
+    cells: Any = person.tab.list
+    assert [cells.item(0, column).text() for column in range(3)] == ["p0", cells.item(0, 1).text(), "accepted"]
+    assert float(cells.item(0, 1).text()) >= 0
+    person.tab.images_edit.value = folders[0].parent / "others"
+    assert person.tab.results_edit.value == person.results  # chosen by hand
+    other = open_page().widget.review
+    other.images_edit.value = folders[0]
+    assert other.results_edit.value == folders[0].parent / "images-labels"
 
 
 def test_the_accepted_cases_are_trained_on(

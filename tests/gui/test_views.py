@@ -10,6 +10,7 @@ import pytest
 
 from diffatlas.geometry.volume import Volume
 from napari_diffatlas.viewer.against import AGAINST, compared
+from napari_diffatlas.viewer.view import camera
 from tests.gui.page import Page
 
 pytestmark = pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
@@ -63,6 +64,20 @@ def test_four_views_in_one_click_follow_the_slider(open_page: OpenPage, volume: 
     choose(page, "one")
     assert page.visible == before
     assert "noisy state" not in layers
+
+
+def test_the_camera_is_on_what_the_model_sees_and_goes_back(open_page: OpenPage, volume: Volume) -> None:
+    page = open_page()
+    page.add(volume)
+    page.run()
+    page.viewer.reset_view()
+    eye = camera(page.viewer)
+    before = tuple(eye.center), eye.zoom
+    choose(page, "four")
+    box = page.viewer.layers["noisy state"].extent.world
+    assert eye.center[-2:] == pytest.approx(box.mean(axis=0)[list(page.viewer.dims.displayed)], abs=0.1)
+    choose(page, "one")
+    assert (tuple(eye.center), eye.zoom) == before
 
 
 def test_the_views_stay_through_the_next_run(open_page: OpenPage, volume: Volume) -> None:
