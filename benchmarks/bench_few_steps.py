@@ -19,6 +19,7 @@ again.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import statistics
 import tempfile
@@ -42,7 +43,7 @@ from diffatlas.models.store import file_sha256, load_model, read_card
 from diffatlas.session import segment
 from diffatlas.train import run
 from diffatlas.train.config import load_config
-from diffatlas.train.prepared import load_or_prepare
+from diffatlas.train.prepared import _prepare
 
 STEPS = (1, 2, 4, 8, 16)
 LONG = (50, 300)
@@ -121,7 +122,8 @@ class Bench:
     def prepare(self) -> None:
         """Draw the hearts, where they are not there yet."""
         config = load_config(self.config("ours"))
-        load_or_prepare(config.data, config.space)
+        if not config.data.cache.is_file():
+            _prepare(config.data, config.space, workers=min(16, os.cpu_count() or 1))
 
     def train(self, name: str, minutes: float, threads: int | None) -> None:
         """Train one of the networks on for ``minutes``."""
@@ -221,6 +223,7 @@ def main() -> None:
     if arguments.quick:
         with tempfile.TemporaryDirectory() as folder:
             small = quick(Path(folder))
+            small.prepare()
             for name in CONFIGS:
                 small.train(name, 1, arguments.threads)
             small.measure({}, 1, 1, keep=False)
