@@ -1,7 +1,7 @@
 """Dice of a heart model on real hearts that it never saw, by set and preset.
 
-    python benchmarks/bench_hearts.py --model benchmarks/models/heart --model heart-phantom
-    python benchmarks/bench_hearts.py --model benchmarks/models/heart --set mscmr --preset watch --limit 4
+    python benchmarks/bench_hearts.py --model heart --model heart-phantom
+    python benchmarks/bench_hearts.py --model heart --set mscmr --preset watch --limit 4
 
 Sets (../shared/data/hearts; left out, and said so, where it is absent; its README has sources and terms): "mscmr", late
 enhancement MR, short axis; "left_atrium", cropped late enhancement MR, the last 20 of the 80; "acdc", cine MR, the val

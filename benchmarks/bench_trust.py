@@ -1,6 +1,6 @@
 """When to trust the atlas: Dice as the evidence goes, for one step and for walks at several guidance noises.
 
-    python benchmarks/bench_trust.py --model benchmarks/models/heart --cases 6
+    python benchmarks/bench_trust.py --model heart --cases 6
 
 Cases: unseen digital hearts (CT and MR) and, where ../shared/data/hearts is there, late-enhancement MR. Of each
 volume, by degrees: a slab across the heart is crossed out (`Request.ignore`; the share is of the heart's length along

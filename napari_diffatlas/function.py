@@ -1,7 +1,7 @@
 """`segment` for scripts and for a small form of its own, and label maps that magicgui shows as layers.
 
     from napari_diffatlas.function import segment
-    layer = viewer.add_layer(napari.layers.Layer.create(*segment(viewer.layers["case"], "heart-phantom")))
+    layer = viewer.add_layer(napari.layers.Layer.create(*segment(viewer.layers["case"], "heart")))
 
 A user's own function that returns a `diffatlas.geometry.volume.LabelMap` shows a labels layer once this is imported, or
 the widget has been opened.

@@ -6,8 +6,6 @@ from diffatlas import session
 from diffatlas.engine.request import Request
 from napari_diffatlas.viewer.layers import LayerTuple, label_map_to_layer, volume_to_layer
 
-ATLAS = "heart-phantom"
-
 
 def heart_ct() -> list[LayerTuple]:
     """A phantom heart as a contrast CT."""
@@ -21,7 +19,7 @@ def heart_mr() -> list[LayerTuple]:
 
 def atlas_pair(seed: int = 0) -> list[LayerTuple]:
     """An image and its mask as the heart atlas generates them, out of noise alone; takes seconds."""
-    request = Request(task="generate", model=ATLAS, preset="watch", guidance="none", seed=seed)
+    request = Request(task="generate", model=session.choose_model(None), preset="watch", guidance="none", seed=seed)
     result = session.segment(None, request)
     image, state, kind = volume_to_layer(result.images[0])
     labels, label_state, label_kind = label_map_to_layer(result.masks[0], "generated labels")

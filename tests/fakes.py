@@ -28,6 +28,12 @@ DEFAULT_STEPS = 4
 SHA256 = "0" * 64
 
 
+def hearts() -> str:
+    """The name of the heart model that the test has installed."""
+    names = [card.name for card in session.available_models()]
+    return "heart" if "heart" in names else "heart-phantom"
+
+
 class FakeBackend:
     """Implements `diffatlas.session.Backend`.
 
@@ -57,7 +63,7 @@ class FakeBackend:
 
     def plan(self, volume: Volume | None, request: Request) -> Plan:
         """The engine's plan for the same request, with the fake's steps and grid; never a search."""
-        card = session.model_card("heart-phantom" if request.model == "auto" else request.model)
+        card = session.model_card(hearts() if request.model == "auto" else request.model)
         filled = request.resolved(session.PRESETS[request.preset], card.guidance_noise)
         steps = request.steps or DEFAULT_STEPS
         return Plan(
@@ -186,7 +192,7 @@ class FakeBackend:
             source["modality"] = volume.modality
         provenance = {
             "request": request.to_json(),
-            "model": {"name": "heart-phantom", "sha256": SHA256},
+            "model": {"name": hearts(), "sha256": SHA256},
             "source": source,
             "device": "cpu",
             "precision": "fp32",

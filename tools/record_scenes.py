@@ -36,7 +36,7 @@ FOLDER = ROOT / "app" / "diffatlas_app" / "static" / "learn" / "data"
 SAMPLES = ROOT / "benchmarks" / "results" / "samples.csv"
 DOMAINS = ROOT / "benchmarks" / "results" / "phantom-domains.csv"
 MODEL = "heart-phantom"
-TELLABLE = ROOT / "benchmarks" / "models" / "heart"  # has an input for where the image is not to be believed
+TELLABLE = ROOT / "weights" / "heart"  # has an input for where the image is not to be believed
 # Far from every seed that training, choosing of settings and the reported figures draw from.
 PATIENT, OTHER, REAL = 1_000_000, 1_000_007, 1_000_100
 POPULATION_SEED, POPULATION = 1_000_200, 60

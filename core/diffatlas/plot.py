@@ -6,7 +6,7 @@ a file. None of them touches pyplot: nothing is left open, and no window appears
     >>> import diffatlas
     >>> volume, truth = diffatlas.example("heart-ct")
     >>> where = ((6, 86), (11, 91), (4, 84))
-    >>> frames = list(diffatlas.stream(volume, model="heart-phantom", preset="watch", steps=4, roi=where))
+    >>> frames = list(diffatlas.stream(volume, model="heart", preset="watch", steps=4, roi=where))
     >>> result = frames[-1].result
     >>> diffatlas.plot.run(frames)
     Plot(4 steps: noise, image half, labels; guidance residual, mask change, volume)
@@ -147,7 +147,7 @@ def agreement(source: Frame | Result, volume: Volume | None = None) -> Plot:
     ``source``: a Frame, or a `Result` with the ``volume`` it belongs to, of a run with ``samples=2`` or more;
     `BadInput` otherwise. Agreement is not correctness: samples can share an error.
 
-        >>> several = diffatlas.segment(volume, model="heart-phantom", samples=2, roi=where)
+        >>> several = diffatlas.segment(volume, model="heart", samples=2, roi=where)
         >>> diffatlas.plot.agreement(several, volume)
         Plot(agreement of samples)
     """

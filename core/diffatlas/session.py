@@ -106,7 +106,7 @@ def segment(image: ImageLike | None, request: Request | None = None, **options: 
     """Segment an image and return the `Result`, whose ``labels`` lie on the image's own voxels.
 
     ``image``: a path, a nibabel image, a `Volume`, or an array [X, Y, Z] with ``affine=`` [4, 4]; None for requests
-    without an image. ``options``: fields of `Request` (``model="heart-phantom"``, ``preset="watch"``, ``seed=3``),
+    without an image. ``options``: fields of `Request` (``model="heart"``, ``preset="watch"``, ``seed=3``),
     which override those of ``request``; ``affine``; and ``modality``, "ct" or "mr", where it should not be guessed.
     """
     result = None

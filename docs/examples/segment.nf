@@ -1,6 +1,6 @@
 // Segment every volume that a pattern names, and make one table of all. Nextflow restarts what failed and keeps the rest.
 //
-//   nextflow run docs/examples/segment.nf --scans 'scans/*.nii.gz' --model heart-phantom -profile slurm
+//   nextflow run docs/examples/segment.nf --scans 'scans/*.nii.gz' --model heart -profile slurm
 //
 // Every case is a task of its own; for thousands of small ones `diffatlas batch --slurm` starts fewer and longer tasks.
 nextflow.enable.dsl = 2

@@ -10,7 +10,6 @@ napari's own brush, a few voxels a frame. Needs a screen; without one: ``xvfb-ru
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import napari
 import numpy as np
 from napari_screenshot import SIZE, wait
-from napari_tabs import ROOT, SEED, metal_heart
+from napari_tabs import SEED, metal_heart
 from PIL import Image
 from qtpy.QtWidgets import QScrollArea
 
@@ -35,7 +34,7 @@ from napari_diffatlas.widget import DiffAtlasWidget
 WIDTH_PX = 800
 FRAME_MS = 120
 QUALITY = 55
-STEPS = 8  # of the run that is shown
+STEPS = 4  # of the run that is shown
 
 
 class Film:
@@ -69,7 +68,6 @@ def main() -> None:
     parser.add_argument("--theme", choices=("dark", "light"), default="dark")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("DIFFATLAS_WEIGHTS", str(ROOT / "benchmarks" / "models"))  # one that can be told
     for name, play in FILMS.items():
         if options.only not in (None, name):
             continue
@@ -133,12 +131,13 @@ def go_on(tab: Any, press: Callable[[], None]) -> None:
 
 def look_through(viewer: Any, film: Film) -> None:
     """A few slices down, and back to the middle."""
-    step, count = viewer.dims.current_step[0], viewer.dims.nsteps[0]
-    middle = viewer.dims.point[0]
+    axis = viewer.dims.order[0]  # across the slices
+    step, count = viewer.dims.current_step[axis], viewer.dims.nsteps[axis]
+    middle = viewer.dims.point[axis]
     for share in (0.06, 0.12, 0.06, -0.06, -0.12, -0.06):
-        viewer.dims.set_current_step(0, int(step + share * count))
+        viewer.dims.set_current_step(axis, int(step + share * count))
         film.take()
-    viewer.dims.set_point(0, middle)
+    viewer.dims.set_point(axis, middle)
     film.take()
 
 

@@ -8,7 +8,6 @@ Needs a screen; without one: ``xvfb-run -s "-screen 0 1280x800x24" python ...``.
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +26,6 @@ from napari_diffatlas.viewer.box import BOX
 from napari_diffatlas.viewer.layers import volume_to_layer
 from napari_diffatlas.widget import DiffAtlasWidget
 
-ROOT = Path(__file__).resolve().parents[2]
 THEMES = ("dark", "light")
 SEED = 800_012  # a heart that no model was trained on
 
@@ -39,7 +37,6 @@ def main() -> None:
     parser.add_argument("--only", choices=tuple(SCENES))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("DIFFATLAS_WEIGHTS", str(ROOT / "benchmarks" / "models"))  # one that can be told
     for name, scene in SCENES.items():
         if options.only in (None, name):
             for path in pictures(options.out, name, scene, options):
@@ -154,7 +151,7 @@ def compare(viewer: Any, widget: DiffAtlasWidget, _: argparse.Namespace) -> None
     wait(lambda: not widget.running)
     widget.tabs.setCurrentWidget(widget.compare)
     tab = widget.compare
-    tab.form["labels"].value = viewer.layers[-1]
+    tab.form["labels"].value = viewer.layers["phantom CT labels, seed 0"]
     tab.form["reference"].value = viewer.layers["phantom CT truth"]
     tab.compare_button.click()
     wait(lambda: bool(tab.table.rows()))

@@ -331,7 +331,7 @@ class ReviewTab(ReviewForm):
             return False
         try:
             review_.say(opened, state, self._labels(opened) if keep else None, reason)
-        except BadInput as error:
+        except (BadInput, OSError) as error:
             self.status.say(str(error), error=True)
             return False
         self._patient.saved()

@@ -21,7 +21,7 @@ from tests.fakes import FakeBackend
 def weights(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The models in the box are these, whatever else is installed."""
     folder = tmp_path_factory.mktemp("weights")
-    for value in (card("hippocampus-mri", HIPPOCAMPUS), card("heart-phantom", MMWHS)):
+    for value in (card("hippocampus-mri", HIPPOCAMPUS), card("heart", MMWHS)):
         save_card(folder, value)
     monkeypatch.setattr(store, "shipped_folder", lambda: folder)
     monkeypatch.delenv("DIFFATLAS_WEIGHTS", raising=False)

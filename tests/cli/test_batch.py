@@ -191,7 +191,7 @@ def test_a_table_of_cases_and_a_bids_data_set(cli: Cli, backend: FakeBackend, im
     (root / "sub-01" / "anat").mkdir(parents=True)
     (root / "sub-01" / "anat" / "sub-01_T1w.nii.gz").write_bytes(image.read_bytes())
     (root / "dataset_description.json").write_text("{}")
-    outcome = cli("batch", root, "-o", tmp_path / "derived", "--bids", "--model", "heart-phantom")
+    outcome = cli("batch", root, "-o", tmp_path / "derived", "--bids", "--model", "heart")
     assert outcome.code == 0, outcome.err
     assert files(tmp_path / "derived" / "sub-01" / "anat") == {
         ".cohort", "sub-01_desc-T1w_dseg.json", "sub-01_desc-T1w_dseg.nii.gz"

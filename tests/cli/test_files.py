@@ -94,7 +94,7 @@ def test_compare_names_unknown_ids_by_number(cli: Cli, tmp_path: Path) -> None:
     found = json.loads(cli("compare", a, b, "--json").out)
     assert [row["name"] for row in found["structures"]] == ["label 7", "label 300"]
     assert found["structures"][1]["hd95_mm"] is None
-    outcome = cli("compare", a, b, "--model", "heart-phantom")
+    outcome = cli("compare", a, b, "--model", "heart")
     assert outcome.code == 2
     assert "300" in outcome.err
 
@@ -124,14 +124,14 @@ def test_schemes_of_ids() -> None:
 
 
 def test_models(cli: Cli) -> None:
-    assert [model["name"] for model in json.loads(cli("models", "--json").out)] == ["heart-phantom", "hippocampus-mri"]
-    assert "heart-phantom" in cli("models").out
+    assert [model["name"] for model in json.loads(cli("models", "--json").out)] == ["heart", "hippocampus-mri"]
+    assert "heart" in cli("models").out
 
 
 def test_info_of_a_model(cli: Cli, weights: Path) -> None:
-    what = json.loads(cli("info", weights / "heart-phantom", "--json").out)
+    what = json.loads(cli("info", weights / "heart", "--json").out)
     assert [structure["id"] for structure in what["scheme"]["structures"]] == list(MMWHS.ids)
-    assert "myocardium" in cli("info", weights / "heart-phantom").out
+    assert "myocardium" in cli("info", weights / "heart").out
 
 
 def test_info_of_a_volume_and_a_report(cli: Cli, image: Path, report: Path) -> None:

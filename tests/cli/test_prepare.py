@@ -73,7 +73,7 @@ def test_what_was_found_is_said_in_words(cli: Cli, tmp_path: Path) -> None:
 def test_space_and_structures_of_a_model(cli: Cli, tmp_path: Path) -> None:
     root = make.mmwhs(tmp_path / "data", {"ct_train_1001": make.heart()})
     cache = tmp_path / "c.safetensors"
-    done = cli("prepare", root, "-o", cache, "--like", "heart-phantom", "--workers", "1", "--json")
+    done = cli("prepare", root, "-o", cache, "--like", "heart", "--workers", "1", "--json")
     assert done.code == 0, done.err
     report = json.loads(done.out)
     assert report["space"]["shape"] == [16, 16, 16]

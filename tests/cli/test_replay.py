@@ -19,7 +19,7 @@ def test_replay_gives_the_same_bytes(cli: Cli, backend: FakeBackend, report: Pat
     assert (tmp_path / "again.nii.gz").read_bytes() == (tmp_path / "first.nii.gz").read_bytes()
     first, again = (request.to_json() for request in backend.requests)
     # "auto" chose a model when the report was written; the replay names it.
-    assert (first.pop("model"), again.pop("model")) == ("auto", "heart-phantom")
+    assert (first.pop("model"), again.pop("model")) == ("auto", "heart")
     assert first == again
 
 
@@ -36,7 +36,7 @@ def test_replay_refuses_another_image_unless_forced(cli: Cli, report: Path, imag
 
 
 def test_replay_refuses_other_weights_unless_forced(cli: Cli, report: Path, weights: Path, tmp_path: Path) -> None:
-    save_card(weights, card("heart-phantom", MMWHS, sha256="1" * 64))
+    save_card(weights, card("heart", MMWHS, sha256="1" * 64))
     arguments = ("replay", report, "-o", tmp_path / "again.nii.gz")
     outcome = cli(*arguments)
     assert outcome.code == 2
@@ -67,7 +67,7 @@ def test_replay_works_from_another_folder(
     cli: Cli, image: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model given by a relative folder, and an image given by a relative path."""
-    (weights / "heart-phantom").rename(tmp_path / "my-model")
+    (weights / "heart").rename(tmp_path / "my-model")
     monkeypatch.chdir(tmp_path)
     arguments = ("segment", image.name, "-o", "first.nii.gz", "--report", "r.json", "--model", "my-model")
     assert cli(*arguments).code == 0

@@ -39,13 +39,13 @@ def test_segment_writes_ids_on_the_voxels_of_the_source(cli: Cli, image: Path, t
 
 def test_options_reach_the_request(cli: Cli, backend: FakeBackend, image: Path, tmp_path: Path) -> None:
     outcome = cli(
-        "segment", image, "-o", tmp_path / "l.nii.gz", "--model", "heart-phantom", "--preset", "watch", "--steps", 3,
+        "segment", image, "-o", tmp_path / "l.nii.gz", "--model", "heart", "--preset", "watch", "--steps", 3,
         "--guidance", "gradient", "--guidance-noise", 0.25, "--sampler", "dpmpp-2m", "--samples", 2, "--seed", 9,
         "--roi", "1:9,2:20,0:12", "--device", "cpu", "--precision", "fp32", "--force",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     request = backend.requests[0]
-    assert (request.model, request.preset, request.steps) == ("heart-phantom", "watch", 3)
+    assert (request.model, request.preset, request.steps) == ("heart", "watch", 3)
     assert (request.guidance, request.guidance_noise, request.sampler) == ("gradient", 0.25, "dpmpp-2m")
     assert (request.samples, request.seed, request.device, request.precision) == (2, 9, "cpu", "fp32")
     assert request.roi == ((1, 9), (2, 20), (0, 12))

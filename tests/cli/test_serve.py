@@ -35,7 +35,7 @@ def url(there: FakeBackend, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_the_command_line_runs_there(
     cli: Cli, backend: FakeBackend, there: FakeBackend, url: str, image: Path, tmp_path: Path
 ) -> None:
-    model = ("--model", "heart-phantom")
+    model = ("--model", "heart")
     assert cli("segment", image, "-o", tmp_path / "here.nii.gz", *model).code == 0
     outcome = cli("segment", image, "-o", tmp_path / "there.nii.gz", *model, "--device", url)
     assert outcome.code == 0, outcome.err

@@ -31,8 +31,8 @@ from diffatlas.session import Frame, FrameMetrics, Result
 
 SUFFIX = ".recorded.npz"
 FOLDER = Path(__file__).resolve().parents[1] / "recorded"
-LEVELS = 31
-VOLUME_LEVELS = 25
+LEVELS = 25
+VOLUME_LEVELS = 20
 STEPS = 5
 # What numpy, zip and the two ways of packing raise on a file that is not a recording, or a damaged one.
 UNREADABLE = (

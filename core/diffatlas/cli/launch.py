@@ -13,7 +13,7 @@ import typer
 from diffatlas.cli import options as opt
 from diffatlas.errors import BadInput
 
-DEMO_MODEL = "heart-phantom"
+DEMO_MODEL = "heart"
 # Far from every seed that training draws from.
 DEMO_SEED = 1_000_000
 

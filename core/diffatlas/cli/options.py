@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from diffatlas.session import Backend
 
 Model = Annotated[str, typer.Option("--model", metavar="NAME|DIR", help="A name from `diffatlas models`, or a folder.")]
+AtlasModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME|DIR",
+        help="The atlas to draw from.",
+        show_default="heart-phantom, else the first",
+    ),
+]
 Preset = Annotated[PresetName, typer.Option(help="A named set of sampling options; single options override it.")]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps, 1 to 1000.", show_default="the preset's")]
 Guidance = Annotated[GuidanceName, typer.Option(help="How the patient's image steers the run.")]

@@ -154,7 +154,7 @@ def finished(result: Result | None) -> Result:
 
 def generate(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="case-000_image.nii.gz, ...")],
-    model: opt.Model = "heart-phantom",
+    model: opt.AtlasModel = None,
     count: Annotated[int, typer.Option(metavar="N", help="How many pairs.")] = 1,
     seed: opt.Seed = 0,
     preset: opt.Preset = "watch",
@@ -165,6 +165,7 @@ def generate(
     as_json: opt.Json = False,
 ) -> None:
     """Draw image-mask pairs from the atlas of a model; pair i belongs to seed S + i."""
+    from diffatlas import session
     from diffatlas.cli.outputs import check_folder, publish, staging
     from diffatlas.engine.request import Request
 
@@ -172,6 +173,7 @@ def generate(
         raise BadInput(f"--count must be between 1 and {MAX_COUNT}, not {count}")
     if model == "auto":
         raise BadInput("--model auto needs an image to choose by: name the atlas to draw from (diffatlas models)")
+    model = model or session.choose_model(None)
     request = Request(
         model=model,
         preset=preset,

@@ -11,7 +11,7 @@ from diffatlas.data.drawn import scan as scan_phantom
 from diffatlas.data.labels import read_labels
 from diffatlas.data.layouts import LAYOUTS, Layout, find_layout, scan
 from diffatlas.data.names import canonical
-from diffatlas.data.pool import Outcome, default_workers, prepare_all
+from diffatlas.data.pool import Outcome, default_workers, prepare_all, quiet
 from diffatlas.data.resample import REACH, Facts, Plan, PreparedCase, phantom_case, prepare_case, with_margin
 from diffatlas.data.schemes import SCHEMES, check_annotated, named_scheme, scheme_of
 
@@ -40,6 +40,7 @@ __all__ = [
     "phantom_case",
     "prepare_all",
     "prepare_case",
+    "quiet",
     "read_labels",
     "scan",
     "scan_anatomies",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from diffatlas.anatomies import HeartShape, label_ids, shape_of, write_shapes
 from diffatlas.data.case import Case, Collection, DrawnAnatomy, stem, walk
+from diffatlas.data.pool import default_workers
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import MMWHS
 from diffatlas.io import check_output
@@ -36,8 +37,9 @@ def scan(path: Path, cases: int, seed: int, looks: int, holdout: int, shapes: Pa
     if len(files) < 2:
         raise BadInput(f"{path}: holds {len(files)} label maps; give at least two")
     if not shapes.is_file():
+        shapes.parent.mkdir(parents=True, exist_ok=True)
         check_output(shapes, (".safetensors",))
-        with ProcessPoolExecutor(2) as pool:
+        with ProcessPoolExecutor(default_workers()) as pool:
             write_shapes(shapes, list(pool.map(partial(_shape, ids=label_ids(path / TABLE)), files.values())))
     names = sorted(files)
     kept = names[KEPT - 1 :: KEPT] or names[-1:]

@@ -36,7 +36,7 @@ def prepare_all(cases: Sequence[Case], plan: Plan, workers: int | None = None) -
         raise BadInput(f"{count} workers cannot prepare anything; give at least one")
     if count <= 1:
         return (prepare_case(case, plan) for case in cases)
-    pool = ProcessPoolExecutor(count, initializer=_quiet)
+    pool = ProcessPoolExecutor(count, initializer=quiet)
     waiting = iter(cases)
     # A few ahead for each worker: a thousand finished cases should not wait in memory for a slow one.
     first = [pool.submit(prepare_case, case, plan) for case in islice(waiting, 4 * count)]
@@ -57,7 +57,7 @@ def _drain(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Ctrl-C reaches the whole process group; the parent alone answers it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

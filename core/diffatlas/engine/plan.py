@@ -20,6 +20,9 @@ from diffatlas.models.card import ModelCard
 from diffatlas.models.presets import Preset
 from diffatlas.models.store import available_models, find_model, read_card
 
+# What is drawn from where nobody names an atlas: "heart" segments better, but its pairs are poor. Not in the wheel.
+PAIRS = "heart-phantom"
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Plan:
@@ -50,7 +53,7 @@ class Plan:
 
     @property
     def summary(self) -> str:
-        """One line such as "heart-phantom, 40 steps, seed 0", for forms and progress bars."""
+        """One line such as "heart, 40 steps, seed 0", for forms and progress bars."""
         parts = [self.card.name, "one step" if self.steps == 1 else f"{self.steps} steps"]
         if self.request.samples > 1:
             parts.append(f"{self.request.samples} samples")
@@ -126,7 +129,7 @@ def choose_model(volume: Volume | None) -> ModelCard:
     if not cards:
         raise BadInput("no model is installed; give the folder of one as the model")
     if volume is None:
-        return next((c for c in cards if c.name == "heart-phantom"), cards[0])
+        return next((c for c in cards if c.name == PAIRS), cards[0])
     fitting = [c for c in cards if volume.modality in (*c.modalities, "unknown")]
     if not fitting:
         known = ", ".join(f"{c.name} ({'/'.join(c.modalities)})" for c in cards)

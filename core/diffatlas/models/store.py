@@ -116,8 +116,11 @@ def find_model(name: str) -> Path:
             f"{name}: a model is a folder with {CARD_FILE} and {WEIGHTS_FILE}; single checkpoint files are not loaded "
             f"(diffatlas convert makes a folder of one of the authors')"
         )
+    known = ", ".join(sorted(cards)) or "none"
+    if name == "heart-phantom":  # was in the wheel once, and scripts name it
+        known += "; its weights are in weights/heart-phantom of the repository, and 'heart' took its place"
     raise BadInput(
-        f"no model named '{name}'; there are: {', '.join(sorted(cards)) or 'none'} "
+        f"no model named '{name}'; there are: {known} "
         f"(put another one's folder under DIFFATLAS_WEIGHTS, or give its path)"
     )
 

@@ -48,7 +48,8 @@ class DataConfig(_Strict):
     "mmwhs", "totalsegmentator", "diffatlas" (the authors' preprocessed data), "decathlon": `diffatlas.data` says what
     each looks like; "anatomies": ``cases`` hearts drawn from the label maps under ``path``, each in ``looks`` pictures
     (`diffatlas.anatomies`), and before them ``digital`` digital hearts, each as CT and MR (so ``looks`` is 2);
-    "phantom": ``cases`` digital hearts from ``seed`` on, each in every one of ``modalities``.
+    "phantom": ``cases`` digital hearts from ``seed`` on, each in every one of ``modalities``. ``renew``: how many drawn
+    cases an update are new, in the place of the oldest.
 
     ``scheme`` (a name) or ``structures`` (one's own): what is learnt, matched by name with what the source has.
     ``labels``: structure to id in the files, for sources that do not name their ids (else the ids of ``structures``).
@@ -71,6 +72,7 @@ class DataConfig(_Strict):
     cases: int = 0
     seed: int = 0
     looks: int = Field(1, ge=1)
+    renew: float = Field(0, ge=0)
     digital: int = Field(0, ge=0)
     modalities: tuple[Literal["ct", "mr", "random"], ...] | None = None
     shares: tuple[float, ...] | None = None

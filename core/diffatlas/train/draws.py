@@ -2,12 +2,15 @@
 
 Every draw is a function of (seed, update, place in the global batch, name): a counter-based generator (Philox) is keyed
 with them. So a batch is the same batch however many processes share it and into however many parts it is cut, and a
-run that is resumed needs no generator's state. All are drawn on the CPU: a GPU sees the same numbers.
+run that is resumed needs no generator's state. Where the samples are on a CUDA device, large draws (noise) are made
+there, by the same key but with other numbers than on a CPU; the small ones, which decide anatomy and levels, are the
+same everywhere.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Floats = NDArray[np.float32]
-# Draws of more numbers than this are worth sharing among processors.
+# Draws of more numbers than this are worth sharing among processors, or making on the device.
 SHARED = 100_000
 
 
@@ -51,10 +54,14 @@ class Draws:
 
     def normal(self, name: str, shape: tuple[int, ...] = ()) -> Tensor:
         """Standard normal float32 [B, *shape]."""
+        if self._on_device(shape):
+            return self._device(name, shape, torch.Tensor.normal_)
         return self._each(name, shape, lambda g, out: g.standard_normal(out=out, dtype=np.float32))
 
     def uniform(self, name: str, shape: tuple[int, ...] = ()) -> Tensor:
         """Uniform in [0, 1), float32 [B, *shape]."""
+        if self._on_device(shape):
+            return self._device(name, shape, torch.Tensor.uniform_)
         return self._each(name, shape, lambda g, out: g.random(out=out, dtype=np.float32))
 
     def between(self, name: str, width: float, shape: tuple[int, ...] = ()) -> Tensor:
@@ -73,9 +80,24 @@ class Draws:
         """The draws of some of these samples; ``chosen``: int64 [n], positions in `indices`."""
         return replace(self, indices=tuple(self.indices[int(i)] for i in chosen))
 
+    @property
+    def at_hand(self) -> Draws:
+        """The same draws on the CPU, for decisions: asking a GPU for a number would make the processor wait."""
+        return replace(self, device=torch.device("cpu"))
+
     def _generator(self, name: str, index: int) -> np.random.Generator:
         key = int.from_bytes(_digest(self.seed, self.update, index, name)[:16], "little")
         return np.random.Generator(np.random.Philox(key=key))
+
+    def _on_device(self, shape: tuple[int, ...]) -> bool:
+        return self.device.type == "cuda" and math.prod(shape) > SHARED
+
+    def _device(self, name: str, shape: tuple[int, ...], fill: Callable[..., object]) -> Tensor:
+        out = torch.empty((len(self), *shape), device=self.device)
+        for row, index in zip(out, self.indices, strict=True):
+            key = int.from_bytes(_digest(self.seed, self.update, index, name)[:8], "little") >> 1
+            fill(row, generator=torch.Generator(self.device).manual_seed(key))
+        return out
 
     def _each(self, name: str, shape: tuple[int, ...], fill: Callable[[np.random.Generator, Floats], object]) -> Tensor:
         out = np.empty((len(self), *shape), dtype=np.float32)

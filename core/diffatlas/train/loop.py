@@ -27,6 +27,7 @@ from diffatlas.train.devices import share, start, summed
 from diffatlas.train.draws import Draws, torch_generator
 from diffatlas.train.log import Log
 from diffatlas.train.prepared import REACH, Prepared, load_or_prepare
+from diffatlas.train.renewal import Renewal
 from diffatlas.train.state import Run
 from diffatlas.train.validate import Held, held_out, picture, validate
 
@@ -63,13 +64,14 @@ def batch_of(data: Prepared, config: TrainConfig, draws: Draws) -> Tensor:
     if len(shares) != data.image.shape[1]:
         raise BadInput(f"data.shares: {len(shares)} numbers for {data.image.shape[1]} appearances of each case")
     edges = torch.cumsum(shares / shares.sum(), 0)
-    looks = torch.searchsorted(edges, draws.uniform("look").cpu().double(), right=True).clamp(max=len(shares) - 1)
-    image = data.image[picks, looks][:, None].to(draws.device).float() / 127.5 - 1
-    sdf = data.sdf[picks].to(draws.device).float() * (REACH / 127)
+    looks = torch.searchsorted(edges, draws.at_hand.uniform("look").double(), right=True).clamp(max=len(shares) - 1)
+    cases, looks = (i.to(data.image.device) for i in (torch.tensor(picks), looks))
+    image = data.image[cases, looks][:, None].to(draws.device).float() / 127.5 - 1
+    sdf = data.sdf[cases].to(draws.device).float() * (REACH / 127)
     space = config.space
     known = None
     if told_evidence(config):
-        known = torch.ones_like(image) if data.known is None else data.known[picks, looks][:, None].to(image)
+        known = torch.ones_like(image) if data.known is None else data.known[cases, looks][:, None].to(image)
     image, sdf, known = geometry(image, sdf, space.shape, space.spacing_mm, config.augment, draws, space.fill, known)
     channels = [appearance(image, config.augment, draws), sdf.clamp(-1, 1)]
     return torch.cat(channels if known is None else [*channels, known.to(image.dtype)], dim=1)
@@ -122,6 +124,7 @@ def train(config: TrainConfig, minutes: float | None = None) -> Path:
         torch.set_num_threads(config.threads)
     pace = Pace(minutes)
     fabric = start(config)
+    torch.backends.cudnn.benchmark = fabric.device.type == "cuda"  # shapes hardly change from update to update
     begin = time.monotonic()
     prepared = config.data.cache.is_file()
     with fabric.rank_zero_first():
@@ -148,7 +151,9 @@ def train(config: TrainConfig, minutes: float | None = None) -> Path:
             f"{config.name}: {kept} cases, {config.data.holdout} held out, {config.steps} updates of {config.batch} on "
             f"{where}" + (f", resumed at {run.step}" if resumed else "")
         )
-        _walk(run, data.subset(list(range(kept))), held_out(data, config), log, pace, asked)
+        cases = data.subset(list(range(kept))).near(fabric.device)
+        with _renewal(run, cases) as renew:
+            _walk(run, cases, renew, held_out(data, config), log, pace, asked)
         run.save()
         if fabric.is_global_zero:
             in_time = not config.data.holdout or pace.time_for("validation")
@@ -185,7 +190,26 @@ class Pace:
         return min((config.steps - run.step) * each, max(self.deadline - time.monotonic(), 0.0))
 
 
-def _walk(run: Run, data: Prepared, held: Held, log: Log, pace: Pace, asked: threading.Event) -> None:
+@contextmanager
+def _renewal(run: Run, data: Prepared) -> Iterator[Callable[[int], None]]:
+    """What brings ``data`` to what an update sees."""
+    config = run.config
+    if not config.data.renew:
+        yield lambda update: None
+        return
+    with Renewal(config.data, config.space, data, config.seed) as renewal:
+        yield renewal.to
+
+
+def _walk(
+    run: Run,
+    data: Prepared,
+    renew: Callable[[int], None],
+    held: Held,
+    log: Log,
+    pace: Pace,
+    asked: threading.Event,
+) -> None:
     config = run.config
     validated = run.step if run.step else -1
     while run.step < config.steps:
@@ -196,6 +220,7 @@ def _walk(run: Run, data: Prepared, held: Held, log: Log, pace: Pace, asked: thr
             raise Interrupted(f"stopped at update {run.step} of {config.steps}; the same command goes on from there")
         if stop == "late":
             break
+        renew(run.step)
         pace.measure("update", lambda: advance(run, data))
         due = run.step == config.steps or run.step % max(config.validate_every, 1) == 0
         validate_now = config.validate_every > 0 and due

@@ -84,6 +84,7 @@ def soft_dice_loss(sdf: Tensor, target: Tensor, width: float, weight: Tensor | N
 
 def misplaced(answer: Tensor, draws: Draws, config: ObjectiveConfig, spacing_mm: float) -> Tensor:
     """Predicted masks [B, K, X, Y, Z], a share of them moved by whole voxels."""
+    draws = draws.at_hand
     far = draws.between("misplaced by", config.misplaced_mm / spacing_mm, (3,)).round().int()
     moved = []
     for one, steps, chance in zip(answer, far.tolist(), draws.uniform("misplaced").tolist(), strict=True):

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -47,6 +48,15 @@ class Prepared:
         known = None if self.known is None else self.known[indices]
         return Prepared(self.image[indices], self.sdf[indices], tuple(self.names[i] for i in indices), known)
 
+    def near(self, device: torch.device) -> Prepared:
+        """The cases in the memory of a GPU where they take less than a third of what is free; else as they are."""
+        tensors = [t for t in (self.image, self.sdf, self.known) if t is not None]
+        size = sum(t.numel() for t in tensors)
+        if device.type != "cuda" or size > torch.cuda.mem_get_info(device)[0] / 3:
+            return self
+        known = None if self.known is None else self.known.to(device)
+        return Prepared(self.image.to(device), self.sdf.to(device), self.names, known)
+
 
 def load_or_prepare(config: DataConfig, space: ModelSpace) -> Prepared:
     """The prepared file at ``config.cache``; made first where it is missing.
@@ -75,7 +85,7 @@ def _only(data: Prepared, names: tuple[str, ...], cache: Path) -> Prepared:
     return data.subset([place[name] for name in names])
 
 
-def _prepare(config: DataConfig, space: ModelSpace, workers: int = 2) -> None:
+def _prepare(config: DataConfig, space: ModelSpace) -> None:
     collection, plan = collection_of(config, space)
     config.cache.parent.mkdir(parents=True, exist_ok=True)
     check_cache_path(config.cache)
@@ -83,7 +93,7 @@ def _prepare(config: DataConfig, space: ModelSpace, workers: int = 2) -> None:
     refused = list(collection.refused)
     for note in collection.notes:
         print(f"note: {note}", flush=True)
-    for outcome in prepare_all(collection.cases, plan, workers):
+    for outcome in prepare_all(collection.cases, plan):
         if isinstance(outcome, PreparedCase):
             cases.append(outcome)
             if len(cases) % 50 == 0:
