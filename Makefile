@@ -13,7 +13,7 @@ help:
 	@echo "make demo     segment a phantom heart and write pictures, labels and a mesh to demo-output/"
 	@echo "make test     set up everything, then ruff, mypy and all tests (GUI and browser included)"
 	@echo "make app      the web demo on this machine        make napari   napari with the widget open"
-	@echo "make bench    speed and memory, one table         make lint     ruff, mypy, eslint"
+	@echo "make bench    speed and memory, one table         make lint     ruff, mypy, eslint, prettier"
 	@echo "make setup    the development environment         make clean    remove environment and caches"
 
 setup: $(VENV)/.ready-dev
@@ -36,15 +36,20 @@ lint: setup
 	@$(BIN)/mypy
 	@$(MAKE) --no-print-directory lint-js
 
-# Where eslint is installed (`npm install` in this folder); it asks no registry.
+# Where eslint and prettier are installed (`npm install` in this folder); nothing is fetched here.
+JS := app/diffatlas_app/static tests/web
 ESLINT := $(firstword $(wildcard node_modules/.bin/eslint) $(shell command -v eslint))
+PRETTIER := $(wildcard node_modules/.bin/prettier)
+PRETTIER_FILES := "app/diffatlas_app/static/**/*.js" "tests/web/**/*.mjs"
 
 lint-js:
-	@$(if $(ESLINT),$(ESLINT) app/diffatlas_app/static tests/web,echo "eslint is not installed: the JavaScript is not linted")
+	@$(if $(ESLINT),$(ESLINT) $(JS),echo "eslint is not installed: the JavaScript is not linted")
+	@$(if $(PRETTIER),$(PRETTIER) --check $(PRETTIER_FILES),:)
 
 format: setup
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
+	@$(if $(PRETTIER),$(PRETTIER) --write --log-level warn $(PRETTIER_FILES),:)
 
 # The other benchmarks/bench_*.py take up to an hour; each says what it measures, and keeps its figures in benchmarks/results.
 bench: setup

@@ -37,7 +37,7 @@ def continue_run() -> None:
 
 
 def undo() -> None:
-    """Press Undo, of the review where that is in sight."""
+    """Press Undo, or that of the Review tab where it is shown."""
     widget = _widget()
     if widget.tabs.currentWidget() is widget.review:
         _review("undo_button")
@@ -86,14 +86,14 @@ def review_reject() -> None:
 
 
 def segment_layer() -> None:
-    """A small form that segments one layer, without watching; scripts call `napari_diffatlas.function.segment`."""
+    """A small form that segments one layer; scripts call `napari_diffatlas.function.segment`."""
     from napari_diffatlas.function import segment_form
 
     _viewer().window.add_dock_widget(segment_form(), name="Segment a layer")
 
 
 def show_guide() -> None:
-    """The guide, in a window of its own; it travels with the program and needs no network."""
+    """The guide, in a window of its own; it is part of the package and needs no network."""
     from qtpy.QtCore import Qt
     from qtpy.QtWidgets import QTextBrowser
 
@@ -104,7 +104,7 @@ def show_guide() -> None:
     guide.setWindowTitle("DiffAtlas: guide")
     guide.setOpenExternalLinks(True)
     text = GUIDE.read_text(encoding="utf-8")
-    guide.setMarkdown(re.sub(r"!\[[^]]*\]\([^)]*\)\n?", "", text))  # the pictures stay with the documentation
+    guide.setMarkdown(re.sub(r"!\[[^]]*\]\([^)]*\)\n?", "", text))  # the pictures are not in the package
     guide.resize(720, 760)
     guide.show()
 

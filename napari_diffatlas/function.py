@@ -1,4 +1,4 @@
-"""`segment` for scripts and for a small form of its own, and label maps that magicgui shows as layers.
+"""`segment` for scripts, a small form for it, and label maps that magicgui shows as layers.
 
     from napari_diffatlas.function import segment
     layer = viewer.add_layer(napari.layers.Layer.create(*segment(viewer.layers["case"], "heart")))
@@ -7,7 +7,7 @@ A user's own function that returns a `diffatlas.geometry.volume.LabelMap` shows 
 the widget has been opened.
 """
 
-# No postponed annotations here: magicgui finds the type that a function returns by its value only.
+# No postponed annotations here: magicgui does not resolve return types given as strings.
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -57,7 +57,7 @@ def model_names(_: Any = None) -> list[str]:
 
 
 def segment_form() -> FunctionGui[..., Any]:
-    """`segment` as a form that follows the viewer's layers; it runs in a thread, its layer comes when it is done."""
+    """`segment` as a form that follows the viewer's layers; it runs in a thread and then adds its layer."""
 
     @magicgui(call_button="Segment")
     def form(
@@ -84,7 +84,7 @@ def _show(gui: Any, labels: LabelMap, return_type: type) -> None:
     if viewer is None:
         return
     data, state, _ = label_map_to_layer(labels, str(gui.result_name or "labels"))
-    if state["name"] in viewer.layers:  # as napari does with layer data: the same function, the same layer
+    if state["name"] in viewer.layers:  # as napari does with layer data: a second call updates the layer of the first
         viewer.layers.remove(state["name"])
     viewer.add_labels(data, **state)
 

@@ -1,6 +1,6 @@
 """Keys for the commands, through napari's action manager.
 
-napari does not bind the keys that a manifest names, so the commands are also made viewer actions: they stand in
+napari does not bind the keys that a manifest names, so the commands are also made viewer actions: they are listed in
 Preferences > Shortcuts once the widget has been opened, and keys chosen there are kept.
 """
 
@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 PLUGIN = "napari-diffatlas"
-WIDGET = "diffatlas-widget"  # Qt's name of the widget, by which commands find it
+WIDGET = "diffatlas-widget"  # Qt's name of the widget; commands find it by this name
 
 
 @dataclass(frozen=True)

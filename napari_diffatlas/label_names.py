@@ -24,20 +24,20 @@ from diffatlas.io import IMAGE_SUFFIXES, atomic_write_bytes
 SUFFIX = ".structures.json"
 MAX_BYTES = 2**20
 REPORT_MAX_BYTES = 2**24
-# What a file that is none of ours makes of reading it.
+# Exceptions from reading a file of another program.
 DAMAGED = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
 class Names:
-    """The structures of a label file, and the name of the image they belong to ("" where nobody said)."""
+    """The structures of a label file, and the name of the image they belong to ("" where it is not known)."""
 
     scheme: LabelScheme
     image: str = ""
 
 
 def write(labels: Path, scheme: LabelScheme | None, image: str) -> list[Path]:
-    """Write the names beside ``labels``; nothing where there are none, and none of an older file are left."""
+    """Write the names beside ``labels``; without names no file is written, and one of older labels is removed."""
     path = _stem(labels, SUFFIX)
     if scheme is None:
         path.unlink(missing_ok=True)
@@ -48,7 +48,7 @@ def write(labels: Path, scheme: LabelScheme | None, image: str) -> list[Path]:
 
 
 def read(labels: Path, ids: NDArray[Any]) -> Names | None:
-    """The names that stand beside ``labels``; None where there are none, or they do not know all ``ids``."""
+    """The names in the file beside ``labels``; None where there are none, or they do not know all ``ids``."""
     found = set(np.unique(ids).tolist()) - {0}
     for names in (_own(_stem(labels, SUFFIX)), _reported(_report(labels))):
         if names is not None and found <= set(names.scheme.ids):

@@ -1,4 +1,4 @@
-"""What the user prefers, from File > Preferences > DiffAtlas: napari makes that page from the manifest."""
+"""The settings in File > Preferences > DiffAtlas; napari makes that page from the manifest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLUGIN = "napari-diffatlas"
 @dataclass(frozen=True)
 class Preferences:
     """``model``: name of the one that is chosen at first, "" for the first in the list. ``weights_folder``: holds
-    folders of models besides the shipped ones, "" for none. ``recording_mb``: bound of a run's recorded steps, MiB.
+    folders of models besides the shipped ones, "" for none. ``recording_mb``: limit of a run's recorded steps, MiB.
     """
 
     device: str = "auto"
@@ -26,7 +26,7 @@ class Preferences:
 
 
 def preferences() -> Preferences:
-    """The user's, or what the manifest has by default where this napari has no preferences of plugins (before 0.9)."""
+    """The user's settings, or the manifest's defaults where napari has no preferences of plugins (before 0.9)."""
     settings = _settings()
     if settings is None:
         return Preferences()
@@ -44,7 +44,7 @@ def _settings() -> Any:
 
 
 def models(folder: str) -> tuple[tuple[ModelCard, ...], str]:
-    """The models there are, those in ``folder`` among them, and one line where that folder cannot be used."""
+    """All models, with those in ``folder``, and one line where that folder cannot be used."""
     try:
         session.use_models_folder(Path(folder).expanduser() if folder else None)
         return session.available_models(), ""

@@ -30,10 +30,10 @@ PLUGIN, BUILTIN = "napari-diffatlas", "napari"
 
 
 def prefer_our_reader() -> None:
-    """Have napari open medical volumes without asking, where it would choose between its own reader and ours.
+    """Make ours the default reader of medical volumes where napari would ask to choose between its own and ours.
 
-    napari's own claims the same endings, and takes a NIfTI file for pixels without a place. What the user has chosen
-    in Preferences > Plugins stays, and where a third plugin reads a format napari asks as before.
+    napari's own reader claims the same extensions, but ignores the position of a NIfTI file. A choice that the user has
+    made in Preferences > Plugins stays, and where a third plugin reads a format napari still asks.
     """
     from napari.settings import get_settings
     from npe2 import PluginManager
@@ -49,7 +49,7 @@ def prefer_our_reader() -> None:
 
 
 def get_reader(path: Paths) -> Callable[[Paths], list[LayerTuple]] | None:
-    """The reader for ``path``, or None where it is none of ours: files are known by name, a DICOM folder by a look."""
+    """The reader for ``path``, or None: files are recognised by name, a DICOM folder by its first files."""
     paths = [path] if isinstance(path, str) else list(path)
     return read if paths and all(_is_ours(p) for p in paths) else None
 

@@ -1,4 +1,4 @@
-"""Sample data, made on the spot: phantom hearts with their true labels, and a pair drawn from the atlas."""
+"""Sample data, computed when opened: phantom hearts with their true labels, and a pair drawn from the atlas."""
 
 from __future__ import annotations
 
@@ -31,5 +31,5 @@ def _example(name: str, title: str) -> list[LayerTuple]:
     volume, truth = session.example(name)
     image, state, kind = volume_to_layer(volume)
     labels, label_state, label_kind = label_map_to_layer(truth, f"{title} truth")
-    label_state["visible"] = False  # first the image, then the run; the truth is one click away
+    label_state["visible"] = False  # hidden at first, so that the user can run before looking at the truth
     return [(image, state | {"name": title}, kind), (labels, label_state, label_kind)]

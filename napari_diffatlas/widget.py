@@ -1,4 +1,4 @@
-"""The DiffAtlas widget: tabs that share one viewer and one engine; there is one of it in a viewer."""
+"""The DiffAtlas widget: tabs that share one viewer and one engine. A viewer has one such widget."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from napari_diffatlas.viewer.scene import Scene
 
 
 def open_widget() -> DiffAtlasWidget:
-    """The widget of the current viewer, for napari to dock: the one that is there, out of the dock that it was in.
+    """The widget of the current viewer, for napari to dock; an existing one is taken out of its dock.
 
-    napari names a dock after the plugin where a program opens it and after its title where the menu does, and so would
-    open a second widget beside the first.
+    napari names the dock after the plugin where a program opens it, and after its title where the menu does. It would
+    therefore open a second widget.
     """
     viewer = napari.current_viewer()
     if viewer is None:
@@ -40,7 +40,7 @@ def open_widget() -> DiffAtlasWidget:
     there = window.findChild(DiffAtlasWidget, WIDGET)
     if there is None:
         return DiffAtlasWidget(viewer)
-    with suppress(LookupError):  # its dock was closed: it waits in the window
+    with suppress(LookupError):  # its dock was closed; the window keeps the widget
         viewer.window.remove_dock_widget(there)
     there.show()
     return there
@@ -97,7 +97,7 @@ class DiffAtlasWidget(QWidget):
         return self.runner.busy
 
     def event(self, event: Any) -> bool:
-        """Qt's entry: napari takes a closed dock's widget out of its parent without closing or deleting it."""
+        """Qt's event handler. napari takes the widget out of a closed dock without closing or deleting it."""
         if event.type() == QEvent.Type.ParentChange and self.parent() is None:
             QTimer.singleShot(0, self._wait_in_window)
         return bool(super().event(event))
@@ -107,11 +107,11 @@ class DiffAtlasWidget(QWidget):
         super().closeEvent(event)
 
     def _wait_in_window(self) -> None:
-        """Its dock was closed: a run goes on and its results come, and the next door that opens finds it as it is."""
-        if self.parent() is None:  # else it has been docked elsewhere meanwhile
+        """The dock was closed: keep the widget in the window, so that a run goes on and it can be opened again."""
+        if self.parent() is None:  # else it was docked again meanwhile
             self.hide()
             window = self._viewer.window._qt_window
-            self.setParent(getattr(window, "__wrapped__", window))  # napari hands plugins a proxy, Qt takes none
+            self.setParent(getattr(window, "__wrapped__", window))  # napari gives plugins a proxy, Qt needs the window
 
     def _on_active(self, _: Any = None) -> None:
         for page in self.pages:
@@ -126,7 +126,7 @@ class DiffAtlasWidget(QWidget):
             page.set_dark(self._scene.is_dark)
 
     def _shut_down(self) -> None:
-        """Stop the run and let go of the viewer; what was drawn stays."""
+        """Stop the run and disconnect from the viewer; its layers stay."""
         for page in self.pages:
             page.shut_down()
         self.runner.abandon()

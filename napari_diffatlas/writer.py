@@ -1,4 +1,4 @@
-"""Writers, by `diffatlas.io`: a layer goes back onto the voxels, axes and header of the file it came from."""
+"""Writers, by `diffatlas.io`: a layer is saved on the voxels, axes and header of the file it came from."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _write(file: Path, data: Any, state: Mapping[str, Any], format_: LabelFormat
     labels, origin = read_labels(data, state)
     header, series = (None, None) if origin is None else (origin.header, origin.series)
     write_label_map(labels, file, header=header, series=series, format=format_)
-    if file.suffix.lower() == ".dcm":  # which names its structures itself
+    if file.suffix.lower() == ".dcm":  # a .dcm file names its structures itself
         if series is None:
             show_info(f"{file.name}: {UNREFERENCED}")
         return [str(file)]
@@ -49,12 +49,12 @@ def write_image(path: str, data: Any, state: Mapping[str, Any]) -> list[str]:
 
 
 def _with_suffix(path: str, suffixes: tuple[str, ...]) -> Path:
-    """The path that napari's dialog offers is the layer's name: as it is, it names no format."""
+    """The path with an extension: napari's dialog offers the layer's name, which has none."""
     return Path(path if path.lower().endswith(suffixes) else f"{path}{suffixes[0]}")
 
 
 def _image_of(ours: Mapping[str, Any]) -> str:
     """The image that labels belong to: its file's name where there is one, else its layer's."""
     origin = ours.get("origin")
-    made_here = "provenance" in ours  # else the origin is the label file itself
+    made_here = "provenance" in ours  # without it, the origin is the label file itself
     return str(origin.path.name if made_here and origin is not None and origin.path else ours.get("image", ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -78,6 +79,14 @@ def modules_of(top: str) -> list[Path]:
 def test_every_module_has_its_place_in_the_order() -> None:
     found = {path.stem for path in ENGINE.glob("*.py")} | {path.parent.name for path in ENGINE.glob("*/*.py")}
     assert found - {"__init__", "__main__"} <= set(LAYERS)
+
+
+def test_the_picture_of_the_tree_shows_every_layer() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    picture = next(part for part in text.split("```") if "errors -> values" in part)
+    engine, front_ends = (set(re.findall(r"[a-z.]+", part)) for part in picture.split("napari_diffatlas,"))
+    assert engine >= set(LAYERS)
+    assert front_ends >= FOR_FRONT_ENDS
 
 
 @pytest.mark.parametrize("top", LAYERS)

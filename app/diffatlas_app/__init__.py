@@ -17,7 +17,7 @@ def main(host: str = "127.0.0.1", port: int | None = None, share: bool = False, 
     from diffatlas_app.serve import serve
 
     served = serve(host=host, port=port, share=share, open_browser=open_browser)
-    print(f"DiffAtlas: {served.url} (Ctrl-C stops it)", flush=True)  # a log or a pipe is told at once, too
+    print(f"DiffAtlas: {served.url} (Ctrl-C stops it)", flush=True)  # flush: a log or a pipe shows it at once
     try:
         served.page.block_thread()
     finally:

@@ -162,7 +162,9 @@ def add_endpoints(visitors: Visitors, running: dict[str, Any]) -> None:
                 source = replace(visitor.take_upload(asked.volume), index=asked.index)
                 read = asked.wanted.named(source.read())
                 name = f"{read.name}_labels.nii.gz"
-                for looking in regions.search(read, engine_request):  # in sight, so that it ends with the caller
+                for looking in regions.search(
+                    read, engine_request
+                ):  # here, so that the search ends when the caller leaves
                     if visitor.should_stop():
                         raise BadInput("the caller has gone")
                     if looking.found is not None:

@@ -78,7 +78,7 @@ def one_script(entry: Path) -> str:
     """A module and what it imports, each once and before its user, as one classic script.
 
     Our modules use named imports without renaming, and no two of them have a top-level name in common (a test holds
-    this), so leaving the words import and export out is all there is to do.
+    this), so removing the words import and export is enough.
     """
     done: list[Path] = []
     parts: list[str] = []
@@ -110,4 +110,4 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
     extensions_map = {**http.server.SimpleHTTPRequestHandler.extensions_map, **KINDS}  # noqa: RUF012 the class's own
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing of who reads what."""
+        """Log no requests."""

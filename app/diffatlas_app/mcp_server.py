@@ -1,9 +1,9 @@
 """Tools for agents over the Model Context Protocol: segment, compare, info, models (`diffatlas mcp`).
 
 The server speaks through standard input and output with the program that started it, and listens on no port. It reads
-and writes below one folder only, overwrites nothing unless told, and has the limits of the web page (`limits`): sizes,
-steps, samples, time, one run at a time. Files are decoded in a process of their own. Neither gradio nor torch is needed
-before a run.
+and writes below one folder only, overwrites a file only where the call says so, and has the limits of the web page
+(`limits`): sizes, steps, samples, time, one run at a time. Files are decoded in a process of their own. Neither gradio
+nor torch is needed before a run.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Tools:
     def segment(
         self, wanted: settings.Settings, image: str, labels: str, report: str, overwrite: bool, stop: threading.Event
     ) -> dict[str, Any]:
-        """``stop``: set by whoever no longer waits for the answer; the run ends within its step."""
+        """``stop``: set when the caller no longer waits for the answer; the run ends within a step."""
         source = self._there(image)
         out = self._new(labels, io.IMAGE_SUFFIXES, overwrite)
         record = self._new(report, (".json",), overwrite) if report else None
@@ -149,7 +149,7 @@ def server(root: Path) -> MCPServer[Any]:
     made: MCPServer[Any] = MCPServer("diffatlas", instructions=INSTRUCTIONS)
 
     async def answer(work: Callable[[], T], stop: threading.Event | None = None) -> T:
-        """``work`` in a thread; what goes wrong becomes the one line that the page shows for it."""
+        """Run ``work`` in a thread; an exception becomes the line that the web page would show."""
         try:
             return await to_thread.run_sync(work, abandon_on_cancel=True)
         except anyio.get_cancelled_exc_class():

@@ -1,4 +1,4 @@
-"""Serving the page with settings fit for other people's scans."""
+"""Serve the page with settings that protect the scans of visitors."""
 
 from __future__ import annotations
 
@@ -98,5 +98,5 @@ def serve(
 def _warm(visitors: Visitors) -> None:
     try:
         visitors.warm()
-    except Exception as error:  # the page works without; a run will say what is wrong
+    except Exception as error:  # the page works without; a run will show the error
         log.error("could not prepare the examples and models: %s", type(error).__name__)

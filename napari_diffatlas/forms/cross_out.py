@@ -1,4 +1,4 @@
-"""What of the image is not to be believed: the part of the form that says it, and the layer to brush it in."""
+"""Crossing out parts of the image that a run should ignore: the buttons of the form, and the layer to paint in."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COUNT_MS = 150  # after the last stroke
 
 
 class CrossOut(QWidget):
-    """Two buttons and a line. `mask_for` gives what a run is to ignore."""
+    """Two buttons and a line of text. `mask_for` gives the voxels that a run ignores."""
 
     def __init__(self, scene: Scene) -> None:
         super().__init__()
@@ -64,29 +64,29 @@ class CrossOut(QWidget):
         self.refresh()
 
     def start(self) -> None:
-        """Give the user the brush."""
+        """Select the brush on the layer."""
         source = self._source()
         if source is not None:
             self._crossed.open(source)
             self.refresh()
 
     def clear(self) -> None:
-        """Believe every voxel again."""
+        """Clear all crossed-out voxels."""
         source = self._source()
         if source is not None:
             self._crossed.close(source)
             self.refresh()
 
     def mask_for(self, source: Source) -> NDArray[np.bool_] | None:
-        """What a run on ``source`` is to ignore, on its displayed voxels; None for nothing."""
+        """The mask that a run on ``source`` ignores, on its displayed voxels; None for no voxel."""
         return self._crossed.mask(source)
 
     def finished(self) -> None:
-        """A result is there to be looked at."""
+        """A result is shown: hide the layer."""
         self._crossed.hide()
 
     def refresh(self) -> None:
-        """Say how much is crossed out, and whether the model can be told."""
+        """Say how much is crossed out, and whether the model supports it."""
         source = self._source()
         layer = None if source is None else self._crossed.layer(source)
         self.start_button.setEnabled(source is not None and self._idle and not source.large)
@@ -112,7 +112,7 @@ class CrossOut(QWidget):
     def _source(self) -> Source | None:
         try:
             return None if self._image is None else self._scene.source(self._image)
-        except BadInput:  # said when the run is asked for
+        except BadInput:  # the run reports it
             return None
 
     def _on_painted(self, _: Any = None) -> None:

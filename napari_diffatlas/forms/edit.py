@@ -1,4 +1,4 @@
-"""The form for what comes after a result: go on from an edit, paint an image onto a mask, return to earlier results."""
+"""The form for work on a result: continue from an edit, paint an image onto a mask, return to earlier results."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class EditPanel(QWidget):
         form.addLayout(buttons, 4, 0, 1, 2)
 
     def set_results(self, names: Sequence[str], chosen: int | None) -> None:
-        """Offer these results, oldest first, ``chosen`` the one in sight."""
+        """Offer these results, oldest first; ``chosen`` is the one shown."""
         with QSignalBlocker(self.result_combo):
             self.result_combo.clear()
             self.result_combo.addItems([short(name) for name in names] or ["none yet"])
@@ -93,7 +93,7 @@ class EditPanel(QWidget):
         self._has_results = bool(names)
 
     def set_ready(self, ready: bool, idle: bool = True) -> None:
-        """``ready``: there are labels to go on from; ``idle``: no run is on its way."""
+        """``ready``: there are labels to continue from; ``idle``: no run goes on."""
         for part in (self.hold_combo, self.noise_slider, self.continue_button):
             part.setEnabled(ready)
         self.paint_button.setEnabled(ready and idle)

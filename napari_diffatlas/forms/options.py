@@ -1,4 +1,4 @@
-"""How a run walks: the presets, and behind a fold everything a preset decides. Knows neither viewer nor engine."""
+"""Options of a run: the presets, and in a fold all that a preset sets. Knows neither viewer nor engine."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Presets(QWidget):
 
 
 class Advanced(QWidget):
-    """What a preset decides, to be decided otherwise: a changed value is sent, an untouched one stays the preset's.
+    """The options that a preset sets. A changed value is put into the request; an unchanged one stays the preset's.
 
     The rows are made by magicgui from the types of `Request`. Signal: ``changed()``.
     """
@@ -131,7 +131,7 @@ class Advanced(QWidget):
         self.form.changed.connect(self._on_change)
 
     def follow(self, default: Request | None) -> None:
-        """Take over what a preset decides: ``default`` with sampler, steps and guidance noise filled in."""
+        """Show the values of a preset: ``default`` with sampler, steps and guidance noise filled in."""
         self._default = default
         if default is not None:
             with self.form.changed.blocked():
@@ -140,7 +140,7 @@ class Advanced(QWidget):
         self._on_change()
 
     def choices(self) -> dict[str, Any]:
-        """Arguments of a `Request`; what is as the preset has it is None."""
+        """Arguments of a `Request`; None for values equal to the preset's."""
         values = {name: self.form[name].value for name in ROWS}
         for name in FROM_PRESET:
             if self._default is None or values[name] == getattr(self._default, name):
@@ -154,7 +154,7 @@ class Advanced(QWidget):
 
 def request_widget(name: str) -> Any:
     """The row of a field of `Request`, made from its type, with title and range."""
-    # This field's type alone: those of others are known to type checkers only.
+    # Resolve this field's type alone: some other fields have types that exist for type checkers only.
     field = type("Field", (), {"__annotations__": {name: Request.__annotations__[name]}})
     hint = get_type_hints(field, vars(sys.modules[Request.__module__]))[name]
     options = dict(ROWS[name])
@@ -224,12 +224,12 @@ class Options(QWidget):
         }
 
     def set_chosen(self, device: str, precision: str, chosen: str) -> None:
-        """What the engine took for ``device`` and ``precision``, in words."""
+        """Show the device and precision that the engine used."""
         self._chosen[device, precision] = chosen
         self._say_device()
 
     def refresh(self) -> None:
-        """Say what a run will take, by the engine's plan."""
+        """Show steps and time of a run, from the engine's plan."""
         plan = self._planned(**self.choices())
         if plan is None:
             self.preset_text.setText("")
@@ -251,7 +251,7 @@ class Options(QWidget):
             return None
         try:
             return self._plan(None, Request(model=self._model, **choices))
-        except BadInput:  # said where the user runs
+        except BadInput:  # the run reports it
             return None
 
     def _device(self) -> tuple[str, str]:

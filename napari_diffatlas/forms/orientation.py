@@ -1,4 +1,4 @@
-"""Where the axes of an image run, if the image does not say: what is assumed, and room to say otherwise."""
+"""The directions of an image's axes where the image does not state them: shows the assumption, which can be changed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class OrientationRow(QWidget):
         self.show_letters("")
 
     def show_letters(self, letters: str) -> None:
-        """What is assumed; "" where the image says it itself: out of sight."""
+        """Show the assumed letters; "" hides the row, because the image states its axes."""
         self._shown = letters
         self.edit.setText(letters)
         self.setVisible(bool(letters))

@@ -1,4 +1,4 @@
-"""The form: what a run is made of and what it says of itself. Emits plain data; knows neither viewer nor engine."""
+"""The form of the Segment tab: inputs and state of a run. Emits plain data; knows neither viewer nor engine."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ class Panel(QWidget):
     """Form, Run, Pause and Stop, progress, one status line.
 
     Signals: ``run_clicked(Choice)``, ``pause_clicked(bool)`` (True pauses, False resumes), ``stop_clicked()``,
-    ``subject_changed()`` (another image or model is chosen), ``modality_named(Modality | None)`` (the user says what
-    the image is; None leaves it to its looks). ``region`` is room for the parts that say where to look and what not to
-    believe.
+    ``subject_changed()`` (another image or model is chosen), ``modality_named(Modality | None)`` (the user
+    names the modality; None: guess it from the intensities). ``region``: layout for the forms of the region and of
+    crossing out.
     """
 
     run_clicked = Signal(object)
@@ -165,7 +165,7 @@ class Panel(QWidget):
 
     @property
     def paused(self) -> bool:
-        """Whether the run holds."""
+        """Whether the run is paused."""
         return self._paused
 
     def choice(self) -> Choice | None:
@@ -182,18 +182,18 @@ class Panel(QWidget):
         self._enable()
 
     def show_modality(self, named: Modality | None) -> None:
-        """What the user said of the image that is chosen."""
+        """Show the modality that the user named for the chosen image."""
         self.modality_combo.setCurrentIndex(list(MODALITIES.values()).index(named))
 
     def set_running(self, running: bool, pauses: bool = True) -> None:
-        """``pauses``: what runs can be held on its way."""
+        """``pauses``: the run can be paused."""
         self._running, self._paused, self._pauses = running, False, pauses
         if running:
-            self.about.collapse(animate=False)  # it has been in sight until now; the run needs the room
+            self.about.collapse(animate=False)  # the user has seen it until now; the run needs the space
         self._enable()
 
     def set_blocked(self, blocked: bool) -> None:
-        """``blocked``: the engine works for another tab; Run waits for it."""
+        """``blocked``: the engine runs for another tab, so Run is disabled."""
         self._blocked = blocked
         self._enable()
 
@@ -217,7 +217,7 @@ class Panel(QWidget):
         self.progress_text.setText(f"{done} places of at most {total}")
 
     def reset_progress(self, busy: bool = False) -> None:
-        """An empty bar, or (``busy``) one that moves without saying how far."""
+        """An empty bar, or (``busy``) one that moves without a value."""
         self.progress.setRange(0, 0 if busy else 1)
         self.progress.setValue(0)
         self.progress.setTextVisible(not busy)
@@ -237,7 +237,7 @@ class Panel(QWidget):
             self.run_clicked.emit(choice)
 
     def _pause(self) -> None:
-        self.pause_button.setEnabled(False)  # until the run says that it holds, or goes on
+        self.pause_button.setEnabled(False)  # until the run has paused or resumed
         if not self._paused:
             self.set_status("Pausing after this step ...")
         self.pause_clicked.emit(not self._paused)

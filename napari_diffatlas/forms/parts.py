@@ -1,4 +1,4 @@
-"""Small pieces that the forms are made of: text that keeps its height, a combo box, a fold, words for seconds."""
+"""Small widgets of the forms, such as text that keeps its height, a combo box and a fold; and durations as text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from superqt import QCollapsible
 HEADING = "text-align: left; border: none; background: transparent; padding: 2px 0;"
 MAX_HEIGHT = 2**24 - 1  # Qt's own
 W = TypeVar("W", bound=QWidget)
-# By whether the ground is dark; readable on it.
+# Text colours by whether the background is dark.
 ERROR_COLORS = {True: "#ff8a80", False: "#b3261e"}
 WARNING_COLORS = {True: "#fdd663", False: "#8f5a00"}
 
@@ -51,7 +51,7 @@ class Text(QLabel):
             self._grown.start(0)
 
     def _tell_parents(self) -> None:
-        """Have every layout above make room: one that is at work while this text grows keeps its old height."""
+        """Make every layout above update: one that works while this text grows would keep its old height."""
         parent = self.parentWidget()
         while parent is not None and not isinstance(parent, QScrollArea):
             layout = parent.layout()
@@ -62,7 +62,7 @@ class Text(QLabel):
 
 
 class Status(Text):
-    """A line for the user, red where it says that something went wrong, amber where it warns."""
+    """A line for the user: red for an error, amber for a warning."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,10 +85,10 @@ class Status(Text):
 
 
 class Bar(QProgressBar):
-    """A progress bar that is painted when the window is.
+    """A progress bar that is painted together with the window.
 
-    Qt's own paints at once and the whole window with it. In the middle of a change of layers, the canvas would then
-    draw textures that are gone; software OpenGL dies of that.
+    Qt's own bar paints at once, and the whole window with it. During a change of layers the canvas would then draw
+    deleted textures, which crashes software OpenGL.
     """
 
     def setValue(self, value: int) -> None:
@@ -107,7 +107,7 @@ class Bar(QProgressBar):
 
 
 def fold(title: str, content: QWidget, opened: bool = False) -> QCollapsible:
-    """A heading that opens and closes ``content``, at once: content that grows later is never cut."""
+    """A heading that opens and closes ``content``, without animation, which would cut content that grows later."""
     collapsible = QCollapsible(title, expandedIcon=QIcon(), collapsedIcon=QIcon())
     layout, unused = collapsible.layout(), collapsible.content()
     assert layout is not None  # it always has one; Qt's types do not say so
@@ -120,7 +120,7 @@ def fold(title: str, content: QWidget, opened: bool = False) -> QCollapsible:
     collapsible.setContent(content)
 
     def show(opened: bool) -> None:
-        # The arrow is text: an icon would keep the colour of the theme that it was drawn in.
+        # The arrow is text, because an icon would not change its colour with the theme.
         collapsible.setText(f"{'▾' if opened else '▸'}  {title}")
         content.setMaximumHeight(MAX_HEIGHT if opened else 0)
         content.setVisible(opened)
@@ -169,12 +169,12 @@ def folder_row(name: str, label: str, tip: str) -> FileEdit:
 
 
 def size_mm(extent: Sequence[float]) -> str:
-    """Sides of a box, mm, in words that no line breaks apart."""
+    """Sides of a box, mm, as text without line breaks."""
     return " × ".join(f"{e:.0f}" for e in extent).replace(" ", "\N{NO-BREAK SPACE}") + "\N{NO-BREAK SPACE}mm"
 
 
 def yielding(widget: W) -> W:
-    """Let a widget become as narrow as the dock wants it; viewers' styles ask for more room than there is."""
+    """Let a widget become as narrow as the dock; the viewers' style sheets set a larger minimum."""
     widget.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
     widget.setMinimumWidth(50)
     return widget
@@ -206,7 +206,7 @@ def offer(combo: QComboBox, names: list[str], empty: str) -> None:
 
 
 def short(name: str, length: int = 34) -> str:
-    """A long name with its middle left out: names of patients and results differ at their ends."""
+    """A long name without its middle, because names of patients and results differ at their ends."""
     if len(name) <= length:
         return name
     tail = (length - 1) * 2 // 3
@@ -214,7 +214,7 @@ def short(name: str, length: int = 34) -> str:
 
 
 def about(seconds: float) -> str:
-    """A time in few words: "under 1 s", "12 s", "4 min", "1.5 h"."""
+    """A duration as text: "under 1 s", "12 s", "4 min", "1.5 h"."""
     if seconds < 1:
         return "under 1 s"
     if seconds < 90:
@@ -228,7 +228,7 @@ def sentence(note: str) -> str:
 
 
 def in_our_words(message: str) -> str:
-    """The engine's one line, where it names a setting as Python does, with the name it has here."""
+    """A message of the engine with the names of the form's settings in place of Python's."""
     message = message.replace("name the modality if you know it", "choose CT or MR as its Modality if you know it")
     message = message.replace("name one as model, and insist", "choose a model, and insist")
     return message.replace("insist with force=True", "tick 'run on any modality' under Advanced")

@@ -1,7 +1,6 @@
 """How a run converges, drawn live: guidance residual, mask change and volumes over the steps, under one cursor.
 
-Painted with Qt itself, in about a millisecond: matplotlib takes a tenth of a second a drawing, which the viewer would
-feel at every step.
+Painted with Qt in about a millisecond. matplotlib takes a tenth of a second, which would slow the viewer at every step.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves of one quantity; ``now``: its value at the cursor, in words."""
+    """Curves of one quantity; ``now``: its value at the cursor, as text."""
 
     title: str
     series: tuple[Series, ...]

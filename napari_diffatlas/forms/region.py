@@ -1,4 +1,4 @@
-"""Where the model looks: the part of the form that says it, and the box in the viewer that shows it."""
+"""The region that the model looks at: the buttons of the form, and the box in the viewer."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from napari_diffatlas.viewer.doubt import much_smaller
 from napari_diffatlas.viewer.layers import Source
 from napari_diffatlas.viewer.scene import Scene
 
-LARGER = 1.15  # times the field of view: what is drawn around is said to be larger
+LARGER = 1.15  # a drawn region longer than this many fields of view is called larger
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A place on an image: its middle, RAS mm [3]; ``drawn``: the voxels drawn around, None where nobody drew."""
+    """A region of an image. ``centre_mm``: RAS [3]; ``drawn``: the voxel ranges that the user drew, else None."""
 
     layer: str
     grid: Grid
@@ -88,7 +88,7 @@ class RegionForm(QWidget):
 
 
 class RegionControl(RegionForm):
-    """The form at work.
+    """The form with its actions.
 
     Signals: ``said(str, bool)`` (a line for the user; is it an error), ``searching(int, int)`` (looks done, looks at
     most; 0, 0 at the end).
@@ -112,10 +112,10 @@ class RegionControl(RegionForm):
         self.refresh()
 
     def use(self, image: str | None, card: Card | None, options: Callable[[], Request]) -> None:
-        """The form's image, its model, and what a request would be; the box is kept where it still makes sense."""
+        """Set image, model and options of the form; the box is kept where it still fits the image."""
         try:
             source = None if image is None else self._scene.source(image)
-        except BadInput:  # said when the run is asked for
+        except BadInput:  # the run reports it
             source = None
         moved = self._card is not card
         self._source, self._card, self._options = source, card, options
@@ -143,13 +143,13 @@ class RegionControl(RegionForm):
         self.refresh()
 
     def refresh(self) -> None:
-        """Say what will be looked at, before anybody runs."""
+        """Show which region a run will look at."""
         ready = self._source is not None and self._card is not None and not self._runner.busy
         self.set_state(ready, self._region is not None, self._box.drawing, self._words())
 
     @property
     def assumed_axes(self) -> str:
-        """The letters that the image's axes are taken for; "" where it says itself where they run."""
+        """The assumed letters of the image's axes; "" where the image states them."""
         return "" if self._source is None else self._source.placement.assumed
 
     def shut_down(self) -> None:
@@ -248,6 +248,6 @@ class RegionControl(RegionForm):
             )
         try:
             where = self._plan(source.placeholder(), self._options()).where
-        except BadInput as error:  # a modality that the model does not know: said before anybody runs
+        except BadInput as error:  # a modality that the model does not know is shown before the run
             return in_our_words(str(error))
         return sentence(where) if where else ""

@@ -1,4 +1,4 @@
-"""Runs as files: save what is needed to run a result again, and run again what a report of any door records."""
+"""Runs as files: save the report of a result, and replay a report of napari, the command line or the web page."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Replay:
     """A recorded run and the layer to run it on. `volume` is for the worker: it hashes every voxel."""
 
     def __init__(self, path: Path, scene: Scene, chosen: str | None) -> None:
-        """Find the image among the layers, else open it from where it was; `BadInput` where it is neither."""
+        """Find the image among the layers, else open its file; `BadInput` where neither is there."""
         self.run = session.read_run(path)
         card = session.model_card(self.run.request.model)
         if reason := self.run.other_weights(card.name, card.sha256):

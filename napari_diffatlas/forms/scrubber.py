@@ -14,10 +14,10 @@ from napari_diffatlas.jobs.recording import Trace
 
 
 class Scrubber(QWidget):
-    """Slider, plot, and words on what is kept. Signal: ``moved(object)``, a step's index, or None for the newest.
+    """Slider, plot, and a text on the kept steps. Signal: ``moved(object)``, a step's index, or None for the newest.
 
-    At its right end it follows the run; anywhere else it stays where it is while the run goes on. ``see``: how the
-    steps are looked at.
+    At its right end the slider follows the run; elsewhere it stays while the run goes on. ``see``: the form for how
+    steps are shown.
     """
 
     moved = Signal(object)
@@ -51,16 +51,16 @@ class Scrubber(QWidget):
 
     @property
     def index(self) -> int | None:
-        """The step it stands at; None where it follows the newest."""
+        """The step of the slider; None where it follows the newest."""
         return self._index
 
     def clear(self) -> None:
-        """Nothing is recorded: out of sight."""
+        """Hide: nothing is recorded."""
         self._trace = self._index = None
         self._draw()
 
     def show_trace(self, trace: Trace) -> None:
-        """More steps are there (or fewer are kept)."""
+        """Update to a trace with more steps, or with fewer kept ones."""
         if not trace.kept:
             return
         self._trace = trace
@@ -69,7 +69,7 @@ class Scrubber(QWidget):
         self._draw()
 
     def follow(self, _: Any = None) -> None:
-        """Go to the newest step and stay with the run."""
+        """Go to the newest step and follow the run."""
         if self._index is not None:
             self._index = None
             self._draw()

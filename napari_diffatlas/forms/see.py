@@ -1,4 +1,4 @@
-"""How the recorded steps are looked at: one view, four, two runs; the generated image against the patient's."""
+"""How recorded steps are shown: one view, four, or two runs; and the generated image against the patient's."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class See(QWidget):
             item.setEnabled(has_before)
 
     def choose(self, view: str) -> None:
-        """Say which view is in sight."""
+        """Select the shown view in the form."""
         self.view_combo.setCurrentIndex(self.view_combo.findData(view))
 
     def _on_against(self, _: Any = None) -> None:

@@ -22,7 +22,7 @@ Color = tuple[int, int, int]
 
 
 class Table(QWidget):
-    """Rows of words and figures; the first column names, a colour before each name where there is one.
+    """Rows of text and numbers. The first column holds names, with a colour in front where there is one.
 
     ``titles``: the columns' names in full, for the clipboard; None takes those that are shown.
     """
@@ -57,7 +57,7 @@ class Table(QWidget):
         header.sectionResized.connect(lambda *_: self._fit())
 
     def set_rows(self, rows: Sequence[Sequence[str]], colors: Sequence[Color | None] = ()) -> None:
-        """Show these rows; out of sight without any."""
+        """Show these rows; hidden without rows."""
         self.table.setRowCount(len(rows))
         for y, row in enumerate(rows):
             color = colors[y] if y < len(colors) else None
@@ -78,7 +78,7 @@ class Table(QWidget):
         self._fit()
 
     def _fit(self) -> None:
-        """As high as its rows are, and these as high as their words in the width that there is."""
+        """Fit the row heights to their wrapped text, and the table to its rows."""
         self.table.resizeRowsToContents()
         rows_px = sum(self.table.rowHeight(y) for y in range(self.table.rowCount()))
         self.table.setFixedHeight(rows_px + self._head.sizeHint().height() + 4)
@@ -88,7 +88,7 @@ class Table(QWidget):
         return [[self._text(y, x) for x in range(len(self._columns))] for y in range(self.table.rowCount())]
 
     def copy(self, _: Any = None) -> None:
-        """Put head and rows, as far as they are in sight, into the clipboard, a tab between two cells."""
+        """Copy header and visible rows to the clipboard, cells separated by tabs."""
         seen = [x for x in range(len(self._columns)) if not self.table.isColumnHidden(x)]
         lines = ["\t".join(row[x] for x in seen) for row in (self._titles, *self.rows())]
         clipboard = QApplication.clipboard()

@@ -1,4 +1,4 @@
-"""A cohort as a job of the widget's runner: its news, at a pace that a viewer can follow; knows no Qt."""
+"""A cohort as a job of the widget's runner: updates at a rate that a viewer can draw; knows no Qt."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from napari_diffatlas.jobs.worker import INTERVAL_S, Failed, Stopped, guarded
 
 @dataclass(frozen=True)
 class Listed:
-    """What was found in the folder: names of the cases with their files, and lines on what was left out."""
+    """The cases found in the folder, with their files, and lines on files that were left out."""
 
     cases: tuple[tuple[str, Path, Path], ...]
     notes: tuple[str, ...]
@@ -26,7 +26,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class Finished:
-    """Every case had its turn."""
+    """Every case was run."""
 
     statuses: tuple[Status, ...]
 
@@ -37,8 +37,8 @@ FolderUpdate = Listed | Status | Finished | Stopped | Failed
 class FolderRun:
     """One pass over a folder: iterate `updates` in a worker; call `stop` from any thread.
 
-    It cannot be held: stopped and run again it goes on where it was. ``modality``: what the volumes are, None as each
-    looks.
+    It cannot be paused, but a stopped run continues when it is started again. ``modality``: of the volumes; None:
+    decided for each.
     """
 
     endings = (Finished,)
@@ -61,7 +61,7 @@ class FolderRun:
         self._stopped = False
 
     def stop(self) -> None:
-        """Ask the run to end, every case that is on its way within one step."""
+        """Ask the run to end; every running case ends within one step."""
         self._stopped = True
         if self._cohort is not None:
             self._cohort.stop()
@@ -76,7 +76,7 @@ class FolderRun:
         """Not of use here: rows of a table are drawn at once."""
 
     def updates(self) -> Iterator[FolderUpdate]:
-        """`Listed`, a `Status` a change; then exactly one of `Finished`, `Stopped`, `Failed`."""
+        """`Listed`, a `Status` for every change, then exactly one of `Finished`, `Stopped`, `Failed`."""
         yield from guarded(self._updates())
 
     def _updates(self) -> Iterator[FolderUpdate]:

@@ -1,8 +1,8 @@
-"""Images larger than memory: the place is found at low resolution, then only the region about it is read.
+"""Images larger than memory: the region is found at low resolution, then only that region is read.
 
-A layer is large where its array is lazy and its voxels would not fit (`Source.large`). The whole is read once, chunk by
-chunk, as block means of about the model's spacing; the engine's search looks at that. What the model is given, and
-what the labels lie on, is the model's field of view about the place, again as block means where even that is large.
+A layer is large where its array is lazy and its voxels would not fit (`Source.large`). The whole image is read once,
+chunk by chunk, as block means of about the model's spacing, and the engine searches these. The model gets, and the
+labels lie on, the model's field of view about the found place, again as block means where that is large too.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from napari_diffatlas.jobs.worker import Run, Stopped, Update
 from napari_diffatlas.viewer.layers import AS_IS, Origin, Source
 from napari_diffatlas.viewer.outcome import Outcome
 
-COARSE_VOXELS = 2**26  # of the whole at the model's spacing; a search of more takes hours
-REGION_VOXELS = 2**26  # of what the model is given
-SLAB_BYTES = 2**27  # float32 of what is read between two looks at Stop
+COARSE_VOXELS = 2**26  # of the whole image at the model's spacing; a larger search takes hours
+REGION_VOXELS = 2**26  # of the region that the model gets
+SLAB_BYTES = 2**27  # float32 bytes read between two checks for Stop
 
 
 class LargeRun(Run):
@@ -82,8 +82,8 @@ class Interrupted(Exception):
 
 
 def coarse(source: Source, space: ModelSpace, stopped: Callable[[], bool] = lambda: False) -> Source:
-    """The whole image as block means of about the model's spacing; of several levels the coarsest that is fine enough
-    is read. `BadInput` where even that is too large."""
+    """The whole image as block means of about the model's spacing; of several levels, the coarsest one that is fine
+    enough is read. `BadInput` where even that is too large."""
     wanted = min(space.spacing_mm)
     data, grid = source.data, source.grid
     for level in source.levels[1:]:
@@ -103,7 +103,7 @@ def coarse(source: Source, space: ModelSpace, stopped: Callable[[], bool] = lamb
 def region(
     source: Source, ranges: Roi, roi: Roi | None, stopped: Callable[[], bool] = lambda: False
 ) -> tuple[Source, Roi | None]:
-    """What lies in ``ranges`` (voxels of ``source``), read now, and ``roi`` on its voxels."""
+    """Read the voxels in ``ranges`` of ``source``; returns them and ``roi`` on their grid."""
     part = source.data[tuple(slice(a, b) for a, b in ranges)]
     affine = source.grid.affine.copy()
     affine[:3, 3] = source.grid.to_world(np.array([a for a, _ in ranges], dtype=float))
@@ -131,7 +131,7 @@ def _reduced(source: Source, data: Any, grid: Grid, block: tuple[int, ...], stop
     counts = [n // b for n, b in zip(grid.shape, block, strict=True)]
     out = np.empty(counts, dtype=np.float32)
     plane = 4 * block[0] * float(np.prod(grid.shape[1:], dtype=float))
-    chunk = lazy.chunks[0][0] // block[0]  # a chunk is computed whole, so it is taken whole
+    chunk = lazy.chunks[0][0] // block[0]  # a chunk is always computed as a whole, so read whole chunks
     rows = max(1, chunk, int(SLAB_BYTES / plane))
     for first in range(0, counts[0], rows):
         if stopped():

@@ -1,4 +1,4 @@
-"""Pairs from the atlas, as a job of the runner: steps of the pair that is coming, and each pair that is done."""
+"""Pairs from the atlas, as a job of the runner: steps of the current pair, and each finished pair."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class AllDrawn:
 
 
 class Pairs:
-    """``count`` pairs, one after the other. Steps are handed on at the pace at which they are drawn, pairs always."""
+    """``count`` pairs, one after the other. Steps are passed on as fast as they are drawn, and all pairs are."""
 
     endings = (AllDrawn,)
 
@@ -64,7 +64,7 @@ class Pairs:
         self._free.set()
 
     def stop(self) -> None:
-        """Ask for the end within one step; the pairs that are done stay."""
+        """Ask the job to end within one step; finished pairs are kept."""
         self._stop.set()
 
     def pause(self) -> None:

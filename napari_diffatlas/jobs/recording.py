@@ -1,8 +1,8 @@
-"""The steps of a run, kept within a bound of memory; filled by the worker, read by the viewer's thread.
+"""The steps of a run, kept within a memory limit; filled by the worker, read by the viewer's thread.
 
-Images are kept in half precision and labels as they are. Where the steps grow beyond the bound, every second one is
-dropped, again and again: what is left is spread evenly over the run, and always holds the first step and the newest.
-The metrics of every step are kept, they are small.
+Images are kept in half precision, labels as they are. Beyond the limit every second step is dropped, as often as
+needed: the kept steps are spread evenly over the run, and the first and the newest are always kept. The metrics of all
+steps are kept.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Trace:
 
 
 class Recording:
-    """Keeps what `add` gives it within ``limit_bytes`` (the first and the newest step whatever they take)."""
+    """Keeps what `add` gives it within ``limit_bytes`` (the first and the newest step are always kept)."""
 
     def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
         self._limit = limit_bytes
@@ -96,7 +96,7 @@ class Recording:
         moment = Moment.of(frame)
         with self._lock:
             newest = max(self._moments, default=0)
-            if newest % self._every:  # it was kept as the newest only
+            if newest % self._every:  # it was kept only because it was the newest
                 self._nbytes -= self._moments.pop(newest).nbytes
             self._moments[frame.index] = moment
             self._nbytes += moment.nbytes

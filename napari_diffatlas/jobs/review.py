@@ -1,4 +1,4 @@
-"""Cases of a review, read and where need be segmented ahead of the user; knows no Qt and no viewer."""
+"""Cases of a review: read, and segmented where needed, before the user gets to them; knows no Qt and no viewer."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from napari_diffatlas.viewer.doubt import doubts_of_labels
 from napari_diffatlas.viewer.layers import LayerTuple, label_map_to_layer, volume_to_layer
 
 TRAINING = "training"  # in the folder of the results
-AHEAD = 2  # cases that are kept in memory beyond the one in sight, on either side
+AHEAD = 2  # cases kept in memory on either side of the one shown
 
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A case as it is shown: layers of the image and of the labels to look at, and the run's own labels.
+    """A case to show: layers of the image and of its current labels, and the run's own labels.
 
-    ``painted``: what was painted on them and not saved when the program ended, None where nothing was. ``middle_mm``:
-    of the labels in sight, RAS mm [3], None where there are none. ``doubts``: see `doubts_of_labels`.
+    ``painted``: painted labels that were not saved when the program ended, else None. ``middle_mm``: centre of the
+    labels shown, RAS mm [3], None where there are none. ``doubts``: see `doubts_of_labels`.
     """
 
     case: Case
@@ -45,9 +45,9 @@ class Opened:
 
 
 class Review:
-    """The cases of a folder, worst first; `open` gives one, and the next ones are read meanwhile.
+    """The cases of a folder, worst first; `open` gives one and starts to read the next.
 
-    ``request`` is run on cases that have no labels yet, their volumes taken for ``modality`` (None: as each looks);
+    ``request`` is run on cases that have no labels yet. ``modality``: of their volumes; None: decided for each.
     ``backend`` is called in a thread.
     """
 
@@ -72,10 +72,10 @@ class Review:
         self._drafting = ThreadPoolExecutor(1, thread_name_prefix="diffatlas-draft")  # one after the other
         self._closed = False
         self._opened: dict[int, Future[Opened]] = {}
-        self._saves: list[tuple[str, review.Verdict | None, bytes | None]] = []  # what stood before each
+        self._saves: list[tuple[str, review.Verdict | None, bytes | None]] = []  # what was there before each
 
     def open(self, index: int) -> Future[Opened]:
-        """Case ``index``, at once where it was read ahead; begins to read those after it, and keeps the one before."""
+        """Case ``index``, at once where it was read ahead. Starts to read the next ones and keeps the one before."""
         wanted = [i for i in (index, *range(index + 1, index + 1 + AHEAD), index - 1) if 0 <= i < len(self.cases)]
         for i in [i for i in self._opened if i not in wanted]:
             self._opened.pop(i).cancel()
@@ -89,20 +89,20 @@ class Review:
         return "to do" if said is None else said.state
 
     def kept(self, case: Case) -> Path:
-        """Where the labels of a reviewed case stand."""
+        """The file with the labels of a reviewed case."""
         return self.folder / review.FOLDER / f"{case.name}_labels.nii.gz"
 
     def draft(self, case: Case) -> Path:
-        """Where labels stand that were painted and not saved yet."""
+        """The file for painted labels that are not saved yet."""
         return self.folder / review.FOLDER / "drafts" / f"{case.name}_labels.nii.gz"
 
     def keep_draft(self, opened: Opened, labels: LabelMap | None) -> Future[None]:
-        """Keep ``labels`` on the disk, so that they survive a crash, until a verdict is kept; None keeps none."""
+        """Write ``labels`` to the disk, so that they survive a crash, until a verdict is saved; None removes them."""
         self._forget(opened.case.name)
         return self._drafting.submit(self._write_draft, opened, labels)
 
     def say(self, opened: Opened, state: review.State, labels: LabelMap | None, reason: str = "") -> None:
-        """Keep a verdict, and the ``labels`` that it is about (on the file's own voxels)."""
+        """Save a verdict, and the ``labels`` that it is about (on the file's own voxels)."""
         case = opened.case
         kept = self.kept(case)
         self._saves.append((case.name, self.verdicts.get(case.name), kept.read_bytes() if kept.exists() else None))
@@ -117,8 +117,8 @@ class Review:
         self.keep_draft(opened, None)
 
     def undo(self) -> int | None:
-        """Take back the last verdict that was kept, and its labels: what stood before stands again; the index of its
-        case. None where nothing was kept since the review was opened."""
+        """Undo the last saved verdict and its labels, and return the index of its case; None where nothing was saved
+        since the review was opened."""
         if not self._saves:
             return None
         name, before, labels = self._saves.pop()
@@ -139,7 +139,7 @@ class Review:
         return review.write_training(self.folder, self.folder / TRAINING)
 
     def _forget(self, name: str) -> None:
-        """What was read ahead of a case is no longer what stands there."""
+        """Drop a case that was read ahead: its files have changed."""
         for index, case in enumerate(self.cases):
             if case.name == name:
                 self._opened.pop(index, None)

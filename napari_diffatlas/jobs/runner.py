@@ -16,7 +16,7 @@ ACTIVITY_MS = 50
 
 
 class Job(Protocol):
-    """What a runner runs, the engine in it: iterated in a worker, the other methods called from any thread.
+    """Work for a runner: ``updates`` is iterated in a worker, the other methods are called from any thread.
 
     ``updates`` yields `Step`, and values of the job's own, and ends with one `Stopped`, `Failed` or value of a type in
     ``endings``.
@@ -32,7 +32,7 @@ class Job(Protocol):
 
 
 class Runner(QObject):
-    """Starts a `Job` and hands its updates on in the GUI thread. Signal: ``busy_changed(bool)``."""
+    """Runs a `Job` in a worker and passes its updates to the GUI thread. Signal: ``busy_changed(bool)``."""
 
     busy_changed = Signal(bool)
 
@@ -48,7 +48,7 @@ class Runner(QObject):
 
     @property
     def busy(self) -> bool:
-        """Whether a run is on its way."""
+        """Whether a job runs."""
         return self._run is not None
 
     def start(self, run: Job, client: Callable[[Any], None]) -> None:
@@ -59,11 +59,11 @@ class Runner(QObject):
         if self._run is not None:
             return
         self._run, self._client = run, client
-        # Python looks through everything there is (torch, the viewer: 300 000 objects) for what can be thrown away, all
-        # of it at once. What is there before a run can wait until it is over.
+        # Python's garbage collector would examine all objects (torch and the viewer: 300 000) at once. Objects that
+        # exist before a run are left out until it is over.
         self._froze = gc.get_freeze_count() == 0
         gc.freeze()
-        # A viewer that closes deletes its widgets without any event; the run must not outlive them.
+        # A viewer that closes deletes its widgets without an event; the run must end with them.
         self._stop_on_destroyed = run.stop
         self.destroyed.connect(self._stop_on_destroyed)
         self.busy_changed.emit(True)
@@ -72,7 +72,7 @@ class Runner(QObject):
         worker.finished.connect(self._on_finished)
         self._workers += 1
         worker.start()
-        # napari's bar handles waiting events when it is made: the run may already be over, and another on its way.
+        # napari's bar processes events when it is made: meanwhile the run may have ended and another started.
         activity = progress(total=0, desc="DiffAtlas")
         if self._run is run:
             self._activity = activity
@@ -85,12 +85,12 @@ class Runner(QObject):
             self._run.stop()
 
     def pause(self, paused: bool) -> None:
-        """Ask the run to hold after the step it is at, or let it go on."""
+        """Ask the run to pause after its current step, or to resume."""
         if self._run is not None:
             (self._run.pause if paused else self._run.resume)()
 
     def abandon(self) -> None:
-        """Stop the run and hear no more of it: the widget closes."""
+        """Stop the run and ignore its updates: the widget closes."""
         if self._run is not None:
             self._run.stop()
             self._end()
@@ -101,18 +101,18 @@ class Runner(QObject):
             return
         try:
             client(update)
-        finally:  # whatever the viewer says to new layers, the widget works again
+        finally:  # the widget stays usable also where the viewer raises on new layers
             run.shown()
             if isinstance(update, Step):
                 self._seen = update.frame.index + 1, update.frame.total
-                # napari's bar paints the window at once. Layers that the client has just made are not to be drawn in
-                # the middle of it all (see `Bar`), but when the window is painted for them, after those still to come.
+                # napari's bar paints the window at once, but layers that the client is still adding must not be drawn
+                # yet (see `Bar`).
                 QTimer.singleShot(ACTIVITY_MS, self._show_activity)
             elif isinstance(update, (Stopped, Failed, *run.endings)):
                 self._end()
 
     def _on_finished(self) -> None:
-        """A worker's thread is free; usually its run has said how it ended by now, and another may be on its way."""
+        """A worker's thread has ended; its run has usually reported its end before, and another run may go on."""
         self._workers -= 1
         if self._workers == 0:
             self._on_update(Stopped(0))
@@ -130,9 +130,9 @@ class Runner(QObject):
         self.busy_changed.emit(False)
 
     def _show_activity(self) -> None:
-        """napari's own activity bar, which stays in sight when our dock is covered."""
+        """napari's own activity bar, which is visible when our dock is not."""
         done, total = self._seen
-        activity = self._activity  # it handles waiting events when it moves: the run may be over on the next line
+        activity = self._activity  # moving it processes events: afterwards the run may be over
         if activity is not None:
             if activity.total != total:
                 activity.total = total

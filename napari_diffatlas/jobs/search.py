@@ -1,4 +1,4 @@
-"""The search for a region, as a job of the runner: the engine's looks as a stream of plain values."""
+"""The search for a region, as a job of the runner: each look of the engine as a plain value."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Search:
         self._stop.set()
 
     def pause(self) -> None:
-        """A search has nothing to show on the way: it does not hold."""
+        """Not of use here: a search has no steps to show."""
 
     def resume(self) -> None:
         """See `pause`."""
@@ -54,7 +54,7 @@ class Search:
         """A look draws nothing."""
 
     def updates(self) -> Iterator[Looked | Found | Stopped | Failed]:
-        """`Looked` a look; then one of `Found`, `Stopped`, `Failed`."""
+        """`Looked` for each look, then one of `Found`, `Stopped`, `Failed`."""
         yield from guarded(self._updates())
 
     def _updates(self) -> Iterator[Looked | Found | Stopped | Failed]:

@@ -1,4 +1,4 @@
-"""A training run in a process of its own, as the command line starts it; the viewer hears its last line."""
+"""A training run in a process of its own, as the command line starts it; passes on its last line of output."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ STOP_MS = 10_000
 
 
 class Training(QObject):
-    """``diffatlas train CONFIG``. What it prints stands in ``train.log`` beside the configuration, too.
+    """``diffatlas train CONFIG``. Its output is also written to ``train.log`` beside the configuration.
 
-    Signals: ``said(str)``, its last line; ``ended(bool)``, whether it went well. A stopped run goes on where it was
-    when it is started again.
+    Signals: ``said(str)``, its last line; ``ended(bool)``, whether it went well. A stopped run continues when it is
+    started again.
     """
 
     said = Signal(str)
@@ -34,11 +34,11 @@ class Training(QObject):
 
     @property
     def running(self) -> bool:
-        """Whether the process is there."""
+        """Whether the process runs."""
         return self._process is not None
 
     def start(self, config: Path) -> None:
-        """Begin; does nothing while one runs."""
+        """Start the process; does nothing while one runs."""
         if self._process is not None:
             return
         self._stopped = False
@@ -56,13 +56,13 @@ class Training(QObject):
         process.start(COMMAND[0], [*COMMAND[1:], str(config)])
 
     def stop(self) -> None:
-        """Ask for the end: it saves its state."""
+        """Ask the process to end; it saves its state."""
         if self._process is not None:
             self._stopped = True
             self._process.terminate()
 
     def shut_down(self) -> None:
-        """The widget closes: the run ends with it, and goes on where it was when it is started again."""
+        """The widget closes: end the run, which continues when it is started again."""
         process, self._process = self._process, None
         if process is not None:
             process.blockSignals(True)

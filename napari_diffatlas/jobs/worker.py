@@ -1,8 +1,8 @@
 """A run of the engine as a stream of plain values, for any kind of worker thread; knows no Qt.
 
-`Run.updates` is made to be iterated in a worker thread: every exception leaves it as a `Failed` value (napari's workers
-lose a `RuntimeError` without a word, and torch raises little else), the engine's stream is closed on every way out, and
-steps are passed on at most ten times a second and never faster than the viewer draws them.
+`Run.updates` is made to be iterated in a worker thread: every exception becomes a `Failed` value (napari's workers lose
+a `RuntimeError` silently, and torch raises mostly these), the engine's stream is closed in any case, and steps are
+passed on at most ten times a second and never faster than the viewer draws them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ INTERVAL_S = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A frame worth drawing. ``pace_s``: seconds a step, None until there is something to measure."""
+    """A frame to draw. ``pace_s``: seconds per step, None until it is measured."""
 
     frame: Frame
     pace_s: float | None
@@ -40,7 +40,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Paused:
-    """The run holds after ``steps`` steps, the last of which has been yielded; it goes on with `Run.resume`."""
+    """The run is paused after ``steps`` steps, the last of which was yielded; `Run.resume` continues it."""
 
     steps: int
 
@@ -52,7 +52,7 @@ class Resumed:
 
 @dataclass(frozen=True, eq=False)
 class Done:
-    """``result``: what the run's ``present`` made of it. ``seconds``: from the first step on, pauses left out."""
+    """``result``: what the run's ``present`` made of it. ``seconds``: from the first step on, without pauses."""
 
     result: Any
     seconds: float
@@ -84,7 +84,7 @@ def guarded(updates: Iterator[U]) -> Iterator[U | Failed]:
         raise
     except BadInput as error:
         yield Failed(" ".join(str(error).split()))
-    except BaseException as error:  # SystemExit and its like would leave a worker without a word, too
+    except BaseException as error:  # a worker would also lose SystemExit and its like silently
         log.error("a run of DiffAtlas failed", exc_info=True)
         yield Failed(f"The engine failed ({_words(error)}). You can run again.")
 
@@ -102,8 +102,8 @@ class Run:
     """One run: iterate `updates` in a worker; call `stop`, `pause`, `resume` and `shown` from any thread.
 
     ``backend`` and ``volume`` are called in the worker: the first loads torch and the weights, the second may compute a
-    lazy array. ``recording`` gets every step. ``present`` makes, in the worker, what is handed on out of
-    the frame that carries the result.
+    lazy array. ``recording`` gets every step. ``present`` is called in the worker with the last
+    frame and makes the value of `Done`.
     """
 
     endings = (Done,)
@@ -136,11 +136,11 @@ class Run:
         self._go.set()
 
     def pause(self) -> None:
-        """Ask the run to hold after the step it is at."""
+        """Ask the run to pause after its current step."""
         self._go.clear()
 
     def resume(self) -> None:
-        """Let a run that holds go on."""
+        """Continue a paused run."""
         self._go.set()
 
     def shown(self) -> None:
@@ -189,7 +189,7 @@ class Run:
         return self._stop.is_set()
 
     def _prepared(self) -> tuple[Volume, Request]:
-        """What the engine is given; called in the worker."""
+        """The volume and request for the engine; called in the worker."""
         return self._volume(), self._request
 
     def _hold(self, steps: int) -> Iterator[Update]:
@@ -201,7 +201,7 @@ class Run:
             yield Resumed()
 
     def _pace(self, first: Frame, frame: Frame) -> float | None:
-        """Seconds a step since the first step (which alone pays for loading the model), pauses left out."""
+        """Seconds per step after the first step (which includes loading the model), without pauses."""
         made = frame.index - first.index
         if made < 1:
             return None

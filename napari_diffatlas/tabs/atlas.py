@@ -44,7 +44,7 @@ HINT = "Pairs that no patient has: the atlas alone draws an image and its mask, 
 
 
 class AtlasTab(Tab):
-    """Model, count, seed; a gallery that fills as pairs come. ``backend`` is called in the worker."""
+    """Model, count, seed, and a gallery of the pairs. ``backend`` is called in the worker."""
 
     title = "Atlas"
 
@@ -116,7 +116,7 @@ class AtlasTab(Tab):
         if not busy and self._running:
             self._running = False
             for row in range(self.gallery.count() - 1, len(self.pairs) - 1, -1):
-                self.gallery.takeItem(row)  # the pair that was on its way
+                self.gallery.takeItem(row)  # the unfinished pair
         self._enable()
 
     def set_dark(self, dark: bool) -> None:
@@ -202,7 +202,7 @@ class AtlasTab(Tab):
 
     def _item(self, number: int) -> QListWidgetItem:
         item = self.gallery.item(number)
-        assert item is not None  # items are added as pairs begin, and none is taken away alone
+        assert item is not None  # every pair that began has an item
         return item
 
     def _advance(self, done: int, share: float) -> None:

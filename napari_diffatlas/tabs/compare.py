@@ -1,4 +1,4 @@
-"""The tab that compares two label layers: a table of scores, and a layer of where they disagree."""
+"""The tab that compares two label layers: a table of scores, and a layer that shows where they differ."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TIPS = (
 
 
 class CompareTab(Tab):
-    """Labels, reference, tolerance; the figures come from a worker thread, a run of the engine may go on meanwhile."""
+    """Labels, reference, tolerance. The scores are computed in a worker thread, also during a run of the engine."""
 
     title = "Compare"
 
@@ -79,7 +79,7 @@ class CompareTab(Tab):
 
     @property
     def busy(self) -> bool:
-        """Whether figures are on their way."""
+        """Whether scores are being computed."""
         return self._asked is not None
 
     # -- what the widget tells ---------------------------------------------------------------------------------------
@@ -91,13 +91,13 @@ class CompareTab(Tab):
             first = next((layer for layer in layers if layer is not second), None)
         if second not in layers or second is first:
             second = next((layer for layer in reversed(layers) if layer is not first), first)
-        if None not in (first, second):  # a name that changed must not change what is chosen
+        if None not in (first, second):  # a renamed layer stays chosen
             self.form["labels"].value, self.form["reference"].value = first, second
         if (first, second) != before:
             self._enable()
 
     def choices(self, _: Any = None) -> list[tuple[str, napari.layers.Labels]]:
-        """The label layers with their names, long ones with the middle left out."""
+        """The label layers with their names; long names are cut in the middle."""
         layers = self._scene.label_layers()
         names = [short(str(layer.name)) for layer in layers]
         return [(s if names.count(s) == 1 else str(la.name), la) for s, la in zip(names, layers, strict=True)]

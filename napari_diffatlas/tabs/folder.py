@@ -1,4 +1,4 @@
-"""The tab that segments a folder: where from, where to, and what becomes of every file."""
+"""The tab that segments a folder: input, output, and the state of every file."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ TABLE_ROWS = 8
 
 
 class FolderTab(Tab):
-    """Segment every volume of a folder with the model and the options of the first tab.
+    """Segment every volume of a folder with the model and the options of the Segment tab.
 
-    ``options`` gives these, None where no model is installed. ``backend`` is called in the worker. Signal:
-    ``folders_chosen(str, str, str)``, where a run takes its volumes from, where it leaves its results, and what the
-    volumes are (the words of `modality_row`).
+    ``options`` returns these, None where no model is installed. ``backend`` is called in the worker. Signal:
+    ``folders_chosen(str, str, str)``: the folder of the volumes, the folder of the results, and the modality (a choice
+    of `modality_row`).
     """
 
     title = "Folder"
@@ -125,7 +125,7 @@ class FolderTab(Tab):
         self.table.setTextElideMode(Qt.TextElideMode.ElideMiddle)  # names of cases differ at their ends
         row_px = self.table.fontMetrics().height() + 6
         sides.setMinimumSectionSize(row_px)
-        sides.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)  # a note takes the lines that it needs
+        sides.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)  # rows grow with their notes
         self.table.setMinimumHeight(TABLE_ROWS * row_px + head.sizeHint().height())
         self.table.hide()
         self.progress.setTextVisible(False)
@@ -143,7 +143,7 @@ class FolderTab(Tab):
         self.refresh()
 
     def refresh(self) -> None:
-        """Say with what the folder will be run; the options may have changed in the first tab."""
+        """Show the options for the folder; they may have changed in the Segment tab."""
         request = self._options()
         if request is None:
             self.options_text.setText("No model is installed; install napari-diffatlas again.")
@@ -153,14 +153,14 @@ class FolderTab(Tab):
 
     # -- the user ----------------------------------------------------------------------------------------------------
     def _on_input(self, folder: Path) -> None:
-        """Propose a folder beside the input, until the user has named one."""
+        """Propose an output folder beside the input, unless the user has named one."""
         if chosen(folder) and chosen(self.form["results"].value) in ("", self._proposed):
             self._proposed = results_beside(folder)
             self.form["results"].value = self._proposed
         self._enable()
 
     def start(self, redo: bool = False) -> None:
-        """Run what the form says; ``redo`` runs also what is done."""
+        """Run the folder as the form says; ``redo`` also runs cases that are done."""
         request = self._options()
         if self._runner.busy or request is None or not self._filled:
             return
@@ -168,7 +168,7 @@ class FolderTab(Tab):
         self.folders_chosen.emit(str(folder), str(output), self.form["modality"].value)
         self._running = True
         self._files, self._states = {}, {}
-        with contextlib.suppress(BadInput):  # a model that is gone is told by the run
+        with contextlib.suppress(BadInput):  # the run reports a missing model
             self._scheme = session.model_card(request.model).scheme
         self.table.setRowCount(0)
         self.status.say("Looking into the folder ...")
@@ -249,7 +249,7 @@ class FolderTab(Tab):
         row = self._files[status.name][0]
         note = status.reason
         path = self._files[status.name][1]
-        if note.startswith(f"{path.name}: "):  # the file stands beside it
+        if note.startswith(f"{path.name}: "):  # the file name is in the same row
             note = note[len(path.name) + 2 :]
         if status.state == "running" and status.step:
             note = f"step {status.step} of {status.total}"
@@ -285,7 +285,7 @@ class FolderTab(Tab):
 
 
 def chosen(folder: object) -> str:
-    """What a file picker holds; "" where nothing is chosen, which it gives as the current folder."""
+    """The path in a file picker; "" where nothing is chosen (the picker then returns the current folder)."""
     return "" if str(folder).strip() in ("", ".") else str(folder)
 
 

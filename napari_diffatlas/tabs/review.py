@@ -1,4 +1,4 @@
-"""The tab that reviews: one patient at a time, next and previous by key, accept, correct or reject, worst first."""
+"""The tab for review: one case at a time, the worst first; accept, correct or reject it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DRAFT_MS = 2000  # after the last stroke
 
 
 class ReviewTab(ReviewForm):
-    """Folders, cases, what is said of the one in sight. ``options`` says how cases without labels are run."""
+    """Folders, cases, and the verdict on the case shown. ``options``: the request for cases without labels."""
 
     _drafted = Signal(str)  # from the thread that writes: what went wrong
 
@@ -116,7 +116,7 @@ class ReviewTab(ReviewForm):
         self.go_to(self._index + by)
 
     def go_to(self, index: int) -> None:
-        """Show case ``index``; what was painted on the one in sight is saved first."""
+        """Show case ``index``; painted changes of the current one are saved first."""
         if self._review is None or not 0 <= index < len(self._review.cases) or self._running:
             return
         if not self._autosave():
@@ -134,12 +134,12 @@ class ReviewTab(ReviewForm):
         self._enable()
 
     def accept(self) -> None:
-        """Keep the labels in sight and go on."""
+        """Accept the labels shown and go to the next case."""
         if self._say("corrected" if self._changed() else "accepted", keep=True):
             self._go_on()
 
     def reject(self) -> None:
-        """Keep no labels, but the reason, and go on."""
+        """Reject the labels, save the reason, and go to the next case."""
         reason = self.reason_edit.text().strip()
         if self._opened is not None and not reason:
             self.status.say("say why it is rejected", error=True)
@@ -155,7 +155,7 @@ class ReviewTab(ReviewForm):
             self.status.say("The labels are as the run made them.")
 
     def undo(self) -> None:
-        """Take back what was painted since the last save, else the last save of all, and show its case."""
+        """Undo what was painted since the last save; else undo the last save of any case, and show that case."""
         review_ = self._review
         if review_ is None or self._running:
             return
@@ -176,7 +176,7 @@ class ReviewTab(ReviewForm):
         self.status.say(f"Taken back: {review_.cases[index].name} is {review_.state(review_.cases[index])} again.")
 
     def train(self) -> None:
-        """Train on the accepted cases, or end the training that is on its way."""
+        """Train on the accepted cases, or stop the training that runs."""
         if self.training.running:
             self.train_button.setEnabled(False)
             self.train_text.say("Stopping the training; it saves its state ...")
@@ -194,7 +194,7 @@ class ReviewTab(ReviewForm):
         self.train_button.setText("Stop training")
 
     def continue_run(self) -> None:
-        """Run on from the labels in sight."""
+        """Continue the run from the labels shown."""
         opened, review_ = self._opened, self._review
         if opened is None or review_ is None or self._runner.busy:
             return
@@ -235,7 +235,7 @@ class ReviewTab(ReviewForm):
 
     # -- one case ----------------------------------------------------------------------------------------------------
     def _on_look(self) -> None:
-        """Show the case that is coming, once it is there."""
+        """Show the requested case once it is read."""
         coming, review_ = self._coming, self._review
         if coming is None or review_ is None or not coming.done():
             return
@@ -274,14 +274,14 @@ class ReviewTab(ReviewForm):
         self._show_row(self._index)
 
     def _labels(self, opened: Opened) -> LabelMap:
-        """The labels in sight, on the file's own voxels."""
+        """The labels shown, on the file's own voxels."""
         ids = self._patient.ids()
         scheme = opened.made.scheme
         shown = LabelMap.from_ids(ids, self._patient.source().grid, scheme)
         return LabelMap(self._patient.source().origin.restore(shown.data), opened.made.grid, scheme)
 
     def _changed(self) -> bool:
-        """Whether the labels in sight are others than the run's."""
+        """Whether the labels shown differ from the run's."""
         opened = self._opened
         if opened is None:
             return False
@@ -292,8 +292,7 @@ class ReviewTab(ReviewForm):
             self._draft.start()
 
     def _keep_draft(self) -> None:
-        """Have what was painted on the disk, so that a crash does not lose it; and take it from there where it was
-        undone."""
+        """Write painted changes to the disk, so that a crash does not lose them; remove them there after an undo."""
         self._draft.stop()
         opened, review_ = self._opened, self._review
         if opened is None or review_ is None:
@@ -313,9 +312,9 @@ class ReviewTab(ReviewForm):
             self._drafted.emit(f"What you paint cannot be kept: {error}")
 
     def _autosave(self) -> bool:
-        """Save what was painted since the case was shown; False where that cannot be, which the tab then says.
+        """Save what was painted since the case was shown; False where that fails, with a message in the tab.
 
-        A rejected case stays rejected until it is accepted; what was painted on it waits for that.
+        A rejected case stays rejected until it is accepted; painted changes are kept as a draft until then.
         """
         opened, review_ = self._opened, self._review
         if opened is None or review_ is None or not self._patient.touched():

@@ -29,7 +29,7 @@ LOOKS = {"accepted": "done", "corrected": "running", "rejected": "failed"}  # st
 
 
 class ReviewForm(Tab):
-    """What a person sees and presses; `ReviewTab` does it."""
+    """The widgets of the Review tab; `ReviewTab` holds their actions."""
 
     title = "Review"
 
@@ -103,7 +103,7 @@ class ReviewForm(Tab):
             row_layout = QHBoxLayout()
             for part in parts:
                 row_layout.addWidget(yielding(part), 1)
-                if isinstance(part, QPushButton):  # a click leaves the keys to the viewer: its brush, its shortcuts
+                if isinstance(part, QPushButton):  # a click leaves the keyboard to the viewer
                     part.setFocusPolicy(Qt.FocusPolicy.TabFocus)
             self.column.addLayout(row_layout)
         self.column.addWidget(self.status)
@@ -115,13 +115,13 @@ class ReviewForm(Tab):
         self.column.addWidget(self.train_text)
 
     def give_keys_back(self) -> None:
-        """No field of the form has the keys any longer: they are the viewer's."""
+        """Give the keyboard focus back to the viewer."""
         focused = QApplication.focusWidget()
         if focused is not None and self.isAncestorOf(focused):
             focused.clearFocus()
 
     def show_row(self, row: int, name: str, doubt: float | None, state: str) -> None:
-        """A case in the list. ``doubt``: None where it has no run yet."""
+        """Show a case in the list. ``doubt``: None where it has no run yet."""
         for column, text in enumerate((name, "" if doubt is None else f"{doubt:.2f}", state)):
             item = self.list.item(row, column)
             if item is None:
@@ -145,13 +145,13 @@ class ReviewForm(Tab):
             item.setData(Qt.ItemDataRole.ForegroundRole, None if color is None else QColor(color))
 
     def _on_images(self, folder: Path) -> None:
-        """Propose a folder of results beside the images, until the user has named one."""
+        """Propose a folder of results beside the images, unless the user has named one."""
         if chosen(folder) and chosen(self.results_edit.value) in ("", self._proposed):
             self._proposed = results_beside(folder)
             self.results_edit.value = Path(self._proposed)
 
     def propose(self, images: str, results: str, modality: str) -> None:
-        """Folders of the Folder tab and what its volumes are, where no folder is chosen here."""
+        """Propose the folders and the modality of the Folder tab where no folder is chosen here."""
         if not chosen(self.images_edit.value):
             self.folders["modality"].value = modality
             self.images_edit.value = Path(images)

@@ -1,4 +1,4 @@
-"""The run of the Segment tab in sight: its steps drawn and recorded, its progress told, its slider, its result."""
+"""Shows a run of the Segment tab: draws and records its steps, shows progress, slider and result."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from napari_diffatlas.viewer.scene import Scene
 class RunView(QObject):
     """Starts runs and shows them in the form and the viewer.
 
-    What is in the viewer stays until a run gives its first step: one that the engine refuses changes nothing there.
-    Signals: ``results_changed()``, what can be continued from, saved or listed may be another; ``finished()``, a result
-    is in sight.
+    The viewer changes with the first step of a run, so a run that the engine refuses changes nothing there. Signals:
+    ``results_changed()``: the results that can be continued, saved or listed may have changed; ``finished()``: a result
+    is shown.
     """
 
     results_changed = Signal()
@@ -68,9 +68,9 @@ class RunView(QObject):
         self.running = False
 
     def start(self, source: Source, request: Request, title: str, volume: Callable[[], Volume] | None = None) -> None:
-        """Run ``request`` on ``source``; ``title`` names the layer it will leave.
+        """Run ``request`` on ``source``; ``title`` names the layer of its result.
 
-        The engine sees the file's own voxels, everything here the displayed ones: this is where they meet.
+        The engine gets the file's own voxels, all else here uses the displayed ones: this method converts.
         ``volume`` gives the file's voxels, called in the worker; None takes them from ``source``.
         """
         recording = Recording(preferences().recording_mb * 2**20)
@@ -95,7 +95,7 @@ class RunView(QObject):
         self._runner.start(run, self.on_update)
 
     def scrub(self, index: int | None) -> None:
-        """Draw a recorded step (None: the newest), and once the run is over the result at its end."""
+        """Draw a recorded step (None: the newest, or the result once the run is over)."""
         trace = self.recording.trace()
         moment = self.recording.at(trace.kept[-1] if index is None else index) if trace.kept else None
         if moment is not None:
@@ -108,7 +108,7 @@ class RunView(QObject):
         return self._scrubber.index is not None or self._scene.chosen is None
 
     def show_slider(self) -> None:
-        """The slider belongs to the last run and is there while its result is in sight."""
+        """Show the slider while the result of the last run is shown."""
         if not self._runner.busy and self._scene.chosen != self._recorded:
             self._scrubber.clear()
         else:
@@ -117,7 +117,7 @@ class RunView(QObject):
         self._scrubber.see.set_ready(self.before is not None)
 
     def compare_with_patient(self, how: How, share: float) -> None:
-        """The generated image against the patient's; what the model sees of the patient is made in a worker first."""
+        """Compare the generated image with the patient's, which a worker first converts to the model's grid."""
         self._how = how, share
         moment, seen = self.recording.at(0), self._seen
         if how == "off" or self._scene.has_patient or moment is None or seen is None:
@@ -152,11 +152,11 @@ class RunView(QObject):
         return self.before.at(min(levels, key=lambda index: abs(levels[index] - moment.t))) if levels else None
 
     def ended(self) -> None:
-        """The engine is free again."""
+        """The engine has become free."""
         if self.running:
             self.running, self._source, self._coming = False, None, None
             self._panel.set_running(False)
-            self._panel.options.refresh()  # the run has shown what others will take
+            self._panel.options.refresh()  # the time of a run is known now
 
     # -- what a job says (slots: they run in the GUI thread) ---------------------------------------------------------
     def on_searching(self, done: int, total: int) -> None:
@@ -194,20 +194,20 @@ class RunView(QObject):
                 self._panel.set_status(in_our_words(message), error=True)
 
     def _opening_words(self, source: Source, request: Request) -> str:
-        """What the run does before its first step, by the engine's plan."""
+        """A line on what the run does before its first step, from the engine's plan."""
         if source.large:
             return "Reading the image, which is larger than memory: once at low resolution, then the region found ..."
         try:
             searches = self._plan(source.placeholder(), request).search
-        except BadInput:  # the run says it
+        except BadInput:  # the run reports it
             searches = False
         return "Searching the image for the place, which takes seconds ..." if searches else "Loading the model ..."
 
     def _on_step(self, step: Step) -> None:
-        if self._coming is not None:  # the first: from here on the viewer shows this run
+        if self._coming is not None:  # the first step: from here on the viewer shows this run
             self.before = self.recording if self.recording.trace().kept else None
             source, self.request, self.recording = self._coming
-            if self._large is not None:  # what was read of it is what the steps and the labels belong to
+            if self._large is not None:  # steps and labels lie on the region that was read
                 source = self._source = self._large.source
             self._coming = self._recorded = None
             card = self._panel.card_of(self.request.model)

@@ -1,4 +1,4 @@
-"""The tab that segments: what the user asks for, turned into requests. `RunView` shows what comes of them."""
+"""The tab for segmentation: turns the form into requests. `RunView` shows their runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EMPTY_HINT = "Open a volume, or try File > Open Sample > DiffAtlas."
 
 
 class SegmentTab(Tab):
-    """Choose an image and a model, press Run, watch the pair come out of noise. ``backend`` is called in the worker."""
+    """Choose an image and a model, press Run, and see the pair form. ``backend`` is called in the worker."""
 
     title = "Segment"
 
@@ -86,14 +86,14 @@ class SegmentTab(Tab):
         self.run_files.replay_chosen.connect(self.replay_run)
 
     def prefer(self, model: str, device: str) -> None:
-        """Choose these at first, as far as they are there."""
+        """Choose these at first, where they exist."""
         for combo, value in ((self.panel.model_combo, model), (self.panel.options.device_combo, device)):
             index = combo.findData(value)
             if index >= 0:
                 combo.setCurrentIndex(index)
 
     def options(self) -> Request | None:
-        """What the form says of how to run, whatever the image; None where no model is installed."""
+        """The form's options for a run on any image; None where no model is installed."""
         model = self.panel.model_combo.currentData()
         return None if model is None else Request(model=model, **self.panel.options.choices())
 
@@ -110,7 +110,7 @@ class SegmentTab(Tab):
         self.view.start(source, request, f"labels, seed {request.seed}")
 
     def _on_continue(self, held: bool, t: float) -> None:
-        """Run on from the labels in sight; a run that is on its way ends first."""
+        """Continue from the labels shown; a run that goes on is stopped first."""
         edited = self._edited()
         if edited is None:
             return
@@ -135,7 +135,7 @@ class SegmentTab(Tab):
         self._after_this(lambda: self.view.start(edited.source, request, f"painted, seed {request.seed}"))
 
     def _on_undo(self) -> None:
-        self.scrubber.follow()  # what is undone is a result, not a step
+        self.scrubber.follow()  # undo is for results, not for steps
         self.panel.set_status(self._scene.undo())
         self._show_results()
 
@@ -149,7 +149,7 @@ class SegmentTab(Tab):
             self._show_results()
 
     def save_run(self, path: Path) -> None:
-        """Write the report of the result in sight."""
+        """Write the report of the result shown."""
         try:
             if self._scene.chosen is None:
                 raise BadInput("there is no result in sight to save; run first")
@@ -191,7 +191,7 @@ class SegmentTab(Tab):
         self._on_subject()
 
     def _edited(self) -> Edited | None:
-        """The labels in sight; None, and a word why, where there are none."""
+        """The labels shown; None, with a message to the user, where there are none."""
         try:
             return self._scene.edited(live=self.view.shows_step)
         except BadInput as error:
@@ -199,7 +199,7 @@ class SegmentTab(Tab):
             return None
 
     def _after_this(self, start: Callable[[], None]) -> None:
-        """Start now, or once the run that is on its way has stopped."""
+        """Start now, or once the current run has stopped."""
         if not self._runner.busy:
             start()
         else:
@@ -222,8 +222,8 @@ class SegmentTab(Tab):
         self.view.show_slider()
 
     def _show_volumes(self) -> None:
-        """The volumes of the result in sight; with several samples, how far apart theirs lie; with a calibrated model,
-        between which volumes the true one lies nine times in ten."""
+        """The volumes of the result shown; with several samples their spread; with a calibrated model their 90 %
+        intervals."""
         if self._scene.chosen is None:
             self.volumes.set_rows(())
             return
@@ -257,7 +257,7 @@ class SegmentTab(Tab):
             start()
 
     def _on_subject(self) -> None:
-        """Another image or model is chosen, or one of them is no longer there."""
+        """Another image or model is chosen, or one of them was removed."""
         image = self.panel.image_combo.currentData()
         if image is not None and image != self._said_of:
             if self._said_of is not None and not self._runner.busy:  # what was said is of another patient
@@ -283,7 +283,7 @@ class SegmentTab(Tab):
             self.panel.set_status("")
 
     def active_changed(self) -> None:
-        """The user opened or clicked on an image: it is the one to run on, and the one to look at."""
+        """The user opened or selected an image: choose it for the run and move the view to it."""
         active = self._scene.active_image
         if active == self._active or self.view.running:
             return

@@ -1,4 +1,4 @@
-"""What every tab of the widget is: a page that scrolls, and that is told of layers, of the theme and of the end."""
+"""The base class of the widget's tabs: a page that scrolls, with methods for changes of layers and theme."""
 
 from __future__ import annotations
 
@@ -40,4 +40,4 @@ class Tab(QWidget):
         """Choose colours for words on a dark or on a light ground."""
 
     def shut_down(self) -> None:
-        """The widget closes: forget what is still to come. The run that is on its way is stopped by the widget."""
+        """The widget closes: drop pending work. The widget stops the run itself."""

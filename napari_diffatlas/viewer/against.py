@@ -20,8 +20,8 @@ AGAINST = "DiffAtlas against the patient"
 
 
 def seen_patient(volume: Volume, grid: Grid, space: ModelSpace) -> NDArray[np.float32]:
-    """The patient's image as the model sees it: float32 [X, Y, Z] in [-1, 1] on ``grid``. Takes seconds on a large one:
-    for a worker."""
+    """The patient's image as the model sees it: float32 [X, Y, Z] in [-1, 1] on ``grid``. Takes seconds on a large
+    image: call it in a worker."""
     return image_to_model(volume, grid, space.window_for(volume.modality), space.fill).image
 
 
@@ -58,7 +58,7 @@ class Against:
         return self._patient is not None
 
     def use(self, patient: NDArray[np.float32] | None) -> None:
-        """Compare with this image from now on; None forgets it and takes the layer away."""
+        """Compare with this image from now on; None removes it and the layer."""
         self._patient = patient
         if patient is None:
             self._remove()
@@ -70,7 +70,7 @@ class Against:
         self._how, self._share = how, share
 
     def show(self, picture: Picture, placement: Placement) -> None:
-        """Compare this step; nothing where it is off."""
+        """Show the comparison of this step, if it is on."""
         if self._how == "off" or self._patient is None or self._patient.shape != picture.image.shape:
             self._remove()
             return

@@ -1,4 +1,4 @@
-"""Two label layers against each other: structures matched, voxels brought together, scores, disagreements."""
+"""Comparison of two label layers: matched structures, one grid, scores, disagreements."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def agree(first: LabelSource, second: LabelSource, tolerance_mm: float) -> Agree
 def _matched(
     first: LabelSource, second: LabelSource, found: tuple[int, ...], reference: tuple[int, ...]
 ) -> tuple[LabelScheme, dict[int, int], dict[int, int]]:
-    """The structures that occur, and for either layer the way from its ids to their indices.
+    """The structures that occur, and for each layer a table from its ids to their indices.
 
     By name where both layers carry names, else by id, under the names of the layer that has some.
     """

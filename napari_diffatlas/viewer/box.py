@@ -1,4 +1,4 @@
-"""The box in the viewer: where the model looks, and the shapes that a user draws to say where."""
+"""The box in the viewer that shows the model's region, and the shapes that a user draws to set it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BOX, SKETCH = "DiffAtlas box", "DiffAtlas region: draw here"
 BOX_COLOR, SKETCH_COLOR = "#ffb000", "#ffffff"
 BOX_COLORS = Colormap(["#000000", BOX_COLOR], name="DiffAtlas box")
 VOXELS = 96  # along each side of the box's layer; its lines are one voxel wide
-TINT = 0.12  # so that a slice shows whether it is in the box
+TINT = 0.12  # shows in a slice whether it crosses the box
 
 
 class Box:
@@ -45,7 +45,7 @@ class Box:
 
     @property
     def shown(self) -> bool:
-        """Whether the user left the box in the viewer."""
+        """Whether the box is in the viewer; the user may have deleted it."""
         return self._changing or (self._box is not None and self._box in self._viewer.layers)
 
     @property
@@ -74,7 +74,7 @@ class Box:
                 setattr(self._box, key, value)
             return
         active, point = self._viewer.layers.selection.active, self._viewer.dims.point
-        self._changing = True  # who hears of layers that come: the box is not there yet
+        self._changing = True  # listeners for new layers: the box is not complete yet
         self._box = self._viewer.add_image(
             outline(self._viewer.dims.ndisplay),
             name=BOX,
@@ -102,10 +102,10 @@ class Box:
             self._box.refresh(extent=False, thumbnail=False, highlight=False)
 
     def draw(self, source: Source) -> bool:
-        """Give the user a layer to draw rectangles in, in whatever plane is displayed; whether something is there.
+        """Open a layer to draw rectangles in, in the displayed plane; returns whether it already holds a shape.
 
-        A Shapes layer of the user's that is selected is taken as it is, whatever is in it. A second rectangle in the
-        same plane replaces the first, one in another plane makes it a box.
+        A selected Shapes layer of the user is taken with all its shapes. A second rectangle in the same plane replaces
+        the first, one in another plane makes it a box.
         """
         self.end_drawing()
         active = self._viewer.layers.selection.active
@@ -130,7 +130,7 @@ class Box:
         )
 
     def end_drawing(self) -> None:
-        """Take our layer to draw in out of the viewer; one of the user's stays, and is heard no more."""
+        """Remove our layer to draw in from the viewer; one of the user's stays, but its changes are ignored."""
         sketch, self._sketch = self._sketch, None
         if sketch is None:
             return
@@ -139,13 +139,13 @@ class Box:
             self._viewer.layers.remove(sketch)
 
     def drawn(self, source: Source, extent_mm: tuple[float, float, float]) -> tuple[Array, Roi]:
-        """The middle (RAS mm [3]) and the voxel ranges of what was drawn over ``source``.
+        """The centre (RAS mm [3]) and the voxel ranges of the shapes drawn over ``source``.
 
         Along an axis in which no shape has a size the box is as long as the model's field of view.
         """
         if not self.drawing or not len(self._sketch.data):
             raise BadInput("draw a rectangle first")
-        newest: dict[tuple[bool, ...], Array] = {}  # a plane: the corners of what was drawn last in it
+        newest: dict[tuple[bool, ...], Array] = {}  # plane -> corners of the last shape in it
         for shape in self._sketch.data:
             corners = (np.c_[self._world(shape, source.placement), np.ones(len(shape))] @ source.placement.to_ras.T)[
                 :, :3
@@ -193,7 +193,7 @@ def outline(ndisplay: int) -> NDArray[np.float32]:
 
 
 def _factor(unit: Any, onto: Any) -> float:
-    """``unit`` in ``onto``; 1 where one of them is no length, as the viewer has it."""
+    """``unit`` in ``onto``; 1 where one of them is not a length, as in napari."""
     quantity = pint.get_application_registry().Quantity(1, unit)
     return float(quantity.to(onto).magnitude) if quantity.is_compatible_with(onto) else 1.0
 

@@ -1,4 +1,4 @@
-"""Crossed-out voxels in the viewer: a layer to brush in, over an image whose voxels there are not to be believed."""
+"""Crossed-out voxels in the viewer: a layer over the image in which the user paints the voxels to ignore."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_BRUSH_VOXELS = 40.0
 class Crossed:
     """One layer of 0 and 1 an image. ``on_changed`` is called when the user has painted in it.
 
-    The layers are known by their metadata, so they stay the user's: to delete one is to believe the image again.
+    The layers are found by their metadata. A user who deletes one clears what was crossed out.
     """
 
     def __init__(self, viewer: Any, on_changed: Callable[[], None]) -> None:
@@ -30,7 +30,7 @@ class Crossed:
         self._heard: list[Any] = []
 
     def disconnect(self) -> None:
-        """Hear the layers no more; a widget may be shut down twice."""
+        """Stop listening to the layers; a widget may be shut down twice."""
         for layer in self._heard:
             for event in (layer.events.paint, layer.events.set_data):
                 with contextlib.suppress(ValueError):
@@ -38,7 +38,7 @@ class Crossed:
         self._heard = []
 
     def layer(self, source: Source) -> Labels | None:
-        """The layer over ``source``; None where nobody has crossed anything out, or the image has moved since."""
+        """The layer over ``source``; None where there is none or the image has moved since."""
         for layer in self._viewer.layers:
             ours = layer.metadata.get(KEY, {}).get("crossed")
             if ours == source.name and layer.data.shape == source.grid.shape:
@@ -47,7 +47,7 @@ class Crossed:
         return None
 
     def open(self, source: Source) -> None:
-        """Give the user the layer over ``source`` with a round brush in hand that paints in three dimensions."""
+        """Show the layer over ``source`` and select a round brush that paints in three dimensions."""
         layer = self.layer(source)
         if layer is None:
             place = source.placement.layer_arguments(source.grid)
@@ -73,13 +73,13 @@ class Crossed:
         return mask if mask.any() else None
 
     def close(self, source: Source) -> None:
-        """Believe every voxel again."""
+        """Clear all crossed-out voxels."""
         layer = self.layer(source)
         if layer is not None:
             self._viewer.layers.remove(layer)
 
     def hide(self) -> None:
-        """Out of sight, so that a result can be looked at; what is crossed out stays crossed out."""
+        """Hide the layer, so that a result can be seen; its voxels stay crossed out."""
         for layer in self._viewer.layers:
             if KEY in layer.metadata and "crossed" in layer.metadata[KEY] and layer.visible:
                 layer.visible = False

@@ -1,7 +1,7 @@
 """When a result should not be believed, and when it should be looked at first.
 
-Doubts: sizes that do not fit the image, volumes that do not fit the training cases. These rules know nothing of the
-image's content; they catch a model that runs far from what it was trained on. Warnings: what the network itself says.
+Doubts: sizes that do not fit the image, volumes that do not fit the training cases. These rules do not use the
+image's content; they find runs far from the training data. Warnings: low confidence of the network itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CONFIDENT = 0.75  # of the confidence in the labels, on average over the labelle
 
 
 class Known(Protocol):
-    """What a card must say to be asked here."""
+    """The fields of a model card that are used here."""
 
     @property
     def evidence(self) -> bool: ...
@@ -41,7 +41,7 @@ def much_smaller(space: ModelSpace, grid: Grid) -> bool:
 
 
 def doubts_of(last: Frame, result: Result, card: Known | None) -> tuple[str, ...]:
-    """Lines that say why ``result`` is doubtful, none where nothing speaks against it.
+    """Lines that say why ``result`` is doubtful; empty where it is not.
 
     ``last``: the frame that carried the result, with the mask as the model drew it, beyond the image as well.
     """
@@ -59,7 +59,7 @@ def doubts_of(last: Frame, result: Result, card: Known | None) -> tuple[str, ...
 
 
 def doubts_of_labels(labels: LabelMap, card: Known) -> tuple[str, ...]:
-    """The same of labels that were made earlier, by what they and their grid say."""
+    """Like `doubts_of`, for labels that were made earlier, from the labels and their grid alone."""
     found_ml = sum(labels.volumes_ml().values())
     if found_ml == 0:
         return ("Doubtful: the model found none of its structures.",)
@@ -76,7 +76,7 @@ def _unusual(found_ml: float, card: Known | None) -> tuple[str, ...]:
 
 
 def warnings_of(result: Result) -> tuple[str, ...]:
-    """Lines that say where the model itself is unsure, none where it is not: of the place, and of the labels.
+    """Lines that say where the model itself is unsure, of the region or of the labels; empty where it is sure.
 
     The place: the search's confidence (`diffatlas.engine.locate`). The labels: the result's confidence, if any.
     """

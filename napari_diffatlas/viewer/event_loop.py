@@ -1,4 +1,4 @@
-"""Work for the GUI thread in pieces: one a turn of the event loop, between which the viewer draws and listens."""
+"""Work for the GUI thread in pieces, one per iteration of the event loop, so that the viewer can repaint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from qtpy.QtCore import QTimer
 
 
 class Turns:
-    """Pieces of work that wait for their turn, in the order in which they came."""
+    """A queue of pieces of work, in the order in which they were added."""
 
     def __init__(self) -> None:
         self._waiting: list[Callable[[], None]] = []
@@ -17,17 +17,17 @@ class Turns:
         self._timer.timeout.connect(self._next)
 
     def add(self, piece: Callable[[], None]) -> None:
-        """Do ``piece`` in a turn of its own, after what waits already."""
+        """Do ``piece`` in an iteration of its own, after the waiting pieces."""
         self._waiting.append(piece)
         self._timer.start()
 
     def flush(self) -> None:
-        """Do what waits now."""
+        """Do all waiting pieces now."""
         while self._waiting:
             self._next()
 
     def clear(self) -> None:
-        """Forget what waits."""
+        """Drop all waiting pieces."""
         self._waiting.clear()
         self._timer.stop()
 

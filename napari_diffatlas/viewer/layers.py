@@ -1,9 +1,9 @@
 """Layers to volumes and back: values only, no viewer.
 
 The engine works in RAS+ millimetres; a viewer has a world of its own, with its own unit and order of axes. A
-`Placement` is the matrix between the two, ``ras = to_ras @ world``. A layer that came through our reader is placed by
-``layer.affine`` alone, which then *is* its RAS affine; what is needed to save back onto the file's own voxels travels
-in the layer's metadata as an `Origin`.
+`Placement` is the matrix between the two, ``ras = to_ras @ world``. A layer from our reader is placed by
+``layer.affine`` alone, which is its RAS affine. The layer's metadata hold an `Origin`, which is needed to save onto the
+file's voxels.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ ASSUMED = "RAS"
 DIRECTIONS = {"R": (0, 1.0), "L": (0, -1.0), "A": (1, 1.0), "P": (1, -1.0), "S": (2, 1.0), "I": (2, -1.0)}
 AS_IS = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
 MAX_FILLED = 0.5
-WHOLE_VOXELS = 2**26  # of a lazy array that is computed whole; 256 MiB as float32
+WHOLE_VOXELS = 2**26  # a lazy array of up to so many voxels is read whole; 256 MiB as float32
 
-# Where the samples agree there is nothing to see: doubt shines through.
+# Transparent where the samples agree, so that only doubt is drawn.
 CONFIDENCE_STYLE = {"contrast_limits": (0, 1), "colormap": "hot_r", "blending": "additive"}
 
 LayerTuple = tuple[Any, dict[str, Any], Literal["image", "labels"]]
@@ -48,7 +48,7 @@ LayerTuple = tuple[Any, dict[str, Any], Literal["image", "labels"]]
 class Placement:
     """The viewer's world: ``to_ras`` [4, 4] takes it to RAS+ mm; ``units`` and ``axis_labels`` are its own.
 
-    ``assumed``: the three letters (``RAS``, ``SPL``) that its axes were taken for; "" where their labels say it.
+    ``assumed``: the assumed directions of the axes, three letters (``RAS``, ``SPL``); "" where the labels state them.
     """
 
     to_ras: Array
@@ -61,7 +61,7 @@ class Placement:
         return np.asarray(np.linalg.inv(self.to_ras) @ grid.affine)
 
     def layer_arguments(self, grid: Grid) -> dict[str, Any]:
-        """What napari needs to put an array on ``grid`` where it belongs."""
+        """napari's arguments that place an array on ``grid``."""
         return {"affine": self.world_affine(grid), "units": self.units, "axis_labels": self.axis_labels}
 
     def metadata(self, **ours: Any) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class Origin:
         return reorient(data, self.orientation)
 
     def restore_request(self, request: Request) -> Request:
-        """The same request with what it says of voxels on the file's own ones instead of the displayed ones."""
+        """The same request for the file's own voxels instead of the displayed ones."""
         return _turned(request, inverse_orientation(self.orientation), self.display_grid.shape)
 
     def display_request(self, request: Request) -> Request:
@@ -106,7 +106,7 @@ class Origin:
         return _turned(request, self.orientation, self.grid.shape)
 
     def display_result(self, result: Result) -> Result:
-        """A result on the file's voxels as it is displayed; its provenance goes on speaking of the file."""
+        """A result on the file's voxels as it is displayed; its provenance still describes the file."""
         labels = LabelMap(self.display(result.labels.data), self.display_grid, result.labels.scheme)
         confidence = None if result.confidence is None else self.display(result.confidence)
         return replace(result, labels=labels, confidence=confidence)
@@ -116,7 +116,7 @@ class Origin:
 class Source:
     """An image layer as the engine needs it. ``data`` may be lazy: call `volume` in the worker.
 
-    ``modality``: as its reader found it; ``named``: as the user says it is, which stands above that. ``levels``: of a
+    ``modality``: as its reader found it; ``named``: as the user named it, which is used first. ``levels``: of a
     multiscale layer, the finest first; ``data`` is that one.
     """
 
@@ -137,7 +137,7 @@ class Source:
         return len(self.levels) > 1 or (many and not isinstance(self.data, np.ndarray))
 
     def file_volume(self) -> Volume:
-        """`volume` as the file holds it: what the engine is given, so that a run has one hash behind every door."""
+        """`volume` as the file holds it: what the engine gets, so that a run has the same hash in every front end."""
         shown = self.volume()
         origin = self.origin
         data = origin.restore(shown.data)
@@ -185,7 +185,7 @@ def read_layer(layer: Image) -> Source:
     origin = ours.get("origin")
     if origin is not None and origin.display_grid.same_as(grid):
         grid = origin.display_grid
-    else:  # another reader's layer, or one the user has moved since: its own place is the truth
+    else:  # a layer of another reader, or one that the user has moved: its own position counts
         origin = Origin(grid, AS_IS)
     notes = (*ours.get("notes", ()), *notes)
     source = Source(name, data, grid, placement, origin, ours.get("modality"), notes, ours.get(NAMED), levels)
@@ -195,8 +195,8 @@ def read_layer(layer: Image) -> Source:
 
 
 def set_orientation(layer: Image | Labels, letters: str) -> None:
-    """Take the axes of ``layer`` for ``letters``: the directions in which they run, such as ``SPL``; `BadInput` where
-    these are no three different axes."""
+    """Set the directions of the axes of ``layer``, such as ``SPL``; `BadInput` where ``letters`` do not name three
+    different axes."""
     letters = letters.strip().upper()
     if len(letters) != 3 or {DIRECTIONS.get(letter, (letter,))[0] for letter in letters} != {0, 1, 2}:
         raise BadInput(
@@ -206,12 +206,12 @@ def set_orientation(layer: Image | Labels, letters: str) -> None:
 
 
 def set_modality(layer: Image, named: Modality | None) -> None:
-    """Take ``layer`` for an image of this modality; None leaves it to the file and the voxels."""
+    """Set the modality of ``layer``; None takes it from the file or the voxels."""
     layer.metadata[KEY] = {**layer.metadata.get(KEY, {}), NAMED: named}
 
 
 def modality_named(layer: Image) -> Modality | None:
-    """What the user said of ``layer``."""
+    """The modality that the user named for ``layer``."""
     named: Modality | None = layer.metadata.get(KEY, {}).get(NAMED)
     return named
 
@@ -332,7 +332,7 @@ def scheme_of(ids: NDArray[Any]) -> LabelScheme:
 def label_style(scheme: LabelScheme) -> dict[str, Any]:
     """Colours by id, and the structure's name in napari's status bar under the pointer."""
     features = {"index": [0, *scheme.ids], "structure": ["background", *scheme.names]}
-    # A copy: which label is shown alone is a matter of each layer.
+    # A copy, because each layer sets for itself which label is shown alone.
     return {"colormap": _label_colors(scheme).model_copy(), "features": features, "opacity": 0.6}
 
 

@@ -1,7 +1,7 @@
 """The live layers: what a run generates, drawn while it does.
 
-A viewer takes long to take in a layer (its controls, its visuals, and at the first drawing its shaders), so they are
-made one a turn of the event loop, and used again by the next run.
+A viewer takes long to add a layer (controls, visuals, and shaders at the first drawing), so one layer is made per
+iteration of the event loop, and the next run uses the same layers.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Live:
         self._viewer = viewer
         self._turns = turns
         self._layers: dict[str, Any] = {}
-        # Of the run before, to be used again: software OpenGL dies of drawing new images after others were taken away.
+        # Layers of the run before, to be used again: software OpenGL crashes on new images after others were removed.
         self._spare: dict[str, Any] = {}
         self._data: dict[str, NDArray[Any]] = {}  # of the step to be shown
         self._visible = True
 
     def begin(self) -> None:
-        """Another run: hide what is left of the one before."""
+        """Another run begins: hide the layers of the one before."""
         self.hide()
         self._spare |= self._layers
         self._layers, self._data, self._visible = {}, {}, True
@@ -52,7 +52,7 @@ class Live:
         whether it was the first.
         """
         orientation = canonical(picture, placement)
-        # Copies: the layers are written to in place at every step, and what the engine gave is not theirs.
+        # Copies, because the layers' arrays are overwritten at every step.
         half = picture.noisy_image if noisy else picture.image
         image = reorient(half, orientation).astype(np.float32, copy=True)
         labels = reorient(LabelMap(picture.labels, picture.grid, picture.scheme).to_ids(), orientation)
@@ -76,27 +76,27 @@ class Live:
         return layer if layer is not None and layer in self._viewer.layers else None
 
     def hide(self) -> None:
-        """Out of sight, and what has not been made yet as well."""
+        """Hide the layers, also those that are still to be made."""
         self._visible = False
         for layer in self._layers.values():
             show(layer, False)
 
     def reveal(self) -> None:
-        """Image and labels in sight again."""
+        """Show image and labels again."""
         self._visible = True
         for name in (LIVE_IMAGE, LIVE_LABELS):
             if name in self._layers:
                 show(self._layers[name], True)
 
     def refresh_thumbnails(self) -> None:
-        """They are left out while a run goes on."""
+        """Update the thumbnails, which are not drawn during a run."""
         for layer in self._layers.values():
             layer.refresh(extent=False, data_displayed=False)
 
     def _make_all(self, picture: Picture, placement: Placement, grid: Grid) -> None:
         layers = self._viewer.layers
         own = placement.layer_arguments(grid) | {"metadata": placement.metadata(scheme=picture.scheme, live=True)}
-        # The image half lives in the model's window, -1 to 1: limits of its own would make the contrast flicker.
+        # The image half lies in -1 to 1; limits from each step's values would make the contrast flicker.
         image = {"name": LIVE_IMAGE, "contrast_limits": (-1, 1), "colormap": "gray"} | own
         labels = {"name": LIVE_LABELS} | label_style(picture.scheme) | own
         self._make(self._viewer.add_image, image)
@@ -108,14 +108,14 @@ class Live:
             layers.remove(self._spare.pop(LIVE_CONFIDENCE))  # a run without confidence after one with it
 
     def _make(self, add: Callable[..., Any], state: dict[str, Any]) -> None:
-        """The layer of this name of the run before, on top and with everything new; else a new one."""
+        """Update the layer of this name from the run before and move it to the top; else add a new one."""
         name = state["name"]
         visible = self._visible and name != LIVE_CONFIDENCE
         layer, layers = self._spare.pop(name, None), self._viewer.layers
         if layer is None or layer not in layers:
             self._layers[name] = add(self._data[name], visible=visible, **state)
             return
-        self._layers[name] = layer  # it is hidden: whatever changes is drawn once, at the end
+        self._layers[name] = layer  # it is hidden, so all changes are drawn once, at the end
         layer.data = self._data[name]
         for key, value in state.items():
             setattr(layer, key, value)
@@ -126,7 +126,7 @@ class Live:
 
 
 def show(layer: Any, visible: bool) -> None:
-    """In sight or not; napari does everything again where nothing changes."""
+    """Set the visibility where it changes; napari would redraw also without a change."""
     if layer.visible != visible:
         layer.visible = visible
 

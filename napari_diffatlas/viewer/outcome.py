@@ -1,4 +1,4 @@
-"""What a run comes to in a viewer: the layers of its result, its volumes, and what speaks against it."""
+"""The outcome of a run in the viewer: layers of the result, volumes, doubts and warnings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diffatlas.session import Frame, Result
 from napari_diffatlas.viewer.doubt import Known, doubts_of, warnings_of
 from napari_diffatlas.viewer.layers import CONFIDENCE_STYLE, Source, label_style, nearest
 
-# In the name of a layer that is not to be believed as it is, and of one to look at before it is relied on.
+# Put into the name of a layer with a doubtful result, and of one with a warning.
 DOUBTFUL, UNCERTAIN = " (doubtful)", " (uncertain)"
 FROM_ATLAS = LabelScheme("from", (Structure("drawn by the atlas: the image was crossed out", 1, (255, 255, 255)),))
 NOT_TOLD = LabelScheme("from", (Structure("crossed out, but the model could not be told", 1, (255, 176, 0)),))
@@ -24,7 +24,7 @@ NOT_TOLD = LabelScheme("from", (Structure("crossed out, but the model could not 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a run comes to: the result as displayed, the layers that show it, volumes in ml by structure.
+    """The outcome of a run: the result as displayed, the layers that show it, volumes in ml by structure.
 
     ``layers``: of a segmentation the labels first, then what of them lies where the image was crossed out, and with
     several samples their confidence; of a painting its images. ``spread_ml``: standard deviation over the samples,
@@ -42,7 +42,7 @@ class Outcome:
 
     @classmethod
     def of(cls, last: Frame, source: Source, title: str, card: Known | None = None) -> Outcome:
-        """From the frame that carries the result. Touches no viewer: called in the worker, whose time it takes."""
+        """From the frame that carries the result. Uses no viewer and takes long: call it in the worker."""
         if last.result is None:
             raise ValueError("the last frame carries no result")
         result = source.origin.display_result(last.result)
@@ -88,7 +88,7 @@ def _segmented(
         yield beside
     if result.confidence is not None:
         field_ = np.ones(seen.shape, dtype=np.uint8)
-        # Where the model did not look there is neither doubt nor its absence.
+        # Confidence is undefined where the model did not look.
         data = np.where(nearest(field_, seen, source.grid) > 0, result.confidence, np.float32(np.nan))
         metadata = source.placement.metadata(origin=source.origin, live=True)
         own = {"name": f"{source.name} confidence, {title}", "metadata": metadata}

@@ -1,4 +1,4 @@
-"""One patient after the other in the same two layers: to make layers anew takes a viewer a third of a second."""
+"""Shows one patient after the other in the same two layers, because new layers take a third of a second."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAME_MM = 1.0  # a patient who lies as the one before does
 
 
 class Patient:
-    """The image and the labels of the patient in sight. ``on_painted`` is called at every stroke, and at its undo."""
+    """The image and the labels of the patient shown. ``on_painted`` is called at every stroke, and at its undo."""
 
     def __init__(self, scene: Scene, on_painted: Callable[[], None]) -> None:
         self._scene, self._on_painted = scene, on_painted
@@ -78,20 +78,20 @@ class Patient:
         return self._shown is not None and not np.array_equal(self._shown, self.ids())
 
     def take_back(self) -> None:
-        """The labels as they were shown or saved last."""
+        """Go back to the labels that were shown or saved last."""
         if self._shown is not None:
             overwrite(self._labels, self._shown)
 
     def saved(self) -> None:
-        """What is in sight is what is kept."""
+        """The labels shown were saved."""
         self._shown = self.ids().copy()
 
     def set_labels(self, labels: LabelMap) -> None:
-        """Other labels, on the file's own voxels."""
+        """Show other labels, given on the file's own voxels."""
         overwrite(self._labels, self.source().origin.display(labels.to_ids()))
 
     def set_displayed(self, labels: LabelMap) -> None:
-        """Other labels, on the displayed voxels."""
+        """Show other labels, given on the displayed voxels."""
         overwrite(self._labels, labels.to_ids())
 
     def _heed(self, _: Any = None) -> None:
@@ -101,8 +101,8 @@ class Patient:
         data, state, kind = new
         if layer is None or not self._scene.holds(layer):
             return self._scene.add(data.copy(), state, kind)
-        show(layer, False)  # whatever changes is sliced and drawn once, at the end
-        layer.data = data.copy()  # what was read ahead stays as it is: it may be shown again
+        show(layer, False)  # all changes are sliced and drawn once, at the end
+        layer.data = data.copy()  # a copy: the data that were read ahead may be shown again
         for key in keys:
             if key in state:
                 setattr(layer, key, state[key])

@@ -1,4 +1,4 @@
-"""What DiffAtlas draws in a viewer: with `box`, `live_layers` and `view` the only module that touches one."""
+"""Everything that DiffAtlas draws in a viewer. Only this package changes the viewer."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ from napari_diffatlas.viewer.view import View
 from napari_diffatlas.viewer.views import Mode, Views
 
 MAX_RESULTS = 10
-DISAGREEMENT_COLORS = ((255, 176, 0), (100, 143, 255), (220, 38, 127))  # apart for any colour vision
+DISAGREEMENT_COLORS = ((255, 176, 0), (100, 143, 255), (220, 38, 127))  # can be told apart with any colour vision
 
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """A result and its layers: ``layer``, the labels, may have been edited since; ``beside``, what was crossed out and
-    the confidence."""
+    """A result and its layers: ``layer``, the labels, may have been edited since; ``beside``: layers of
+    what was crossed out and of the confidence."""
 
     name: str
     outcome: Outcome
@@ -64,13 +64,13 @@ class Made:
 
     @property
     def shown(self) -> tuple[Any, ...]:
-        """The layers that are in sight where the result is."""
+        """The layers that are shown together with the result."""
         return (self.layer, *(layer for layer in self.beside if layer.metadata.get(KEY, {}).get("atlas")))
 
 
 @dataclass(frozen=True, eq=False)
 class Edited:
-    """The labels in sight, on the grid of the image they belong to, and the voxels that the user changed."""
+    """The labels shown, on the grid of their image, and the voxels that the user changed."""
 
     labels: LabelMap
     changed: NDArray[np.bool_]
@@ -113,25 +113,25 @@ class Scene:
         return str(layer.name) if patient else None
 
     def look_at(self, name: str) -> None:
-        """Go to the layer of that name where the slices in sight miss it."""
+        """Go to the layer of that name where the displayed slices miss it."""
         self._view.look_at(self._viewer.layers[name])
 
     def fit(self, layer: Any, point: NDArray[np.float64] | None = None) -> None:
-        """The slices through a point of the world, and the camera on the whole of ``layer``."""
+        """Show the slices through a world point, and fit the camera to ``layer``."""
         self._view.fit(layer, point)
 
     def set_orientation(self, name: str, letters: str) -> None:
-        """Take the axes of the layer of that name for ``letters``; `BadInput` where these are no orientation."""
+        """Set the directions of the axes of the layer of that name; `BadInput` where ``letters`` are no orientation."""
         set_orientation(self._viewer.layers[name], letters)
 
     def set_modality(self, name: str | None, named: Modality | None) -> None:
-        """Take the layer of that name for an image of this modality; None leaves it to its looks."""
+        """Set the modality of the layer of that name; None takes it from the file or the voxels."""
         if name not in self._viewer.layers:
             raise BadInput("choose an image first")
         set_modality(self._viewer.layers[name], named)
 
     def modality_named(self, name: str) -> Modality | None:
-        """What the user said of the image layer of that name."""
+        """The modality that the user named for the image layer of that name."""
         return modality_named(self._viewer.layers[name]) if name in self._viewer.layers else None
 
     def source(self, name: str) -> Source:
@@ -153,24 +153,24 @@ class Scene:
         return (self._viewer.add_image if kind == "image" else self._viewer.add_labels)(data, **state)
 
     def hide_others(self, layers: Sequence[Any]) -> None:
-        """Only ``layers`` in sight."""
+        """Hide all layers but ``layers``."""
         for layer in self._viewer.layers:
             show(layer, layer in layers)
 
     def hold_brush(self, layer: Any, scheme: LabelScheme) -> None:
-        """Make ``layer`` the active one, with a structure of ``scheme`` on the brush."""
+        """Make ``layer`` active and let its brush paint the first structure of ``scheme``."""
         if layer.selected_label not in scheme.ids:
             _arm_brush(layer, scheme)
         self._viewer.layers.selection.active = layer
 
     def open_files(self, paths: Sequence[Path], scheme: LabelScheme | None = None) -> None:
-        """Open volumes and label maps as layers, by our own reader, in place of those that were opened here before;
+        """Open volumes and label maps as layers, by our own reader, replacing those that were opened here before;
         `BadInput` where one cannot be read.
 
         Labels take names and colours of ``scheme`` where it knows all their ids.
         """
         tuples = read([str(path) for path in paths])
-        for layer, shown in self._opened:  # patients do not pile up; what the user painted stays, out of sight
+        for layer, shown in self._opened:  # patients do not pile up; layers that the user painted on stay, hidden
             if layer in self._viewer.layers and np.array_equal(layer.data, shown):
                 self._viewer.layers.remove(layer)
         self._opened = []
@@ -333,7 +333,7 @@ class Scene:
             self.show(self._picture, self._before)
 
     def finish(self, outcome: Outcome) -> None:
-        """Take in what a run came to, labels or painted images, and hide the live layers."""
+        """Add the layers of an outcome, labels or painted images, and hide the live layers."""
         if self._source is None:
             raise RuntimeError("finish without begin")
         self._turns.flush()
@@ -345,7 +345,7 @@ class Scene:
         if isinstance(first, Labels):
             made = Made(str(first.name), outcome, self._model, self._source, first, tuple(others))
             self.results.append(made)
-            del self.results[:-MAX_RESULTS]  # the layers of older ones stay, only Undo forgets them
+            del self.results[:-MAX_RESULTS]  # the layers of older ones stay, but Undo does not reach them
             _arm_brush(first, outcome.result.labels.scheme)
             self.choose(len(self.results) - 1)
         else:
@@ -357,7 +357,7 @@ class Scene:
             self._turns.add(self._open_views)
 
     def show_result(self, shown: bool = True) -> None:
-        """The chosen result in sight and the live layers hidden, or (``shown`` False) the other way round."""
+        """Show the chosen result and hide the live layers, or (``shown`` False) the other way round."""
         self._result_shown = shown
         if self._chosen is None or self._views.open:
             return
@@ -373,7 +373,7 @@ class Scene:
 
     @property
     def chosen(self) -> int | None:
-        """Which of `results` is in sight; None while or after a run that left none."""
+        """The index in `results` of the result shown; None during a run and after one without a result."""
         return self._chosen
 
     def choose(self, index: int) -> None:
@@ -390,7 +390,7 @@ class Scene:
         self._viewer.layers.selection.active = self.results[index].layer  # the brush works on the active layer
 
     def undo(self) -> str:
-        """Take back the edit of the result in sight, or return to the one before; says what was done."""
+        """Undo the edit of the result shown, or return to the one before; returns a line on what was done."""
         if not self.results:
             return "There is nothing to undo."
         if self._chosen is None:
@@ -407,7 +407,7 @@ class Scene:
         return f"Back to {self.results[self._chosen].name}."
 
     def edited(self, live: bool) -> Edited:
-        """The labels to go on from: those of the step in sight (``live``), else those of the chosen result."""
+        """The labels to continue from: those of the step shown (``live``), else those of the chosen result."""
         if not live and self._chosen is not None:
             made = self.results[self._chosen]
             labels = LabelMap.from_ids(np.asarray(made.layer.data), made.result.labels.grid, made.result.labels.scheme)
@@ -425,7 +425,7 @@ class Scene:
         return Edited(native, nearest(changed.astype(np.uint8), grid, onto) > 0, source, self._model)
 
     def arm_live_brush(self) -> None:
-        """Make the live labels the active layer, so that the brush is at hand while a run holds."""
+        """Make the live labels the active layer, so that the user can paint while a run is paused."""
         self._turns.flush()
         layer = self._live.layer(LIVE_LABELS)
         if layer is not None and self._picture is not None:
@@ -433,20 +433,20 @@ class Scene:
             self._viewer.layers.selection.active = layer
 
     def _close_views(self) -> Mode:
-        """One view; which there were."""
+        """Go back to one view; returns the mode there was."""
         mode, self.view_mode = self.view_mode, "one"
         self._turns.flush()
         self._views.close()
         return mode
 
     def _add_beside(self, layer: Any) -> None:
-        """Add a layer that leaves the active one active."""
+        """Add a layer and keep the active one active."""
         active = self._viewer.layers.selection.active
         self._viewer.add_layer(layer)
         self._viewer.layers.selection.active = active
 
     def _hide_results(self, but: Made | None = None) -> None:
-        """Every result out of sight with its confidence, and the painted images: they are not the patient's."""
+        """Hide every result with its confidence, and the painted images, which are not the patient's."""
         for made in self.results:
             if made is not but:
                 for layer in (made.layer, *made.beside):

@@ -1,4 +1,4 @@
-"""What the viewer looks at: axial slices, the slices through a layer's middle, the camera on it."""
+"""Slices and camera of the viewer: axial slices at first, and moving to a layer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class View:
         """
         viewer = self._viewer
         if not len(viewer.layers) and self._turned:
-            # napari forgets the order of the axes, not the way the camera stands.
+            # napari resets the order of the axes, not the direction of the camera.
             self._turned, self._camera.orientation = False, DEFAULT_CAMERA
             return
         ours = [tuple(layer.axis_labels) == AXES for layer in viewer.layers]
@@ -44,7 +44,7 @@ class View:
         self.centre(np.mean(viewer.layers.extent.world, axis=0))
 
     def look_at(self, layer: Any) -> None:
-        """Go to ``layer`` where the slices in sight miss it: its middle, and the camera on it alone."""
+        """Go to the centre of ``layer`` and fit the camera to it, where the displayed slices miss it."""
         box = layer.extent.world
         point = np.asarray(self._viewer.dims.point, dtype=np.float64)[-box.shape[1] :]
         if len(point) == box.shape[1] and not np.any((point < box[0]) | (point > box[1])):
@@ -57,7 +57,7 @@ class View:
         fit_camera(self._viewer, [layer])
 
     def centre(self, world: Sequence[float] | NDArray[np.float64]) -> None:
-        """The slices through a point of the world."""
+        """Show the slices through a world point."""
         axes = range(self._viewer.dims.ndim - len(world), self._viewer.dims.ndim)
         self._viewer.dims.set_point(tuple(axes), tuple(float(w) for w in world))
 

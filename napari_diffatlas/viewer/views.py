@@ -1,8 +1,8 @@
 """Several views of a run side by side in napari's grid: four of one step, or two runs at the same noise level.
 
 A view is two layers, one over the other, and each has layers of its own: napari's grid puts every two layers of the
-list into the next cell. Slices, camera and 2-D or 3-D are the viewer's, so the views are linked. What was in sight
-before is hidden meanwhile and comes back.
+list into the next cell. Slices, camera and 2-D or 3-D are the viewer's, so the views are linked. Layers that were
+visible before are hidden meanwhile and shown again afterwards.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from napari_diffatlas.viewer.view import camera, fit_camera
 Mode = Literal["one", "four", "runs"]
 Half = Literal["noisy", "image", "labels", "patient"]
 SHAPES: dict[Mode, tuple[int, int]] = {"four": (2, 2), "runs": (1, 2)}
-STRIDE = -2  # two layers a cell, counted from the top of the list: what lies below it moves no view
+STRIDE = -2  # two layers per cell, counted from the top of the list, so layers below do not shift the views
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A view: ``name``, what lies below and above, and whether it is of the run before."""
+    """A view: ``name``, its lower and upper layer, and whether it shows the run before."""
 
     name: str
     below: Half
@@ -100,7 +100,7 @@ class Views:
                 layer.refresh(extent=False, thumbnail=False, highlight=False)
 
     def close(self) -> None:
-        """One view again, and in sight what was before."""
+        """Go back to one view, and show the layers that were visible before."""
         if self.mode == "one":
             return
         self._turns.flush()
@@ -161,7 +161,7 @@ class Views:
 
 
 def _data(half: Half, picture: Picture, placement: Placement) -> NDArray[Any]:
-    """An array of a step as the viewer shows it: a copy, which is written to at every step."""
+    """An array of a step as the viewer shows it: a copy, which is overwritten at every step."""
     orientation = canonical(picture, placement)
     if half == "labels":
         ids = LabelMap(picture.labels, picture.grid, picture.scheme).to_ids()

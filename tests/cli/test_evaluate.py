@@ -60,7 +60,7 @@ def test_tables_are_written_and_what_is_lacking_is_said(
     [
         ("- a list", "mapping"),
         ("name: [", "not a readable YAML"),
-        ("name: p", "Field required"),
+        ("name: p", "'title' is missing"),
         (None, "no such file"),
     ],
 )

@@ -85,7 +85,7 @@ def test_every_case_leaves_labels_on_its_voxels_and_a_report_that_replays(folder
         assert np.array_equal(labels.grid.affine, volume.grid.affine)
         run = read_run(case.report)
         assert (run.source.path, run.other_image(volume, "it")) == (case.path, None)
-        assert run.request.to_json() == REQUEST.to_json()
+        assert run.request == REQUEST
     for case in cases:
         lines = [json.loads(line) for line in (out / FOLDER / f"{case.name}.0.jsonl").read_text().splitlines()]
         assert [line.get("state") for line in lines] == [None, "done"]

@@ -85,6 +85,12 @@ def test_interval_of_equal_values_is_a_point_and_of_none_is_nothing() -> None:
     assert interval([]).n == 0
 
 
+def test_the_interval_is_one_of_95_percent() -> None:
+    """By the central limit theorem: mean ± 1.96 standard errors, where that of 90 % has 1.64."""
+    figure = interval([0.0, 1.0] * 200)  # standard error 0.5 / sqrt(400)
+    assert (figure.high - figure.mean, figure.mean - figure.low) == pytest.approx((1.96 * 0.025,) * 2, rel=0.08)
+
+
 def test_calibration_error_by_hand() -> None:
     empty = [[0, 0]] * 8
     # 10 voxels at 0.85, all right: off by 0.15. 30 at 0.95, 27 right: off by 0.05.

@@ -171,15 +171,15 @@ def test_the_environment_holds_no_secrets(decoder: Decoder, volume_file: Path, m
     assert "HF_TOKEN" not in str(caught.value)
 
 
-def test_warm_decoders_wait(volume_file: Path) -> None:
+def test_a_decoder_waits_for_the_next_file_and_no_thread_stays(volume_file: Path) -> None:
     contained._pool.close()
-    contained.warm_up()
-    assert len(contained._pool._idle) == contained.IDLE_DECODERS
     before = threading.active_count()
     io.read_volume(volume_file, limits=CONTAINED)
     time.sleep(0.05)
     assert threading.active_count() <= before
-    assert len(contained._pool._idle) == contained.IDLE_DECODERS
+    (decoder,) = contained._pool._idle
+    io.read_volume(volume_file, limits=CONTAINED)
+    assert contained._pool._idle == [decoder]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="only where decoders fork")

@@ -203,7 +203,8 @@ for first in (True, False):  # what rank 0 finds; the other one would find the o
     network = fabric.setup_module(torch.nn.Linear(2, 2))
     with fabric.autocast():
         inside = torch.is_autocast_enabled("cpu")
-    print(f"rank {rank} of {fabric.world_size}: {first} {inside} {network(torch.ones(1, 2)).dtype}\\n", end="", flush=True)
+    found = f"{first} {inside} {network(torch.ones(1, 2)).dtype}"
+    print(f"rank {rank} of {fabric.world_size}: {found}\\n", end="", flush=True)
 """
 
 

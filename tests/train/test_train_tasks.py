@@ -159,7 +159,7 @@ def test_a_task_of_ones_own_trains_in_the_same_loop(tmp_path: Path) -> None:
     ("settings", "match"),
     [
         (["task_options={speed: 3}"], "task_options.*speed"),
-        (["task=published", "task_options={speed: 3}"], "task_options.speed"),
+        (["task=published", "task_options={speed: 3}"], "task_options.*speed"),
         (["task=published", "task_options={orientation: ABC}"], "orientation"),
         ([PUBLISHED[1]], "task: published"),
     ],

@@ -167,7 +167,7 @@ def test_controls_reach_the_request(site: Site, open_tab: Open) -> None:
     tab.wait_for_status("Press Run")
     tab.page.click("#run")
     tab.wait_for_status("Done")
-    assert site.backend.requests[-1].to_json() == request.to_json()
+    assert site.backend.requests[-1] == request
 
 
 def test_a_new_seed_is_chosen(site: Site, open_tab: Open) -> None:

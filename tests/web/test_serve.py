@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from diffatlas.errors import BadInput
-from diffatlas_app.visitors import error_line as telling
+from diffatlas_app.visitors import error_line
 from diffatlas_app.visitors.sessions import Visitor
 from tests.web.conftest import GRADIO_WARNINGS, Site
 
@@ -150,13 +150,13 @@ def test_the_log_says_where_and_not_what(caplog: pytest.LogCaptureFixture) -> No
         raise ValueError(f"patient {secret}")
     except ValueError as error:
         with caplog.at_level(logging.DEBUG):
-            said = telling.told(error)
+            said = error_line.told(error)
     assert said.startswith("This is our fault, not yours: ValueError")
     assert "test_serve.py" in caplog.text
     assert "ValueError" in caplog.text
     assert "patient" not in caplog.text.replace('raise ValueError(f"patient {secret}")', "")
     assert "[0. 1." not in caplog.text
-    assert telling.told(BadInput("x.nii: bad")) == "x.nii: bad"
+    assert error_line.told(BadInput("x.nii: bad")) == "x.nii: bad"
 
 
 def test_a_taken_port_is_one_line(site: Site) -> None:

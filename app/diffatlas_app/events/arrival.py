@@ -31,7 +31,7 @@ class Arrival:
         self.outputs = [pages, *page.outputs, *page.chosen.options, page.chosen.hint, page.chosen.card]
 
     def arrive(self, request: gr.Request) -> Updates:
-        """Open the page: the settings of its address, and the example if it is ready, else a recorded run of it."""
+        """Open the page: the settings in its address, and the example if it is ready, else a recorded run of it."""
         page = self.page
         wanted = settings.Settings()
         wrong: Exception | None = None
@@ -60,7 +60,7 @@ class Arrival:
         return out
 
     def example_ready(self, request: gr.Request) -> Iterator[Updates]:
-        """Put the example in the place of the recorded run once it is made, unless the visitor does something else."""
+        """Replace the recorded run by the example once that is made, unless the visitor does something else first."""
         page = self.page
         visitor = page.visitor(request)
         shown, name, until = visitor.source, visitor.awaits, time.monotonic() + limits.WARM_UP_S
@@ -78,7 +78,7 @@ class Arrival:
             self.page.visitors.leave(request.session_hash)
 
     def _meanwhile(self, example: str) -> Source:
-        """A recorded run of the example where there is one, else the example itself, waited for."""
+        """A recorded run of the example where there is one; else wait for the example."""
         try:
             return self.page.visitors.recorded(example)
         except BadInput:

@@ -66,13 +66,13 @@ class Looking:
                 raise BadInput("no file to choose from: drop one")
             visitor.source = replace(visitor.source, index=settings.whole("volume", given[page.chosen.which]))
             out = self.opened(visitor, bool(given[page.chosen.beside]))
-            del out[page.chosen.which]  # another of them can be chosen
+            del out[page.chosen.which]  # another volume of the file can be chosen
             return out
         except Exception as error:
             return page.refused(error)
 
     def _asking(self, several: SeveralVolumes) -> Updates:
-        """The volumes that an upload holds, to choose from; none is shown yet."""
+        """List the volumes of an upload to choose from; none is shown yet."""
         page = self.page
         choices = [(f"{number}: {choice}", number) for number, choice in enumerate(several.choices)]
         return {

@@ -1,4 +1,4 @@
-"""A setting is changed: what follows from it on the left side."""
+"""A setting is changed: update the fields and texts of the left side."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Options:
         return markup.auto_card(models) if found is None else markup.card(found)
 
     def noise(self, given: Given) -> float:
-        """The guidance noise that a preset means for a model."""
+        """The guidance noise of a preset for a model."""
         c = self.page.chosen
         return settings.usual_noise(given[c.preset], given[c.model])
 
     def hint(self, given: Given) -> str:
-        """What the chosen settings will do here, as the engine plans it."""
+        """What a run with these settings will do, from the engine's plan."""
         try:
             return self.hint_of(settings_of(self.page.chosen, given, None))
         except BadInput as error:
@@ -50,7 +50,7 @@ class Options:
         return markup.plan_line(plans[0], sum(known) if len(known) == len(plans) else None)
 
     def lay_out(self, given: Given, request: gr.Request) -> Updates:
-        """A second viewer comes or goes; it shows the same image."""
+        """Show or hide the second viewer; it shows the same image."""
         page = self.page
         beside = given[page.chosen.beside]
         out: Updates = {page.shown.second: gr.update(visible=bool(beside))}

@@ -36,7 +36,7 @@ class Outcome:
         against: str = "",
         doubt: bool = False,
     ) -> Updates:
-        """The last updates of the run, and of the one beside it, as volumes and files."""
+        """The last update of the run, and of the run beside it, as volumes and files."""
         page = self.page
         results = [end.frame.result for end in ends if end.frame.result is not None]
         saved = ends[-1].saved
@@ -74,7 +74,7 @@ class Outcome:
         return line + (markup.downloads(saved, visitor.finished.link) if saved else "")
 
     def compare(self, given: Given, request: gr.Request) -> Updates:
-        """Scores against a label map of the visitor's; where it is refused, the table stays and says why."""
+        """Scores against a label map of the visitor. Where that is refused, the table stays and a line says why."""
         visitor, shown = self.page.visitor(request), self.page.shown
         saved, finished = visitor.saved, visitor.finished
         scores: Sequence[Comparison] = ()

@@ -1,4 +1,4 @@
-"""The task *Mask to image*: an image painted onto a mask that is given."""
+"""The task *Mask to image*: paint an image onto a given mask."""
 
 from __future__ import annotations
 

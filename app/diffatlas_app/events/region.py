@@ -18,13 +18,13 @@ from diffatlas_app.visitors.source import Source
 SHOWN = LabelScheme("region", (Structure("what the model sees", 1, (86, 180, 233)),))
 
 DOUBT = 0.6
-"""A find less sure than this is said to be in doubt wherever the run says that it is done."""
+"""Below this confidence of the search, the page says that the result is in doubt."""
 
 
 @dataclass(frozen=True, eq=False)
 class Searching:
-    """A search on its way: ``words`` for the visitor, the field of view that is looked at (None at first), and at the
-    end what is ``found``, and whether that is in ``doubt``."""
+    """The state of a search: ``words`` for the visitor, the field of view that is looked at (None at first), and at the
+    end the region that is ``found`` and whether it is in ``doubt``."""
 
     words: str
     view: LabelMap | None = None
@@ -56,11 +56,10 @@ def in_words(roi: Roi) -> str:
 
 
 def search(volume: Volume, request: Request) -> Iterator[Searching]:
-    """Look for the model's structures as a run would, and say how it goes; the last one has ``found``.
+    """Search for the model's structures as a run would; yields the state after each look, the last with ``found``.
 
-    Yields nothing where the plan of the run needs no search.
-
-    ``close()`` stops it within a look, or the three that weigh a find.
+    Yields nothing where the plan of the run needs no search. ``close()`` stops it within a look, or within the three
+    looks that rate what was found.
     """
     planned = session.plan(volume, request)
     if not planned.search:

@@ -1,4 +1,4 @@
-"""Run and Stop: a press takes a place in the line, and when its turn comes the run of the chosen task begins."""
+"""The buttons Run and Stop. Run waits in the queue, then starts the run of the chosen task."""
 
 from __future__ import annotations
 
@@ -68,10 +68,9 @@ class Running:
             visitor.rest()
 
     def halt(self, request: gr.Request) -> Updates:
-        """Stop only raises the flag: the run's own last words then reach the page after its last picture.
+        """Set the stop flag; the run then sends its last message after its last picture.
 
-        Were the event cancelled instead, what it had already sent could arrive after this answer, which takes another
-        way.
+        The event is not cancelled: pictures that it had already sent could arrive after this answer.
         """
         if self.page.visitor(request).halt():
             return self.page.stopped(begun=False)

@@ -1,4 +1,4 @@
-"""The task *Segment*: where the model looks, the steps of one run or of two beside each other, and the result."""
+"""The task *Segment*: the search for the region, the steps of one run or of two side by side, and the result."""
 
 from __future__ import annotations
 

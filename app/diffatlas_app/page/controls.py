@@ -1,4 +1,4 @@
-"""The left column: what a visitor can choose, as components and nothing of what they do."""
+"""The left column: the components for what a visitor can choose, without their events."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def error(message: str) -> str:
 
 
 def seconds(value: float) -> str:
-    """A duration as one says it: 0.8 s, 12 s, 3 min 20 s."""
+    """A duration for people: 0.8 s, 12 s, 3 min 20 s."""
     if value < 9.95:
         return f"{value:.1f} s"
     whole = round(value)
@@ -152,7 +152,7 @@ def result(
 ) -> str:
     """The table below a finished run, and what was found on the way; ``against``: what ``scores`` compare with.
 
-    ``doubt``: the search was not sure of what it found; the volumes of what may not be there are folded away.
+    ``doubt``: the search was not sure of what it found; the volumes are then folded away.
     """
     said = "".join(f'<p class="da-note">{text(note)}</p>' for note in notes)
     shown = table(volumes_ml, scheme, scores, against, between_ml)

@@ -1,4 +1,4 @@
-"""The page: its layout and its events, and nothing of what they compute."""
+"""The page: its layout, and which events its components start."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _right_side() -> Shown:
 HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 QUICK: dict[str, Any] = {**HIDDEN, "queue": False}
 READING: dict[str, Any] = {**HIDDEN, "concurrency_id": "read", "concurrency_limit": limits.READS_AT_ONCE}
-# As many as come: they stand in line in `Turns`, which knows how many there may be.
+# No limit here: `Turns` is the queue and limits it.
 RUNNING: dict[str, Any] = {"concurrency_id": "engine", "concurrency_limit": None}
 
 

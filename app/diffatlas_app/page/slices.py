@@ -1,4 +1,4 @@
-"""Slices for browsers without WebGL: the browser cuts them out of what it was sent, this draws and forgets them."""
+"""Slices for browsers without WebGL: the browser cuts them out of its volumes, the server draws and keeps nothing."""
 
 from __future__ import annotations
 

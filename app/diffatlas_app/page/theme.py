@@ -1,4 +1,4 @@
-"""The page's look: the system's own fonts, quiet greys, one accent; pictures on black in light and dark alike."""
+"""The page's look: the system's own fonts, greys, one accent colour; pictures on black in both themes."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ CSS = """
 """
 
 # Gradio confines CSS to the page's content; the frame around it is reached from the head.
-# That frame is as wide as what is in it wants to be, and a viewer wants nothing: it takes the place that it is given.
+# By default that frame is as wide as its content, and the viewer has no width of its own.
 _FRAME = """<style>.gradio-container { width: 100%; }
 @media (max-width: 720px) {
   .main.fillable { padding: 14px !important; }
@@ -143,5 +143,5 @@ _FRAME = """<style>.gradio-container { width: 100%; }
 
 
 def head() -> str:
-    """What stands in the page's head: its own script, and the style of the frame."""
+    """The HTML of the page's head: its own script, and the style of the frame."""
     return f'<script type="module" src="{address("page.js")}"></script>{_FRAME}'

@@ -1,4 +1,4 @@
-"""The viewer: three planes and a 3-D view that live through a whole run, as one Gradio component.
+"""The viewer: three planes and a 3-D view of a whole run, as one Gradio component.
 
 `viewer` makes the component. Its value is a message, one JSON string; each function below makes one, and the page
 yields it as the component's next value:
@@ -45,7 +45,7 @@ MAX_SHOWN_VOXELS = 128**3
 """An image with more is shown at a coarser grid (labels and results keep the source's)."""
 
 METRICS_TAIL = 24
-"""Steps whose figures travel with every frame, for those that got lost."""
+"""Steps whose figures are sent again with every frame, in case earlier messages were lost."""
 
 JPEG_QUALITY = 75
 """Of the generated half as it is streamed: a quarter of the bytes of gzip, and 1 to 2 of 255 gray levels off."""

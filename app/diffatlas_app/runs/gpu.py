@@ -1,7 +1,7 @@
-"""The engine's edge: where a Space lends a GPU for the length of a call, this is the call. Elsewhere it is nothing.
+"""Calls of the engine that run on the GPU that a Space lends for one call (ZeroGPU). Elsewhere they are plain calls.
 
 On ZeroGPU the functions run in a process of their own: what goes in and comes out are `Request`, `Volume`, `Frame` and
-`Look`, plain data all of them.
+`Look`, all of them plain data.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from diffatlas.session import Frame, Look
 
 T = TypeVar("T")
 STARTUP_S = 15.0
-# Generous guesses: what a shared GPU takes is not known here, and a duration too short ends a run.
+# Generous guesses: the speed of the shared GPU is not known, and too short a time ends the run.
 STEP_S = 0.25
 MAX_DURATION_S = 120
 
 
 def duration_s(volume: Volume | None, request: Request) -> int:
-    """Seconds of a GPU to ask for: more means a longer wait in the Space's own queue, less ends the run early."""
+    """Seconds of GPU to ask for: more means a longer wait in the Space's own queue, too few end the run early."""
     steps = session.plan(volume, request).steps
     return min(MAX_DURATION_S, round(STARTUP_S + STEP_S * steps * request.samples))
 
 
 def on_gpu(stream: Callable[..., Iterator[T]]) -> Callable[..., Iterator[T]]:
-    """Wrap for ZeroGPU where that is what we run on."""
+    """Wrap a function for ZeroGPU where this process runs there."""
     if not os.environ.get("SPACES_ZERO_GPU"):
         return stream
     import spaces

@@ -31,7 +31,7 @@ def draw_request(model: str, count: int, seed: int, preset: PresetName = "watch"
 
 
 def draw(visitor: Visitor, request: Request) -> Iterator[runs.Update]:
-    """Draw pairs; the first of them is shown while they form, all of them stay in the visitor's folder."""
+    """Draw pairs; the first is shown while it forms, and all are kept in the visitor's folder."""
     for update in runs.watch(visitor, None, (request,)):
         result = update.frame.result
         if result is not None:
@@ -56,7 +56,7 @@ def open_pair(visitor: Visitor, number: int, seed: int) -> Source:
         raise BadInput("these pairs are not here any more; draw some again")
     image, mask = visitor.pairs[number]
     name = f"pair-of-seed-{seed + number}"
-    # Its values are the model's, between -1 and 1: what the reader takes them for means nothing.
+    # Its values are in the model's range, -1 to 1, so the modality that the reader guessed means nothing.
     volume = replace(io.read_volume(image), name=name, modality="unknown", header=None, notes=())
     visitor.source = Source(name, volume=volume, true_labels=io.read_label_map(mask, visitor.pairs_scheme))
     return visitor.source
@@ -65,10 +65,10 @@ def open_pair(visitor: Visitor, number: int, seed: int) -> Source:
 def paint(visitors: Visitors, visitor: Visitor, mask: LabelMap, request: Request, name: str) -> Iterator[runs.Update]:
     """Paint an image onto ``mask``; ``request`` as `paint_request` makes it.
 
-    The mask was given: what is shown and saved is that mask, not what the network's distances make of it on the
-    model's voxels. The painted image is saved on the mask's voxels too, so that the two files lie on each other.
+    The given mask is shown and saved, not its form on the model's voxels. The painted image is saved on the mask's
+    voxels, so that the two files match.
     """
-    # The engine wants to know where it is, not what is there: the mask's own values stand for an image.
+    # The engine needs the grid of an image, not its values: the mask's own values are put in their place.
     where = Volume(mask.data.astype(np.float32), mask.grid, "unknown", name)
     shown: LabelMap | None = None
 

@@ -1,7 +1,7 @@
-"""One line for all model work: whoever runs the engine takes a turn first, and knows how many are before them.
+"""The queue of all model work: a run takes a ticket, waits for its turn, and knows how many runs are ahead.
 
-Gradio has a queue too, but it says its position in a box of its own, over the picture, and its length counts every kind
-of call. Here a run waits in its own handler, which can tell the visitor where it stands and ends when they leave.
+Gradio has a queue too, but it shows the position in a box over the picture, and it counts every kind of call. Here a
+run waits in its own handler, which can show the position in the page and ends when the visitor leaves.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Caller:
 
 
 class Ticket:
-    """A place in the line."""
+    """A place in the queue."""
 
     def __init__(self, turns: Turns, caller: Caller) -> None:
         self._turns = turns
@@ -41,15 +41,15 @@ class Ticket:
         return self._turns.ahead_of(self)
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the turn to come, at most so long; whether it has."""
+        """Wait for the turn, at most ``seconds``; whether it has come."""
         return self._turns.wait_for(self, seconds)
 
 
 class Turns:
-    """``at_once`` run, at most ``waiting`` stand in line; addresses take turns, each in the order of its calls.
+    """``at_once`` runs go on, at most ``waiting`` wait. Addresses take turns, each in the order of its calls.
 
-    The first waiting call of every address comes before the second one of any: who asks for forty runs delays
-    somebody else by one of them.
+    The first waiting call of every address comes before the second of any address: forty calls of one address delay
+    another address by one run.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Turns:
 
     @contextmanager
     def ticket(self, caller: Caller = Caller()) -> Iterator[Ticket]:
-        """A place in the line until the block ends; `QueueFull` where the line, or the caller's part, is too long."""
+        """A place in the queue until the block ends; `QueueFull` where it, or the caller's part of it, is full."""
         made = Ticket(self, caller)
         with self._moved:
             self._check(caller)
@@ -110,7 +110,7 @@ class Turns:
             )
 
     def _order(self) -> list[Ticket]:
-        """The line as it will be served: by how many calls of the same address run or stand before, then by arrival."""
+        """Waiting tickets in the order of service: fewest earlier calls of the same address first, then by arrival."""
         before: Counter[str] = Counter(t.caller.address for t in self._running)
         ranked = []
         for arrival, ticket in enumerate(self._line):
@@ -127,11 +127,11 @@ class Turns:
 
 
 def until_my_turn(ticket: Ticket, left: Callable[[], bool], every_s: float = 0.5) -> Iterator[int]:
-    """Yield how many are ahead whenever that changes, until the turn has come or ``left()`` says that nobody waits."""
-    told = None
+    """Yield how many runs are ahead whenever that changes, until the turn comes or ``left()`` is true."""
+    yielded = None
     while not ticket.wait(0.0) and not left():
         ahead = ticket.ahead
-        if ahead and ahead != told:
-            told = ahead
+        if ahead and ahead != yielded:
+            yielded = ahead
             yield ahead
         ticket.wait(every_s)

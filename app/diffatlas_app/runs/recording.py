@@ -34,7 +34,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "recorded"
 LEVELS = 25
 VOLUME_LEVELS = 20
 STEPS = 5
-# What numpy, zip and the two ways of packing raise on a file that is not a recording, or a damaged one.
+# What numpy, zipfile and the two compressions raise on a file that is damaged or not a recording.
 UNREADABLE = (
     OSError,
     ValueError,
@@ -51,8 +51,8 @@ UNREADABLE = (
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """``title``: for people. ``volume``: what was looked at, in 5 bits; None for a pair drawn
-    from the atlas. ``frames``: some steps of the run; the last has the result."""
+    """``title``: for people. ``volume``: the image, in 5 bits; None for a pair drawn from the atlas. ``frames``: some
+    steps of the run; the last has the result."""
 
     title: str
     volume: Volume | None
@@ -112,7 +112,7 @@ def save(path: Path, recording: Recording) -> None:
 
 
 def load(path: Path) -> Recording:
-    """Read what `save` wrote; `BadInput` on anything else. Those who ask for the same file share what was read."""
+    """Read what `save` wrote; `BadInput` on anything else. The result is cached by file."""
     try:
         return _load(path, path.stat().st_mtime_ns)
     except OSError as error:
@@ -174,7 +174,7 @@ def _recording(about: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Record
         notes=tuple(about["report"]["notes"]),
     )
     last = len(images) - 1
-    # Nobody asks a recording for distances: pictures of it follow the labels.
+    # A recording holds no distances: its pictures are made from the labels.
     no_sdf = np.broadcast_to(np.float32(0), (len(scheme), *shape))
     frames = []
     for i, (image, labels) in enumerate(zip(images, masks, strict=True)):

@@ -1,4 +1,4 @@
-"""What a visitor chose, as one value: to a `Request`, to the address of the page, and back.
+"""The settings of a visitor: converted to a `Request`, to the address of the page, and back.
 
 A permalink holds settings and the name of an example, never anything of a visitor's own file.
 """
@@ -54,7 +54,7 @@ class Settings:
     modality: str = ""
 
     def request(self, roi: Roi | None = None) -> Request:
-        """The run asked for. `BadInput` beyond what this page offers, or on what no run takes."""
+        """The request of the run. `BadInput` for values that this page does not offer or no run takes."""
         # A request may name a folder; a visitor may not.
         if self.model not in ("auto", *(card.name for card in session.available_models())):
             raise BadInput(f"there is no model {self.model[:60]!r} on this page")
@@ -96,8 +96,7 @@ class Settings:
             "published": replace(first, guidance="image", guidance_noise=1.0),
             "seed": replace(first, seed=first.seed + 1),
         }[self.beside]
-        plain = [session.plan(None, request).request.to_json() for request in (first, second)]
-        if plain[0] == plain[1]:
+        if session.plan(None, first).request == session.plan(None, second).request:
             raise BadInput(
                 f"the second run, “{BESIDE[self.beside]}”, would repeat the first, which is guided like that already: "
                 f"choose another one beside it"
@@ -128,7 +127,7 @@ class Settings:
 
     @classmethod
     def from_link(cls, query: Mapping[str, str]) -> Settings:
-        """Inverse of `link`; names that are not settings are ignored, values that cannot be are `BadInput`."""
+        """Inverse of `link`; unknown names are ignored, impossible values raise `BadInput`."""
         hints = get_type_hints(cls)
         values: dict[str, Any] = {}
         for field in fields(cls):
@@ -173,7 +172,7 @@ def whole(name: str, value: float | None) -> int:
 
 
 def usual_noise(preset: str, model: str) -> float:
-    """The guidance noise that a preset means for a model, as the engine plans it."""
+    """The guidance noise of a preset for a model, from the engine's plan."""
     planned = session.plan(None, Request(preset=preset, model=model, force=True))  # type: ignore[arg-type]
     return float(planned.request.guidance_noise or 0.0)
 
@@ -185,7 +184,7 @@ def region(grid: Grid, centre: tuple[float, float, float], extent_mm: tuple[floa
     """
     box = []
     for axis, (size, percent) in enumerate(zip(grid.shape, centre, strict=True)):
-        # The world axis that this array axis runs along most.
+        # The world axis closest to this array axis.
         along = int(abs(grid.affine[:3, axis]).argmax())
         half = extent_mm[along] / grid.spacing_mm[axis] / 2
         middle = percent / 100 * size

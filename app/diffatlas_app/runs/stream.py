@@ -1,4 +1,4 @@
-"""Runs as streams of what there is to show, without the page.
+"""Runs as streams of updates to show; knows nothing of the page.
 
 A run is a generator of `Update`; closing it, or setting the visitor's stop flag, ends the engine's streams within one
 step. Two runs beside each other take their steps in turn.
@@ -86,9 +86,9 @@ def watch(
     film: results.Film | None = None,
     shown_as: Callable[[Frame], Frame] = lambda frame: frame,
 ) -> Iterator[Update]:
-    """The steps of one or more runs in turn, no more of them than can be looked at, the first and last among them.
+    """Steps of one or more runs in turn, at most `limits.FRAMES_PER_S` a second, always the first and the last.
 
-    Runs beside each other show the same steps, so that their noise levels are the same whenever one looks.
+    Runs side by side show the same steps, so that their noise levels are equal.
     ``film`` takes its pictures from the first run's steps, shown or not.
     """
     start = time.monotonic()
@@ -122,7 +122,7 @@ def watch(
                 made += 1
                 if first is None:
                     first = now
-                if due is None:  # decided by the first run for all of them
+                if due is None:  # the first run decides for all
                     due = now - shown >= 1 / limits.FRAMES_PER_S
                 if frame.result is None and not due:
                     continue
@@ -137,4 +137,4 @@ def watch(
                     seconds=now - start,
                     seconds_left=None if pace is None else pace * left,
                 )
-                shown = time.monotonic()  # after drawing and sending: most of the time is the engine's
+                shown = time.monotonic()  # after drawing and sending, so that the engine keeps most of the time

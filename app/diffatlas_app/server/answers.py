@@ -26,8 +26,8 @@ class Refused(Exception):
 def security_headers() -> Headers:
     """For every answer.
 
-    gradio's page has inline scripts and compiles small ones, and NiiVue works in blobs; nothing comes from elsewhere,
-    and nothing goes elsewhere. The page may be framed by itself, and on a Space by the site that shows Spaces.
+    gradio's page has inline scripts and compiles small ones, and NiiVue works in blobs; nothing is loaded from
+    or sent to another server. The page may be framed by itself, and on a Space by the site that shows Spaces.
     """
     framed_by = "'self' https://huggingface.co https://*.hf.space" if on_space() else "'self'"
     policy = (
@@ -60,8 +60,8 @@ async def answer(send: Any, status: int, kind: str, body: bytes, *headers: tuple
 async def refuse(send: Any, receive: Any, refused: Refused, read: bool, head: bool = False) -> None:
     """One line, as JSON: gradio's page and its client show ``detail``, others look for ``error``.
 
-    ``read``: whether the body has been read to its end. What is left of it is read and let go for a while: a sender
-    that is cut off in the middle never sees the line.
+    ``read``: whether the body has been read to its end. If not, the rest is read and discarded for a while:
+    a sender that is cut off while it sends never sees the answer.
     """
     body = b"" if head else json.dumps({"error": refused.line, "detail": refused.line}).encode("utf-8") + b"\n"
     headers = [

@@ -1,7 +1,7 @@
 """JSON bodies: bounded, read whole, and free of any path of this machine before gradio sees them.
 
-gradio takes a path from any ``FileData`` in any call, and hands it to the handler if its own checks pass; they let
-every file through that the page serves as static. Here every object with a ``path`` is replaced by one that names a
+gradio accepts a path in any ``FileData`` of any call and hands it to the handler if its own checks pass. These checks
+accept every file that the page serves as static. Here every object with a ``path`` is replaced by one that names a
 file of the inbox, or the request is refused.
 """
 
@@ -76,7 +76,7 @@ def with_own_files(value: Any, inbox: Inbox, depth: int = 0) -> Any:
             path = inbox.find(value.get("path"))
         except BadInput as error:
             raise Refused(400, str(error)) from None
-        # Nothing else that the sender says of the file is passed on: not its url, not that it is a stream.
+        # No other field of the file is passed on, such as its url or that it is a stream.
         return {"path": str(path), "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}
     return {key: with_own_files(item, inbox, depth + 1) for key, item in value.items()}
 

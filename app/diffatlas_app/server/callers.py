@@ -1,4 +1,4 @@
-"""Who calls a handler, and whether they still listen for its answer."""
+"""The caller of a handler, and whether it still listens for the answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ASGI layer in front of everything: what is not expected here does not reach gradio.
+"""The ASGI layer in front of gradio: it lets through expected requests only.
 
 In order: the ``Host`` header names this server; the request comes from no other site's page; the address is one of
 `routes`; the body is bounded and names no file but one of the inbox. Every answer carries the security headers and no
@@ -25,7 +25,7 @@ from diffatlas_app.visitors.sessions import Visitors
 log = logging.getLogger(__name__)
 RESULT = "/results/"
 DROPPED = {b"origin", b"x-forwarded-for", b"forwarded"}
-"""Not for gradio: it would echo the one (CORS), and needs no address of the sender."""
+"""Headers that gradio does not get: it would echo the origin (CORS), and needs no address of the sender."""
 
 
 class Gate:
@@ -152,7 +152,7 @@ class Gate:
         await answer(send, 200, kind, b"" if head else data, *extra)
 
     def health(self) -> dict[str, Any]:
-        """Whether the page answers, and how busy it is; nothing of anyone's."""
+        """Whether the page answers, and how busy it is; no data of visitors."""
         return {
             "status": "ok",
             "ready": self.visitors.has_example("heart-ct"),
@@ -218,7 +218,7 @@ def _query(scope: Any, name: str) -> str:
 
 
 def _without(scope: Any, headers: Mapping[str, str]) -> Any:
-    """The request as gradio may see it; behind a Space's proxy, from the address that the proxy names."""
+    """The request without those headers; behind a Space's proxy, with the address that the proxy gives."""
     client = scope.get("client")
     if on_space() and client and headers.get("x-forwarded-for"):
         # The last address is the one that the proxy itself saw; those before it are what the sender claims.
@@ -230,7 +230,7 @@ def _without(scope: Any, headers: Mapping[str, str]) -> Any:
 def in_front(visitors: Visitors, hosts: Hosts, parameters: Mapping[str, Sequence[str]]) -> Any:
     """A lifespan for gradio's app that puts a `Gate` in front of it, outside of gradio's own layers.
 
-    Those answer questions about other origins (CORS) by themselves; layers that gradio is given come behind them.
+    Gradio's own layers answer CORS requests themselves, and layers added through gradio come after them.
     """
 
     @asynccontextmanager

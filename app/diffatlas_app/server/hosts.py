@@ -1,8 +1,8 @@
-"""Which names this server answers to, and which pages may talk to it.
+"""The host names of this server, and which pages may send it requests.
 
-DNS rebinding: a page of a stranger's site resolves its own name to this machine and is then, to the browser, of the
-same origin as this server. What gives it away is the name in the ``Host`` header, so only known names are served. An
-address in numbers needs no name server and cannot be rebound.
+DNS rebinding: another site makes its own name resolve to this machine, so that the browser takes its page for one of
+this server. The ``Host`` header then holds the name of that site, so only known names are served. A numeric address
+needs no name server and cannot be rebound.
 """
 
 from __future__ import annotations

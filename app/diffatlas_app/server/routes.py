@@ -1,4 +1,4 @@
-"""The addresses that this server has: everything else is 404, whatever gradio offers there.
+"""The routes of this server. Every other address is 404, also where gradio has a route.
 
 gradio brings some sixty routes, among them ones that fetch addresses, hand out files and run command lines. The page
 and the clients need those below.
@@ -43,7 +43,7 @@ POSTS = (
 UPLOAD = "/gradio_api/upload"
 UPLOAD_PROGRESS = "/gradio_api/upload_progress"
 CALL_BY_NAME = re.compile(rf"/gradio_api/call/v2/({_NAME})/?")
-"""Ours, in place of gradio's routes of these names."""
+"""Our own routes, which replace gradio's routes of these names."""
 
 _READ = re.compile("|".join(READ))
 _POSTS = re.compile("|".join(POSTS))

@@ -1,7 +1,7 @@
-"""Uploads: multipart bodies streamed into the inbox, and how far they are.
+"""Uploads: multipart bodies streamed into the inbox, and their progress.
 
-In place of gradio's own route, which keeps files by their content (two visitors with the same file share one path),
-answers with paths of this machine, knows no quota, and writes hundreds of files from one request.
+This replaces gradio's own route, which stores files by their content (two visitors with the same file share one path),
+answers with paths of this machine, has no quota, and writes hundreds of files from one request.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from diffatlas_app.visitors.uploads import display_name
 
 MAX_HEADERS = 4096
 SLACK_BYTES = 64 * 1024
-"""What boundaries and headers of a request may add to its files."""
+"""Bytes that boundaries and headers of a request may add to its files."""
 
 
 class _Form:
-    """The parts of one request: files go to the inbox as they come, other fields are let go."""
+    """The parts of one request: files go to the inbox as they arrive, other fields are discarded."""
 
     def __init__(self, boundary: bytes, inbox: Inbox, address: str, files: ExitStack) -> None:
         self.references: list[str] = []
@@ -95,14 +95,14 @@ class _Form:
 
 
 class Uploads:
-    """The two routes: the upload itself, and the stream that says how far it is."""
+    """The two routes: the upload, and the stream of its progress."""
 
     def __init__(self, inbox: Inbox) -> None:
         self.inbox = inbox
         self._progress: dict[str, tuple[str, int]] = {}
 
     async def take(self, headers: dict[str, str], receive: Any, address: str, upload_id: str) -> list[str]:
-        """Store the files of one request; their references, in order. `Refused` says why not, and nothing stays."""
+        """Store the files of one request and return their references, in order. After `Refused` no file is kept."""
         kind, options = parse_options_header(headers.get("content-type", ""))
         boundary = options.get(b"boundary", b"")
         if kind != b"multipart/form-data" or not 1 <= len(boundary) <= 200:
@@ -136,13 +136,13 @@ class Uploads:
             self._progress[upload_id] = (form.name, form.received)
 
     async def progress(self, upload_id: str) -> AsyncGenerator[bytes, None]:
-        """Server-sent events while an upload is under way: what has come since the last one, at the end ``done``."""
-        told, idle_s = 0, 0.0
-        while upload_id in self._progress or (told == 0 and idle_s < 3.0):
+        """Server-sent events during an upload: the bytes received since the last event, at the end ``done``."""
+        sent, idle_s = 0, 0.0
+        while upload_id in self._progress or (sent == 0 and idle_s < 3.0):
             name, received = self._progress.get(upload_id, ("", 0))
-            if received > told:
-                yield _event({"msg": "update", "orig_name": name, "chunk_size": received - told})
-                told = received
+            if received > sent:
+                yield _event({"msg": "update", "orig_name": name, "chunk_size": received - sent})
+                sent = received
             await asyncio.sleep(0.2)
             idle_s += 0.2
         yield _event({"msg": "done"})

@@ -168,7 +168,13 @@ export class Canvas {
 
   async #back() {
     const { nv, scene } = this;
-    if (scene.back && nv.volumes.length && V.sameGrid(nv.volumes[0].grid, scene.back) && this.inter === scene.inter && this.slope === scene.slope) {
+    if (
+      scene.back &&
+      nv.volumes.length &&
+      V.sameGrid(nv.volumes[0].grid, scene.back) &&
+      this.inter === scene.inter &&
+      this.slope === scene.slope
+    ) {
       nv.volumes[0].img = scene.back.bytes;
       return;
     }
@@ -195,7 +201,8 @@ export class Canvas {
       if (!wanted) continue;
       const fresh = !image;
       if (fresh) {
-        const options = name === "mask" ? { labels: true, low: 0, high: 255 } : { colormap: "inferno", low: 8, high: 255 };
+        const options =
+          name === "mask" ? { labels: true, low: 0, high: 255 } : { colormap: "inferno", low: 8, high: 255 };
         image = this.shown[name] = await this.#volume(V.bordered(wanted), options, 0);
         image.grid = wanted;
       } else image.img = V.bordered(wanted).bytes;

@@ -14,7 +14,11 @@ document.addEventListener("click", (event) => {
   if (event.target.closest?.("#run, #stop")) handOver.held = true;
   else if (!event.target.closest?.("#transport")) handOver.held = false;
 });
-new MutationObserver(handOver).observe(document.documentElement, { subtree: true, attributes: true, attributeFilter: ["disabled"] });
+new MutationObserver(handOver).observe(document.documentElement, {
+  subtree: true,
+  attributes: true,
+  attributeFilter: ["disabled"],
+});
 
 // Arrow keys walk through a group of choices, as in any form; gradio gives the choices of one group different names.
 document.addEventListener("keydown", (event) => {
@@ -57,4 +61,10 @@ function fit(frame) {
   new ResizeObserver(set).observe(page);
   set();
 }
-document.addEventListener("load", (event) => { if (event.target.id === "learn-frame") fit(event.target); }, true);
+document.addEventListener(
+  "load",
+  (event) => {
+    if (event.target.id === "learn-frame") fit(event.target);
+  },
+  true,
+);

@@ -1,15 +1,15 @@
 // What stands around the picture: the viewer's own HTML.
 
-  export const AXES = [
-    ["Left to right", "L", "R"],
-    ["Back to front", "P", "A"],
-    ["Bottom to top", "I", "S"],
-  ];
+export const AXES = [
+  ["Left to right", "L", "R"],
+  ["Back to front", "P", "A"],
+  ["Bottom to top", "I", "S"],
+];
 
-  export function markup() {
-    const slider = (name, title, more = "") =>
-      `<label class="dv-field" data-field="${name}"><span>${title}</span><input type="range" data-control="${name}" ${more}><output></output></label>`;
-    return `
+export function markup() {
+  const slider = (name, title, more = "") =>
+    `<label class="dv-field" data-field="${name}"><span>${title}</span><input type="range" data-control="${name}" ${more}><output></output></label>`;
+  return `
 <h2 class="dv-caption" hidden></h2>
 <div class="dv-head"><div class="dv-line"><p class="dv-words"></p><p class="dv-where" aria-hidden="true"></p></div><div class="dv-bar" role="progressbar" aria-valuemin="0"><i></i></div>
   <p class="dv-live" aria-live="polite" role="status"></p></div>
@@ -35,4 +35,4 @@
   ${slider("azimuth", "Turn 3-D", 'min="0" max="360" step="1"')}${slider("elevation", "Tilt 3-D", 'min="-90" max="90" step="1"')}
   ${slider("depth", "Image in 3-D", 'min="0" max="1" step="0.01" value="1"')}
 </div></details>`;
-  }
+}

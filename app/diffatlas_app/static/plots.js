@@ -6,7 +6,8 @@ const WIDTH = 300;
 const HEIGHT = 84;
 const PAD = 3;
 const ABOUT = {
-  residual: "How far the image that the model believes in is from the scan, as a share of the model's gray values: the guidance brings it down.",
+  residual:
+    "How far the image that the model believes in is from the scan, as a share of the model's gray values: the guidance brings it down.",
   change: "Which share of the structures' voxels changed its label since the step before: near 0 the mask has settled.",
   volumes: "The volume of each structure at every step, in its colour: lines that run flat are decided.",
 };
@@ -19,7 +20,8 @@ function element(name, attributes, parent) {
   return node;
 }
 
-const figure = (value) => (value == null ? "–" : value === 0 ? "0" : value >= 100 ? value.toFixed(0) : value.toPrecision(2));
+const figure = (value) =>
+  value == null ? "–" : value === 0 ? "0" : value >= 100 ? value.toFixed(0) : value.toPrecision(2);
 
 // `choose(index)` is called with the step that the pointer is over.
 export class Plots {
@@ -45,8 +47,15 @@ export class Plots {
     tip.setAttribute("role", "tooltip");
     const area = document.createElement("div");
     area.className = "dv-area";
-    const svg = element("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-describedby": about }, area);
-    area.insertAdjacentHTML("afterbegin", '<span class="dv-top" aria-hidden="true"></span><span class="dv-zero" aria-hidden="true">0</span>');
+    const svg = element(
+      "svg",
+      { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-describedby": about },
+      area,
+    );
+    area.insertAdjacentHTML(
+      "afterbegin",
+      '<span class="dv-top" aria-hidden="true"></span><span class="dv-zero" aria-hidden="true">0</span>',
+    );
     const steps = document.createElement("p");
     steps.className = "dv-steps";
     steps.setAttribute("aria-hidden", "true");
@@ -65,7 +74,16 @@ export class Plots {
     });
     svg.addEventListener("pointermove", (event) => event.buttons & 1 && point(event));
     this.parent.append(box);
-    return { ...plot, box, svg, lines, cursor, output: caption.querySelector("output"), top: area.querySelector(".dv-top"), last: steps.lastElementChild };
+    return {
+      ...plot,
+      box,
+      svg,
+      lines,
+      cursor,
+      output: caption.querySelector("output"),
+      top: area.querySelector(".dv-top"),
+      last: steps.lastElementChild,
+    };
   }
 
   // `figures`: of every step known, by index; `total` steps; `index`: the one shown; one colour for each structure.
@@ -84,10 +102,16 @@ export class Plots {
       const count = Math.max(...known.map(([, values]) => values.length));
       plot.lines.replaceChildren();
       for (let k = 0; k < count; k++) {
-        const points = known.filter(([, v]) => v[k] != null).map(([i, v]) => `${at(i).toFixed(1)},${up(v[k]).toFixed(1)}`);
+        const points = known
+          .filter(([, v]) => v[k] != null)
+          .map(([i, v]) => `${at(i).toFixed(1)},${up(v[k]).toFixed(1)}`);
         if (points.length === 1) points.push(points[0]);
         const color = plot.key === "volumes" && scheme[k] ? `rgb(${scheme[k].color})` : "var(--dv-accent)";
-        element("polyline", { points: points.join(" "), stroke: color, "vector-effect": "non-scaling-stroke" }, plot.lines);
+        element(
+          "polyline",
+          { points: points.join(" "), stroke: color, "vector-effect": "non-scaling-stroke" },
+          plot.lines,
+        );
       }
       plot.cursor.setAttribute("x1", at(index));
       plot.cursor.setAttribute("x2", at(index));
@@ -95,7 +119,10 @@ export class Plots {
       const sum = here.reduce((a, b) => a + (b ?? 0), 0);
       const value = here.length && here.some((v) => v != null) ? sum : null;
       plot.output.textContent = figure(value) + (plot.key === "volumes" ? " in all" : "");
-      plot.svg.setAttribute("aria-label", `${plot.title} over ${total} steps; at step ${index + 1}: ${plot.output.textContent}`);
+      plot.svg.setAttribute(
+        "aria-label",
+        `${plot.title} over ${total} steps; at step ${index + 1}: ${plot.output.textContent}`,
+      );
     }
   }
 }

@@ -11,7 +11,12 @@ const DEPTH = { alone: 1, behind: 0.12 }; // of the image in 3-D, without a mask
 const INSIST = "diffatlas-3d"; // in the session's storage: "on" where the visitor asked for slow 3-D
 const viewers = new Set();
 
-const seconds = (s) => (s < 9.95 ? `${s.toFixed(1)} s` : s < 59.5 ? `${Math.round(s)} s` : `${Math.floor(Math.round(s) / 60)} min ${Math.round(s) % 60} s`);
+const seconds = (s) =>
+  s < 9.95
+    ? `${s.toFixed(1)} s`
+    : s < 59.5
+      ? `${Math.round(s)} s`
+      : `${Math.floor(Math.round(s) / 60)} min ${Math.round(s) % 60} s`;
 const clamp = (v, low, high) => Math.min(Math.max(v, low), high);
 
 class Viewer {
@@ -24,7 +29,22 @@ class Viewer {
     this.box.innerHTML = markup();
     this.find = (selector) => this.box.querySelector(selector);
     this.plots = new Plots(this.find(".dv-plots"), (index) => this.goTo(index, true));
-    this.scene = { back: null, mask: null, unsure: null, slope: 1, inter: 0, units: "", window: [0, 1], colors: [], visible: [], opacity: 0.55, unsureOpacity: 0, depth: DEPTH.alone, at: null, turn: [...DEFAULT_TURN] };
+    this.scene = {
+      back: null,
+      mask: null,
+      unsure: null,
+      slope: 1,
+      inter: 0,
+      units: "",
+      window: [0, 1],
+      colors: [],
+      visible: [],
+      opacity: 0.55,
+      unsureOpacity: 0,
+      depth: DEPTH.alone,
+      at: null,
+      turn: [...DEFAULT_TURN],
+    };
     this.blend = 0;
     this.limit = KEPT_BYTES;
     this.changed = new Set();
@@ -84,19 +104,22 @@ class Viewer {
       this.forget();
       Object.assign(this.scene, { back: null, mask: null, unsure: null });
       this.patient = null;
-      return this.say("empty", m.words), this.refresh("back");
+      return (this.say("empty", m.words), this.refresh("back"));
     }
     if (m.kind === "waiting") {
       this.forget();
       if (m.view) this.setScheme(m.scheme);
       Object.assign(this.scene, { mask: m.view && (await V.unpack(V.keep(m.view))), unsure: null });
-      return this.say("waiting", m.words), this.refresh("back", "mask", "look");
+      return (this.say("waiting", m.words), this.refresh("back", "mask", "look"));
     }
     if (m.kind === "stopped") {
       const last = this.steps.at(-1);
       this.total = last ? last.index + 1 : 0;
       if (!this.total) this.clear();
-      return this.say("stopped", m.words || (this.total ? `Stopped at step ${this.total} of ${last.total}` : "Stopped before the first step"));
+      return this.say(
+        "stopped",
+        m.words || (this.total ? `Stopped at step ${this.total} of ${last.total}` : "Stopped before the first step"),
+      );
     }
     if (m.kind === "error") {
       if (!this.steps.some((step) => step.index >= 0)) this.clear();
@@ -112,9 +135,18 @@ class Viewer {
       return still ? undefined : this.play();
     }
     this.add(m);
-    if (m.kind === "done") this.say(m.doubt ? "doubt" : "done", m.words || `Done: ${m.total} steps${m.seconds == null ? "" : ` in ${seconds(m.seconds)}`}`);
-    else if (m.index < 0) this.say("running", `Noise, where the model looks: the first of ${m.total} steps is being computed…`);
-    else this.say("running", `Step ${m.index + 1} of ${m.total} · noise level ${m.t.toFixed(2)}${m.left == null ? "" : ` · about ${seconds(m.left)} left`}`);
+    if (m.kind === "done")
+      this.say(
+        m.doubt ? "doubt" : "done",
+        m.words || `Done: ${m.total} steps${m.seconds == null ? "" : ` in ${seconds(m.seconds)}`}`,
+      );
+    else if (m.index < 0)
+      this.say("running", `Noise, where the model looks: the first of ${m.total} steps is being computed…`);
+    else
+      this.say(
+        "running",
+        `Step ${m.index + 1} of ${m.total} · noise level ${m.t.toFixed(2)}${m.left == null ? "" : ` · about ${seconds(m.left)} left`}`,
+      );
     // Not awaited: where drawing is slower than the run, what has been overtaken is never drawn.
     if (this.follow) this.show(this.steps.length - 1);
     else this.drawSteps();
@@ -183,7 +215,16 @@ class Viewer {
 
   forget() {
     this.pause();
-    Object.assign(this, { steps: [], figures: new Map(), total: 0, at: -1, follow: true, run: null, bytes: 0, half: null });
+    Object.assign(this, {
+      steps: [],
+      figures: new Map(),
+      total: 0,
+      at: -1,
+      follow: true,
+      run: null,
+      bytes: 0,
+      half: null,
+    });
     delete this.box.dataset.shown;
     this.drawSteps();
   }
@@ -197,11 +238,22 @@ class Viewer {
 
   add(m) {
     const last = this.steps.at(-1);
-    if (last && (m.index < last.index || (m.run ?? "") !== (this.run ?? "") || (m.index === last.index && m.kind === "step"))) this.forget();
+    if (
+      last &&
+      (m.index < last.index || (m.run ?? "") !== (this.run ?? "") || (m.index === last.index && m.kind === "step"))
+    )
+      this.forget();
     else if (last && m.index === last.index) this.bytes -= this.steps.pop().bytes;
     this.run = m.run ?? "";
     this.setScheme(m.scheme);
-    const step = { index: m.index, total: m.total, t: m.t, labels: V.keep(m.labels), half: V.keep(m.half), confidence: V.keep(m.confidence) };
+    const step = {
+      index: m.index,
+      total: m.total,
+      t: m.t,
+      labels: V.keep(m.labels),
+      half: V.keep(m.half),
+      confidence: V.keep(m.confidence),
+    };
     step.bytes = [step.labels, step.half, step.confidence].reduce((n, part) => n + (part ? part.packed.length : 0), 0);
     this.steps.push(step);
     this.bytes += step.bytes;
@@ -357,7 +409,8 @@ class Viewer {
 
   others(act) {
     if (!this.setup.group) return;
-    for (const other of viewers) if (other !== this && other.setup.group === this.setup.group && other.box.isConnected) act(other);
+    for (const other of viewers)
+      if (other !== this && other.setup.group === this.setup.group && other.box.isConnected) act(other);
   }
 
   leave() {
@@ -411,8 +464,12 @@ class Viewer {
     const input = this.input("step");
     input.max = Math.max(this.steps.length - 1, 0);
     input.value = Math.max(this.at, 0);
-    input.setAttribute("aria-valuetext", step ? `Step ${step.index + 1} of ${step.total}, noise level ${step.t.toFixed(2)}` : "no steps yet");
-    for (const control of [input, this.button("back"), this.button("play"), this.button("forth")]) control.disabled = this.steps.length < 2;
+    input.setAttribute(
+      "aria-valuetext",
+      step ? `Step ${step.index + 1} of ${step.total}, noise level ${step.t.toFixed(2)}` : "no steps yet",
+    );
+    for (const control of [input, this.button("back"), this.button("play"), this.button("forth")])
+      control.disabled = this.steps.length < 2;
     this.find(".dv-count").textContent = step ? `${step.index + 1} / ${step.total}` : "";
     this.box.classList.toggle("dv-has-steps", this.steps.length > 0);
     const figures = step && this.figures.get(step.index);
@@ -445,12 +502,17 @@ class Viewer {
     const voxel = scene.back && scene.at && V.apply(V.inverse(scene.back.affine), scene.at);
     AXES.forEach(([, low, high], a) => {
       const mm = scene.at ? scene.at[a] : 0;
-      shown(`at${a}`, scene.back ? `${mm < 0 ? low : high} ${Math.abs(mm).toFixed(0)} mm` : "–", voxel ? clamp(Math.round(voxel[a]), 0, scene.back.shape[a] - 1) : null);
+      shown(
+        `at${a}`,
+        scene.back ? `${mm < 0 ? low : high} ${Math.abs(mm).toFixed(0)} mm` : "–",
+        voxel ? clamp(Math.round(voxel[a]), 0, scene.back.shape[a] - 1) : null,
+      );
     });
     this.find('[data-field="unsure"]').hidden = !scene.unsure;
     this.find('[data-field="opacity"]').hidden = !scene.mask;
     this.find('[data-field="blend"]').hidden = !(this.patient && this.steps.length && this.steps.at(-1).half);
-    for (const name of ["azimuth", "elevation", "depth"]) this.find(`[data-field="${name}"]`).hidden = this.stage instanceof Slices;
+    for (const name of ["azimuth", "elevation", "depth"])
+      this.find(`[data-field="${name}"]`).hidden = this.stage instanceof Slices;
     this.box.classList.toggle("dv-has-image", !!scene.back);
     this.where();
   }
@@ -461,7 +523,10 @@ class Viewer {
     if (!scene.back || !scene.at) return (this.find(".dv-where").textContent = "");
     const byte = V.nearest(scene.back, V.inverse(scene.back.affine), scene.at, null);
     const index = scene.mask ? V.nearest(scene.mask, V.inverse(scene.mask.affine), scene.at, 0) : 0;
-    const value = byte == null ? "" : Number((scene.inter + byte * scene.slope).toPrecision(3)) + (scene.units ? ` ${scene.units}` : "");
+    const value =
+      byte == null
+        ? ""
+        : Number((scene.inter + byte * scene.slope).toPrecision(3)) + (scene.units ? ` ${scene.units}` : "");
     const parts = [value, index && this.scheme[index - 1] ? this.scheme[index - 1].name : ""];
     this.find(".dv-where").textContent = parts.filter(Boolean).join(" · ");
   }

@@ -86,7 +86,11 @@ function product(m, n) {
 
 const spacing = (m) => [0, 1, 2].map((c) => Math.hypot(m[c], m[4 + c], m[8 + c]));
 const sameGrid = (a, b) => !!a && !!b && a.shape.join() === b.shape.join() && a.affine.join() === b.affine.join();
-const centre = (v) => apply(v.affine, v.shape.map((n) => (n - 1) / 2));
+const centre = (v) =>
+  apply(
+    v.affine,
+    v.shape.map((n) => (n - 1) / 2),
+  );
 
 // `over` blended onto `under` where it lies, linearly between its voxels: (1 - share) * under + share * (low + gain *
 // over), in the bytes of `under`. Outside of `over`, `under` stays.
@@ -119,9 +123,11 @@ function blended(under, over, share, low, gain) {
         const dx = ix + 1 < mx ? 1 : 0;
         const dy = iy + 1 < my ? row : 0;
         const dz = iz + 1 < mz ? slab : 0;
-        const near = (bytes[i] * (1 - fx) + bytes[i + dx] * fx) * (1 - fy) +
+        const near =
+          (bytes[i] * (1 - fx) + bytes[i + dx] * fx) * (1 - fy) +
           (bytes[i + dy] * (1 - fx) + bytes[i + dy + dx] * fx) * fy;
-        const far = (bytes[i + dz] * (1 - fx) + bytes[i + dz + dx] * fx) * (1 - fy) +
+        const far =
+          (bytes[i + dz] * (1 - fx) + bytes[i + dz + dx] * fx) * (1 - fy) +
           (bytes[i + dz + dy] * (1 - fx) + bytes[i + dz + dy + dx] * fx) * fy;
         out[at] = (1 - share) * out[at] + share * (low + gain * (near * (1 - fz) + far * fz));
       }
@@ -174,4 +180,18 @@ function nifti(volume, { slope = 1, inter = 0, low = 0, high = 0, labels = false
   return buffer;
 }
 
-export { keep, unpack, compress, apply, inverse, product, spacing, sameGrid, centre, blended, nearest, bordered, nifti };
+export {
+  keep,
+  unpack,
+  compress,
+  apply,
+  inverse,
+  product,
+  spacing,
+  sameGrid,
+  centre,
+  blended,
+  nearest,
+  bordered,
+  nifti,
+};

@@ -1,4 +1,4 @@
-"""What went wrong, said to the visitor in one line and to the log without anything of theirs."""
+"""Errors: one line for the visitor, and a log entry without data of the visitor."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ log = logging.getLogger("diffatlas_app")
 
 
 def told(error: Exception) -> str:
-    """One line for the visitor; what is not their doing also goes to the log: the kind of error and where it arose.
+    """One line for the visitor. A fault of ours is also logged: the type of the error and where it arose.
 
-    Not its message: a library's message may quote what it was given.
+    The log gets no message, because a library's message may quote data.
     """
     if isinstance(error, BadInput):
         return str(error)

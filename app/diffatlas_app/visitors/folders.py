@@ -21,7 +21,7 @@ if sys.platform != "win32":
 PREFIX = "diffatlas-app-"
 OWNER = "owner"
 YOUNG_S = 60.0
-"""A folder without ``owner`` may be one that another process is making: it is left alone for so long."""
+"""A folder without ``owner`` is left alone for this time: another process may be making it."""
 
 
 class ProcessFolder:

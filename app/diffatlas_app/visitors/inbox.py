@@ -1,8 +1,8 @@
 """Files as they arrive from visitors: each in a folder of its own with a random name, until it is used or too old.
 
 A visitor knows a file by its reference ``TOKEN/NAME``. TOKEN is random (128 bits) and told only to who sent the file;
-NAME is the sender's file name made fit to show. No reference names anything else: paths of the machine, names that
-climb out, addresses and links are refused, whatever they point to.
+NAME is the sender's file name, made safe to show. Any other reference is refused: paths of the machine, ``..``, URLs
+and links, whatever they point to.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TOKEN = re.compile(r"[0-9a-f]{32}")
 
 
 class TooMuch(BadInput):
-    """A quota is used up; ``status`` is the HTTP status that says so."""
+    """A quota is used up; ``status``: the HTTP status of the answer."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -74,7 +74,7 @@ class Inbox:
         return Receiving(self, token, name, opened)
 
     def grow(self, token: str, count: int) -> None:
-        """Account for ``count`` more bytes of an arriving file. Raises `TooMuch`."""
+        """Count ``count`` more bytes of an arriving file. Raises `TooMuch`."""
         with self._lock:
             arrival = self._arrivals[token]
             arrival.size += count
@@ -96,7 +96,7 @@ class Inbox:
             self._arrivals[token].complete = True
 
     def find(self, reference: object) -> Path:
-        """The file of a reference ``TOKEN/NAME``. `BadInput`, without a word about the disk, for anything else."""
+        """The file of a reference ``TOKEN/NAME``; `BadInput`, which names no path, for anything else."""
         refused = BadInput("this is no file that was sent to this page (or not any more): upload it again")
         if not isinstance(reference, str) or len(reference) > 500:
             raise refused
@@ -111,7 +111,7 @@ class Inbox:
         return path
 
     def holds(self, path: Path) -> bool:
-        """Whether ``path`` is a complete file of this folder, links followed nowhere."""
+        """Whether ``path`` is a complete file of this folder; links are not followed."""
         try:
             inside = path.resolve(strict=True) == path and path.parent.parent == self.folder
             return inside and not path.is_symlink() and path.is_file() and path.parent.name in self._arrivals
@@ -119,7 +119,7 @@ class Inbox:
             return False
 
     def mark_used(self, path: Path) -> None:
-        """The file was copied to where it is needed: it may go when room is short."""
+        """The file was copied and may be deleted when room is needed."""
         with self._lock:
             if path.parent.name in self._arrivals:
                 self._arrivals[path.parent.name].used = True
@@ -130,7 +130,7 @@ class Inbox:
             self._drop(token)
 
     def expire(self) -> None:
-        """Remove what is too old, and whatever lies in the folder without being an upload."""
+        """Remove uploads that are too old, and everything in the folder that is not an upload."""
         with self._lock:
             now = time.monotonic()
             for token, arrival in list(self._arrivals.items()):
@@ -196,7 +196,7 @@ class Receiving:
 
 
 def _disk(error: OSError) -> BadInput:
-    """What a visitor is told when the disk takes nothing more; other failures are ours and pass through."""
+    """`TooMuch` where the disk is full; other errors are faults of ours and are raised again."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return TooMuch("the disk of this machine is full: try again later", 507)
     raise error

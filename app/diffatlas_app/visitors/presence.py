@@ -1,4 +1,4 @@
-"""Whether a caller still listens for the answer: known from the open connections, which only the server sees."""
+"""Whether a caller still listens for an answer, from the open connections of the server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from diffatlas_app import limits
 class Presence:
     """Open event streams by key: a page's session, a client's session, or the id of a call.
 
-    A caller who has listened and stopped is gone at once; one who never listened, after `limits.LISTEN_WITHIN_S`.
+    A caller whose stream has closed is gone at once. One who never opened a stream is gone after
+    `limits.LISTEN_WITHIN_S`.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Who is there: one folder a visitor, with a random name, gone when they leave or are not seen any more.
+"""Visitors: each has a folder with a random name, which is deleted when the visitor leaves or is not seen for long.
 
 Volumes live on disk and in the run that uses them, never in the page's state.
 """
@@ -46,10 +46,10 @@ class Finished:
 class Visitor:
     """One open page: its folder, what it shows, and the run it asked for.
 
-    A press of Run waits (``pressed``) until a run takes it; a run takes one press and no more. ``stop`` ends the run
-    that is on or waits, ``idle`` says that none is. ``last`` is the random name of the folder with the last finished
-    run's files, ``saved`` what they are. ``pairs``: files of image and mask, drawn from the
-    atlas last, and the scheme of the masks. ``absent`` says whether nobody listens for the run's answer any more.
+    A press of Run is kept (``pressed``) until a run takes it; each press starts one run. ``stop`` ends the run that
+    goes on or waits; ``idle`` is set while there is none. ``last``: random name of the folder of the last finished
+    run; ``saved``: its files. ``pairs``: files of image and mask that were drawn from the atlas last, and the scheme
+    of the masks. ``absent``: whether nobody listens for the run's answer any more.
     ``address``: where the page was opened from. ``task``: the tab that is open. ``awaits``: the example that the page
     was opened for while it was not made yet.
     """
@@ -103,14 +103,14 @@ class Visitor:
         self.idle.set()
 
     def halt(self) -> bool:
-        """Call off the run; True where it had not begun, else it ends after the step it is in."""
+        """Stop the run; True where it had not begun, else it ends after its step."""
         with self._lock:
             waiting, self.pressed = self.pressed, False
             self.stop.set()
             return waiting
 
     def make_way(self) -> None:
-        """End the run before another image is shown: its last picture must not come after."""
+        """End the run before another image is shown, so that none of its pictures comes later."""
         self.halt()
         self.idle.wait(limits.STEP_TIME_S)
 
@@ -125,7 +125,7 @@ class Visitor:
         return uploads.display_name(path.name), self._taken(path, kind, uploads.VOLUMES)
 
     def _taken(self, path: Path, kind: str, formats: tuple[str, ...]) -> Path:
-        # The server has refused all other paths before; a file of anyone's must never be taken in any case.
+        # The server has already refused other paths; this check makes sure that no other visitor's file is taken.
         if not self.inbox.holds(path):
             raise BadInput("this is no file that was sent to this page (or not any more): upload it again")
         taken = uploads.take(path, self.folder, kind, formats)
@@ -134,7 +134,7 @@ class Visitor:
 
 
 class Visitors:
-    """All open pages, by the page's own random key; bounded in number and age. Also their line for the engine."""
+    """All open pages, by the page's own random key; bounded in number and age. Also holds the queue for the engine."""
 
     def __init__(self) -> None:
         self._folder = ProcessFolder()
@@ -185,7 +185,7 @@ class Visitors:
         return name in self._examples
 
     def new_run(self, visitor: Visitor) -> str:
-        """A folder for the files of a run, in the place of the last one's; its random name opens the way to them."""
+        """A new folder for the files of a run; the last run's is deleted. Files are fetched by its random name."""
         name = f"run-{secrets.token_urlsafe(24)}"
         with self._lock:
             if visitor.gone:
@@ -207,12 +207,12 @@ class Visitors:
         return None
 
     def leave(self, key: str) -> None:
-        """Forget a visitor: the run stops, the files go."""
+        """Stop the run of a visitor and delete the files."""
         with self._lock:
             self._forget(key)
 
     def expire(self) -> None:
-        """Forget those not seen for too long; whoever runs is there."""
+        """Forget visitors who were not seen for too long; one with a run counts as seen."""
         with self._lock:
             now = time.monotonic()
             for key, visitor in list(self._visitors.items()):
@@ -230,9 +230,9 @@ class Visitors:
             self._folder.close()
 
     def warm(self) -> None:
-        """Load the models, have the first one answer, and make the examples, so that the first visitor need not wait.
+        """Load the models, run the first one, and make the examples, so that the first visitor need not wait.
 
-        The first example is offered once a run on it begins at once.
+        The first example is offered once its model is loaded.
         """
         first, *others = EXAMPLES
         for card in session.available_models():
@@ -243,7 +243,7 @@ class Visitors:
             request = Request(preset="fast", steps=3, roi=session.EXAMPLE_REGION)
             for _ in session.stream(made[0], request):  # the engine learns from it how long a run takes here
                 pass
-        finally:  # models of one's own may not know this image; it can be looked at all the same
+        finally:  # an operator's own models may not know this image; it can be shown all the same
             with self._making:
                 self._examples[first] = made
         for name in others:
@@ -255,7 +255,7 @@ class Visitors:
             self.inbox.expire()
 
     def _make_room(self, now: float, address: str) -> None:
-        """Forget whoever may go, so that one more fits. Nobody who runs or whose page is open has to."""
+        """Forget one visitor to make room; never one with a run or an open page."""
         idle = {k: v for k, v in self._visitors.items() if v.idle.is_set() and not self.presence.is_open(k)}
         neighbours = sum(v.address == address for v in self._visitors.values())
         if address and neighbours >= limits.SESSIONS_PER_ADDRESS:

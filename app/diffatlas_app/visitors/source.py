@@ -1,4 +1,4 @@
-"""What a visitor looks at, and how a file of theirs is read: with limits, and in the words of who sent it."""
+"""The image of a visitor, and how an uploaded file is read: with limits, and with errors that use its name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXAMPLES = {"heart-ct": "Phantom heart CT", "heart-mr": "Phantom heart MR"}
 
 
 def read_limits() -> io.Limits:
-    """How much of a visitor's file is read, and that another process decodes it."""
+    """Limits for reading a visitor's file, which another process decodes."""
     return io.Limits(limits.MAX_VOXELS, limits.MAX_BYTES, contained=True)
 
 
@@ -49,14 +49,14 @@ class Source:
         if self.volume is not None:
             return self.volume
         assert self.path is not None
-        with in_their_words(self.path, self.name):
+        with sender_names(self.path, self.name):
             volume = io.read_volume(self.path, volume_index=self.index, limits=read_limits())
         notes = tuple(_renamed(note, self.path, self.name) for note in volume.notes)
         return replace(volume, name=uploads.stem_of(self.name), notes=notes)
 
 
-class in_their_words:
-    """`BadInput` raised in the block names the file as its sender does, and no folder of ours."""
+class sender_names:
+    """`BadInput` raised in the block names the file as its sender does, and no folder of this machine."""
 
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
@@ -76,8 +76,8 @@ def _renamed(message: str, path: Path, name: str) -> str:
 
 
 def read_labels(name: str, path: Path, scheme: LabelScheme | None = None) -> LabelMap:
-    """A visitor's label map, in the first shipped scheme that knows its ids unless told."""
-    with in_their_words(path, name):
+    """A visitor's label map, in ``scheme``, else in the first shipped scheme that knows its ids."""
+    with sender_names(path, name):
         return _any_labels(path) if scheme is None else io.read_label_map(path, scheme, limits=read_limits())
 
 

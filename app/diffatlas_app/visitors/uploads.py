@@ -1,6 +1,6 @@
-"""What a visitor sends: names made fit to show, archives unpacked with suspicion, files put where no URL reaches them.
+"""Uploaded files: safe display names, archives checked while they are unpacked, files stored where no URL leads.
 
-Nothing of an archive's own names touches the disk: its entries become a00000.dcm, a00001.dcm, b00002 and so on, in one
+Names inside an archive are not used on the disk: its entries become a00000.dcm, a00001.dcm, b00002 and so on, in one
 folder. What the names have in common is kept, so that a text beside the slices is not taken for a damaged slice.
 """
 
@@ -24,7 +24,7 @@ VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha")
 FORMATS = (*VOLUMES, ".dcm", ".zip")
 CHUNK_BYTES = 1024 * 1024
 UNIX = 3
-# What zip programs of one kind of machine leave in every archive.
+# Files that the zip programs of some systems add to every archive.
 CLUTTER = ("__MACOSX/", ".DS_Store", "Thumbs.db")
 
 
@@ -34,7 +34,7 @@ def suffix_of(name: str, formats: tuple[str, ...] = FORMATS) -> str | None:
 
 
 def display_name(name: str) -> str:
-    """A visitor's file name made fit to show and to offer for download: no folders, no markup, 60 characters."""
+    """A visitor's file name, safe to show and to offer for download: no folders, no markup, 60 characters."""
     base = re.split(r"[/\\]", name)[-1]
     clean = re.sub(r"[^\w.\- ]", "_", base).strip(". ") or "volume"
     if len(clean) <= 60:
@@ -49,9 +49,9 @@ def stem_of(name: str) -> str:
 
 
 def take(path: Path, folder: Path, kind: str, formats: tuple[str, ...] = FORMATS) -> Path:
-    """Put a file of the inbox into ``folder`` as ``kind`` with its extension, in the place of the one before.
+    """Put a file of the inbox into ``folder`` as ``kind`` with its extension, replacing the one before.
 
-    The file itself stays in the inbox, which knows when it may go. A zip is unpacked into a folder of that name.
+    The file also stays in the inbox until that deletes it. A zip is unpacked into a folder of that name.
     Returns what to read. Raises `BadInput`.
     """
     name = display_name(path.name)
@@ -101,7 +101,7 @@ def unpack(archive: Path, folder: Path, name: str) -> None:
     """The files of a zipped DICOM series into the new ``folder``, under names of our own.
 
     `BadInput` on too many entries, too many bytes (as declared and as they come), links, devices, encryption, names
-    that climb out, damage.
+    that lead out of the folder, damage.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -113,14 +113,14 @@ def unpack(archive: Path, folder: Path, name: str) -> None:
     except BadInput:
         raise
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
-        # zipfile's own words may hold the names of entries, which are the sender's.
+        # zipfile's message may quote names of entries, which come from the sender.
         kind = type(error).__name__
         raise BadInput(f"{name}: a damaged or unusual zip file ({kind}); zip the series again") from error
 
 
 def _own_names(entries: Sequence[zipfile.ZipInfo]) -> list[str]:
-    """A name of ours for every entry: a letter for all whose names differ in numbers alone, a number, and .dcm or
-    nothing; a disc's directory keeps its name, by which it is known."""
+    """A new name for every entry: a letter, which names that differ in numbers alone share, a number, and .dcm or
+    nothing. A DICOMDIR keeps its name, by which it is recognised."""
     groups: dict[str, int] = {}
     names: list[str] = []
     for number, entry in enumerate(entries):
@@ -162,7 +162,7 @@ def _checked(opened: zipfile.ZipFile, name: str) -> list[zipfile.ZipInfo]:
 
 
 def _copy(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, left: int, name: str) -> int:
-    """Unpack one entry; the sizes that an archive declares may be lies. Returns how many bytes may still come."""
+    """Unpack one entry; the sizes that an archive declares may be wrong. Returns how many bytes may still come."""
     with opened.open(entry) as source, target.open("xb") as out:
         while chunk := source.read(CHUNK_BYTES):
             left -= len(chunk)

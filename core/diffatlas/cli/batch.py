@@ -1,4 +1,4 @@
-"""The commands for many volumes: batch runs a model on them, collect makes one table of what it left."""
+"""The commands for many volumes: batch runs a model on them, collect makes one table of the results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from diffatlas.session import Backend
 
 SCRIPT = "batch.slurm"
-# More lines than this in a terminal help nobody; --json and collect have all.
+# At most this many cases are listed in a terminal; --json and collect list all.
 LISTED = 200
 
 
@@ -137,7 +137,7 @@ def batch(
     mine = parse_part(part)
     elsewhere = opt.backend_for(device) if request.device != device else None
     options: dict[str, Any] = {
-        # Called in another process, too: so it is a function of a module and not one made here.
+        # Pickled for other processes, so these must be functions of a module.
         "backend": None if elsewhere is None else partial(opt.backend_for, device),
         "weights_of": None if elsewhere is None else partial(weights_there, elsewhere),
         "workers": workers,
@@ -233,7 +233,7 @@ class Source:
         return find_cases(self.inputs, output)
 
     def words(self) -> list[str]:
-        """The same as words of a command line."""
+        """The same options as arguments of a command line."""
         words = ["--bids"] * self.bids + ["--dicom"] * self.dicom
         for option, values in (
             ("--participant-label", self.participants),
@@ -246,7 +246,7 @@ class Source:
 
 
 def _options(request: Request, device: str) -> list[str]:
-    """The options that differ from what a request is without them, as words of a command line."""
+    """The options that differ from the defaults of `Request`, as arguments of a command line."""
     from diffatlas.engine.request import Request
 
     usual, words = Request(), []
@@ -260,7 +260,7 @@ def _options(request: Request, device: str) -> list[str]:
 
 
 def asked_for(cases: Sequence[Case], modality: Modality | None, format_: LabelFormat, bids: bool) -> list[Case]:
-    """The cases with the modality that holds for all which name none, and with the format of labels."""
+    """The cases with ``modality`` where they name none, and with the format of their labels."""
     from diffatlas.cohort.find import check_results
 
     if bids and format_ != "nifti":
@@ -341,7 +341,7 @@ def as_plain(status: Status) -> dict[str, object]:
 
 
 def show(statuses: Sequence[Status], output: Path) -> None:
-    """A table of the cases, of those that are not done alone where there are many."""
+    """A table of the cases; where there are many, only of those that are not done."""
     from diffatlas.cli import terminal
 
     done = sum(status.state == "done" for status in statuses)
@@ -355,7 +355,7 @@ def show(statuses: Sequence[Status], output: Path) -> None:
 
 
 def watch(cohort: Cohort | Scheduled) -> None:
-    """Run it; a line on stderr for every case that ends, and on a terminal one that moves for those on their way."""
+    """Run the cohort: a line on stderr for every case that ends; on a terminal also a live line of running cases."""
     from typing import cast
 
     from rich.text import Text

@@ -21,7 +21,7 @@ app = typer.Typer(
     name="diffatlas",
     help="Segment medical volumes by generating the image-mask pair that agrees with them. Not for clinical use.",
     no_args_is_help=True,
-    # Plain help: the framed one takes longer to import than all the rest of this program.
+    # Plain help: rich's framed help takes longer to import than the rest of this program.
     rich_markup_mode=None,
     add_completion=False,
     # Exceptions become one line in `Commands`; with DIFFATLAS_DEBUG=1 Python's own traceback is wanted.
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def _unwind_when_stopped() -> None:
-    """Called as the command begins: before that, `Commands` is not there to turn an interrupt into its line."""
+    """Called when the command begins: `Commands` could not handle an earlier interrupt."""
     signal.signal(signal.SIGTERM, _interrupt)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's background job ignores Ctrl-C
         signal.signal(signal.SIGINT, _interrupt)

@@ -16,7 +16,7 @@ from diffatlas.errors import BadInput
 BAD_INPUT = 2
 OUR_FAULT = 1
 STOPPED = 130
-# Longer lines quote a name of thousands of characters.
+# Messages are cut here: they may quote a name of thousands of characters.
 MAX_LINE = 1000
 
 # What the user or their machine can mend; any other OSError is a bug.

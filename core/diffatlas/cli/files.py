@@ -77,7 +77,7 @@ def compare(
         raise BadInput(f"--tolerance must be a length of 0 mm or more, not {tolerance}")
     scheme = None if model is None else opt.card_of(model).scheme
     if scheme is None and io.is_dicom_labels(prediction) and io.is_dicom_labels(reference):
-        # Both name their structures; their numbers mean nothing to each other.
+        # Both files name their structures: they are matched by name, because each file has its own numbers.
         scheme = LabelScheme("names", io.read_structures(reference))
     if scheme is None:
         (ours, our_grid), (theirs, their_grid) = io.read_label_ids(prediction), io.read_label_ids(reference)

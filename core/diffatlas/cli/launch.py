@@ -14,7 +14,7 @@ from diffatlas.cli import options as opt
 from diffatlas.errors import BadInput
 
 DEMO_MODEL = "heart"
-# Far from every seed that training draws from.
+# No training case has a seed near this one.
 DEMO_SEED = 1_000_000
 
 
@@ -48,7 +48,7 @@ def demo(
         io.write_volume(volume, image)
         io.write_label_map(truth, folder / "truth.nii.gz")
         outputs = Outputs(folder / "labels.nii.gz", report=folder / "report.json", gif=folder / "segment.gif")
-        # The report names the image where it will stand.
+        # The report names the final path of the image.
         result = run_and_write(volume, request, outputs, source_path=output.absolute() / image.name, quiet=True)
         picture = render.montage(volume, result.labels)
         save_png(picture, folder / "picture.png")

@@ -1,4 +1,4 @@
-"""Everything a run leaves on the disk, checked before the run and written all or nothing after it."""
+"""The files of a run: paths are checked before the run; after it all files are written, or none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 GIF_FPS = 12
 GIF_HOLD_S = 2.0
-# The published preset's 300 steps make a GIF nobody waits for; the end of a run matters more than every step.
+# At most about this many steps go into a GIF; the published preset has 300.
 GIF_MAX_FRAMES = 100
 
 
@@ -49,7 +49,7 @@ class Outputs:
         return {kind: path for kind, path in named.items() if path is not None}
 
     def check(self, *inputs: Path) -> None:
-        """`BadInput` on anything that would fail, or destroy an input, after the work is done."""
+        """`BadInput` where writing would fail or would replace an input. Call before the run."""
         from diffatlas import io
 
         io.check_label_output(self.labels, self.format)
@@ -65,7 +65,7 @@ class Outputs:
                 raise BadInput(f"{self.frames}: holds the frames of another run; give a new folder")
         for folder in {path.absolute().parent for path in self.files().values()}:
             io.sweep(folder)
-        # Not Path.resolve, to which a loop of links is an error of its own kind.
+        # Not Path.resolve, which fails on a loop of links.
         seen: dict[str, str] = {os.path.realpath(path): "the input" for path in inputs}
         for kind, path in self.files().items():
             taken = seen.setdefault(os.path.realpath(path), f"the {kind} output")
@@ -74,7 +74,7 @@ class Outputs:
 
 
 class Recorder:
-    """Pictures of the frames that pass, as far as a GIF or a folder of frames was asked for."""
+    """Pictures of a run's frames, made only where a GIF or a folder of frames was asked for."""
 
     def __init__(self, outputs: Outputs, source: Volume, folder: Path | None) -> None:
         self._gif = outputs.gif is not None
@@ -97,9 +97,9 @@ class Recorder:
 
 
 def write_run(outputs: Outputs, result: Result, source: Volume, recorder: Recorder, report: dict[str, Any]) -> None:
-    """Write every file under a temporary name, then rename them all; the report, which vouches for the labels, last.
+    """Write every file under a temporary name, then rename them all, the report last.
 
-    A failure leaves none behind; a kill at any moment leaves no report beside labels that are not its own.
+    A failure leaves no file. A process that is killed leaves no report beside labels of another run.
     """
     from diffatlas import io, render
     from diffatlas.engine.run_record import to_json
@@ -151,7 +151,7 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def staging(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``folder`` to work in; it is removed in the end, whatever happens."""
+    """Yield an empty temporary folder beside ``folder``; it is removed at the end in any case."""
     from diffatlas import io
 
     check_folder(folder)
@@ -164,7 +164,7 @@ def staging(folder: Path) -> Iterator[Path]:
 
 
 def publish(staged: Path, folder: Path) -> None:
-    """Move the files of a staging folder to where they belong, over those of an earlier run."""
+    """Move the files of a staging folder into ``folder``, replacing those of an earlier run."""
     folder.mkdir(exist_ok=True)
     for path in sorted(staged.iterdir()):
         path.replace(folder / path.name)

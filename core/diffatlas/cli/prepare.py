@@ -153,7 +153,7 @@ def prepare(
 
 
 def _base(config: Path | None, like: str | None) -> tuple[dict[str, Any], ModelSpace | None, int]:
-    """Settings and space to begin with, and what the edges of a field of view must divide by for the network."""
+    """Initial settings and space, and the number that divides every edge of a field of view for the network."""
     from diffatlas.train.config import NetworkConfig, load_config
 
     if config is not None:
@@ -161,7 +161,7 @@ def _base(config: Path | None, like: str | None) -> tuple[dict[str, Any], ModelS
         network: dict[str, Any] = loaded.network.model_dump()
         if loaded.start_from is not None and "network" not in loaded.model_fields_set:
             network = opt.card_of(loaded.start_from).architecture
-        # Other tasks build networks of their own, which say themselves what they need.
+        # Networks of other tasks check shapes themselves.
         divisor = _divisor(network) if loaded.task in ("atlas", "published", "distilled") else 1
         return loaded.data.model_dump(), loaded.space, divisor
     if like is not None:
@@ -172,7 +172,7 @@ def _base(config: Path | None, like: str | None) -> tuple[dict[str, Any], ModelS
 
 
 def _divisor(network: Mapping[str, Any]) -> int:
-    """Voxels that become one at the coarsest level of a network, by its architecture's arguments."""
+    """Voxels along an edge of one voxel of the network's coarsest level, from its architecture's arguments."""
     if network.get("kind") == "published-unet":
         return int(2 ** (len(network.get("multipliers", (1, 2, 4, 8))) - 1))
     return int(network.get("patch", 2) * 2 ** (len(network.get("widths", (1, 1, 1))) - 1))
@@ -189,11 +189,10 @@ def _check_shape(space: ModelSpace, divisor: int, named: bool) -> None:
 
 
 def _data(base: dict[str, Any], source: str | None, layout: str | None, changes: dict[str, Any]) -> DataConfig:
-    """The settings with the options over them; `BadInput` where something is missing or makes no sense."""
-    from pydantic import ValidationError
-
+    """The settings, overridden by the options; `BadInput` where something is missing or makes no sense."""
     from diffatlas.data import LAYOUTS, find_layout
     from diffatlas.train.config import DataConfig
+    from diffatlas.values import load
 
     if layout is not None and layout not in LAYOUTS:
         raise BadInput(f"--layout {layout}: there are: {', '.join(LAYOUTS)}")
@@ -216,12 +215,7 @@ def _data(base: dict[str, Any], source: str | None, layout: str | None, changes:
         raise BadInput("phantom: say how many with --cases N")
     if "cache" not in given and "cache" not in base:
         raise BadInput("name the file to write with -o CACHE.safetensors")
-    try:
-        return DataConfig.model_validate({**base, **given})
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadInput(f"{where}: {first['msg']}") from error
+    return load(DataConfig, {**base, **given}, "data")
 
 
 def _space(
@@ -233,7 +227,7 @@ def _space(
         if shape is None or spacing is None:
             raise BadInput("name the space: --config TRAIN.yaml, --like MODEL, or --shape X,Y,Z and --spacing X,Y,Z")
         usual = Window("percentile", 0.5, 99.5)
-        # Windows that are named are all there are, so that a configuration can name the same.
+        # Windows given as options replace the defaults, so that a configuration can state the same set.
         known = {} if windows else {"ct": Window("range", -250, 800), "mr": usual, "unknown": usual}
         space, clip = (
             ModelSpace((1, 1, 1), (1.0, 1.0, 1.0), 1.0, known),

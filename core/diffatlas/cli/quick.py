@@ -2,7 +2,8 @@
 
 nibabel imports pydicom to show DICOM headers that stand inside NIfTI files, which nothing here reads; that takes longer
 than all the rest of nibabel. In processes of this command line alone nibabel is told that pydicom is not installed;
-whoever needs pydicom afterwards imports it as ever. A viewer or a notebook has other users of nibabel.
+code that needs pydicom afterwards imports it as usual. A viewer or a notebook is
+left alone: other code uses nibabel there.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def review(
 
 
 def _reports(folder: Path) -> dict[str, dict[str, object]]:
-    """Reports of cases by name; other JSON files are left."""
+    """Reports of cases by name; other JSON files are ignored."""
     from diffatlas import session
 
     found = {}

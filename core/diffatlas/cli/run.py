@@ -110,7 +110,7 @@ def run_and_write(
     quiet: bool = False,
     backend: Backend | None = None,
 ) -> Result:
-    """Stream the request, then write all it was asked for, and say so (on stdout, unless ``quiet``)."""
+    """Run the request, write its outputs, and print a summary on stdout (unless ``quiet``)."""
     from diffatlas.cli import terminal
     from diffatlas.cli.outputs import Recorder, staging, write_run
     from diffatlas.engine.run_record import report_of

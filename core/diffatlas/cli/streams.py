@@ -52,7 +52,7 @@ class TolerantStream:
     def _drop(self, error: OSError) -> None:
         if error.errno not in _NO_READER and self.failure is None:
             self.failure = error
-        # What is still in the buffer goes nowhere, also when Python flushes it once more at its end.
+        # Discard what is still buffered, also when Python flushes it at exit.
         with suppress(OSError, ValueError, AttributeError):
             descriptor = os.open(os.devnull, os.O_WRONLY)
             try:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from diffatlas.session import Frame, Result
 
 BARS = "▁▂▃▄▅▆▇█"
-# Longer than this, and who sees no progress is told how long it will take, seconds.
+# Where no progress is drawn, a longer run prints its expected time, seconds.
 LONG_S = 60
 SPARKLINE_WIDTH = 40
 
@@ -44,7 +44,7 @@ def say(text: str) -> None:
 def print_json(value: Any) -> None:
     """``value`` as JSON on stdout; NaN and infinity, which JSON does not have, become null.
 
-    Written past rich, which formats what it prints. Characters that the stream's encoding lacks become JSON's own
+    Written without rich, which would format it. Characters that the stream's encoding lacks become JSON's own
     escapes.
     """
     from diffatlas.engine.run_record import to_json

@@ -168,6 +168,13 @@ class Request:
             f"Request({', '.join(f'{f.name}={shown[f.name]!r}' for f in fields(self) if shown[f.name] != f.default)})"
         )
 
+    def __eq__(self, other: object) -> bool:
+        """Equal options, and masks with equal voxels."""
+        return self.to_json() == other.to_json() if isinstance(other, Request) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.to_json()))
+
     def resolved(self, preset: Preset, card_guidance_noise: float) -> Request:
         """The request with what it leaves open taken from ``preset`` and the card; what a run record holds."""
         noise = self.guidance_noise

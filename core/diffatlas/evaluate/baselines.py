@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,6 +21,7 @@ from diffatlas.train.draws import Draws
 from diffatlas.train.objective import soft_dice_loss
 from diffatlas.train.task import Task, register_task, task_of
 from diffatlas.train.tasks import build_network
+from diffatlas.values import load
 
 
 class SegmenterTask(Task):
@@ -70,11 +71,7 @@ class UNetTask(Task):
     """MONAI's DynUNet on the image, softmax over background and structures."""
 
     def __init__(self, config: TrainConfig) -> None:
-        try:
-            self.options = UNetOptions.model_validate(config.task_options)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise BadInput(f"task_options.{'.'.join(str(p) for p in first['loc'])}: {first['msg']}") from error
+        self.options = load(UNetOptions, config.task_options, "task_options")
         self.structures = len(config.scheme)
 
     def build(self, config: TrainConfig) -> nn.Module:

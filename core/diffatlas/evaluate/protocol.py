@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
 from diffatlas.evaluate import baselines as _baselines  # noqa: F401  (registers their tasks)
 from diffatlas.train.config import TrainConfig, load_config, read_mapping
 from diffatlas.train.task import task_of
+from diffatlas.values import load
 
 Kind = Literal["same-domain", "cross-modality", "varying-domain", "zero-shot", "few-shot"]
 # Settings of a training that do not change its weights.
@@ -183,13 +184,7 @@ def slug(name: str) -> str:
 
 def load_protocol(path: Path) -> Protocol:
     """Read a YAML file; relative paths are taken from its own folder. `BadInput` where it is not a protocol."""
-    data = read_mapping(path, "a protocol")
-    try:
-        protocol = Protocol.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadInput(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from error
+    protocol = load(Protocol, read_mapping(path, "a protocol"), str(path))
     here = path.resolve().parent
     moved = {
         key: p if p.is_absolute() else (here / p).resolve()

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all.
+"""Atomic writes: a file is complete, or it is not there.
 
 What is written goes to a hidden temporary file in the target's own folder, is flushed to the disk, and then takes the
 target's name in one step. A full disk, an exception or a kill leaves the earlier file as it was. What a killed process
@@ -22,7 +22,7 @@ from diffatlas.errors import BadInput
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
 PREFIX = ".diffatlas-"
-# Leftovers of other machines, or of a process id that is in use again, are removed when nobody touched them this long.
+# Temporary files of another machine, or of a process id in use again, are removed when unchanged for this long.
 ABANDONED_S = 7 * 24 * 3600.0
 # Rust libraries (safetensors) put the system's error number into the text of an exception of their own.
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
@@ -53,9 +53,9 @@ def check_output(path: str | os.PathLike[str], suffixes: Sequence[str] = IMAGE_S
         if not os.access(path.parent, os.W_OK):
             raise BadInput(f"{path}: no permission to write in {path.parent}; choose another folder")
         if path.is_file() and not os.access(path, os.W_OK):
-            # It could be replaced all the same; whoever protected it meant it.
+            # Renaming would replace it, but its owner has protected it.
             raise BadInput(f"{shown(path)}: is write-protected; give another name, or lift the protection")
-        # A name the file system refuses (too long, characters it does not know) shows here and not after the work.
+        # A name that the file system refuses fails here, before the work.
         with suppress(FileNotFoundError):
             path.stat()
     except (OSError, ValueError) as error:
@@ -83,7 +83,7 @@ def atomic_paths(paths: Sequence[str | os.PathLike[str]]) -> Iterator[list[Path]
     They take their names in the order given. The last one vouches for the others: its earlier file is removed before
     any other is replaced, so that a kill at any moment leaves no old report beside new labels.
     """
-    # A link keeps pointing where it did: the file behind it is replaced.
+    # A link stays; the file that it points to is replaced.
     targets = [Path(os.path.realpath(path)) for path in paths]
     temporaries = [temporary_beside(target) for target in targets]
     current = paths[0]

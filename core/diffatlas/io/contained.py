@@ -2,9 +2,9 @@
 
 A decoder (`diffatlas.io.decode`) is a child process that waits for file names. For every file it forks, limits the
 fork's memory, reads and answers; where the system cannot fork (Windows) a decoder reads one file and ends. So each file
-is read in a process that never held another file, and what a decoder leaks of its memory is nobody's. The answer is one
-line of JSON and then the voxels as bytes, over a pipe: nothing is unpickled, and every field is checked here again,
-because a file that has taken over its decoder also writes its answer.
+is read in a process that never held another file. The answer is one line of JSON and then the voxels as bytes, over a
+pipe. Nothing is unpickled, and every field is checked here again, because a file that has taken over its decoder also
+writes its answer.
 
 Limits of the containment: time on every system, memory on Linux only. It is no sandbox: code that a file gets to run in
 a decoder has the rights of this user.
@@ -31,11 +31,11 @@ from diffatlas.geometry.volume import DicomSeries, Modality, NiftiHeader, Struct
 from diffatlas.io.atomic import shown
 from diffatlas.io.source import MAX_CHOICES, Limits, Source, make_grid
 
-# Decoders that stay when nothing is read; each holds some 60 MB.
+# Idle decoders that are kept; each uses some 60 MB.
 IDLE_DECODERS = 2
 COMMAND = [sys.executable, "-P", "-m", "diffatlas.io.decode"]
-LINE_BYTES = 1 << 24  # a series of slices names each of them
-# What a decoder sees of this process's environment: where to find things, no tokens.
+LINE_BYTES = 1 << 24  # the answer for a series names every slice
+# Environment variables that a decoder gets: search paths, no tokens.
 ENVIRONMENT = {"PATH", "HOME", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"}
 
 Size = Annotated[int, Field(ge=1, le=2**31)]
@@ -103,21 +103,13 @@ def read_contained(path: Path, volume_index: int | None, limits: Limits, *, seri
         _pool.give_back(decoder)
 
 
-def warm_up() -> None:
-    """Start the idle decoders now, so that the first file need not wait for one (about half a second)."""
-    decoders = [_pool.take() for _ in range(IDLE_DECODERS)]
-    for decoder in decoders:
-        decoder.wait_until_started()
-        _pool.give_back(decoder)
-
-
 class _Decoder:
     """One child process and the two pipes to it."""
 
     def __init__(self) -> None:
         environment = {k: v for k, v in os.environ.items() if k in ENVIRONMENT}
         environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-        # A forked process must not have other threads.
+        # A process with other threads must not fork.
         environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             COMMAND,

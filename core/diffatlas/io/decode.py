@@ -1,6 +1,6 @@
 """The process that `diffatlas.io.contained` starts: file names come in, one a line, voxels go out.
 
-Started as ``python -m diffatlas.io.decode``; it knows nothing of the process that started it but its two pipes.
+Started as ``python -m diffatlas.io.decode``; two pipes are all that it shares with the process that started it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> None:
     # Imported once here and not in every fork.
     import pydicom.pixels  # noqa: F401
 
-    # Whatever a library prints must not get between the voxels.
+    # Nothing that a library prints may get between the voxels.
     os.dup2(2, 1)
     answers.write(b"ready\n")
     answers.flush()
@@ -37,12 +37,12 @@ def main() -> None:
             return
         pid = os.fork()
         if pid == 0:
-            # Not sys.exit: nothing of the parent's may run twice.
+            # Not sys.exit: the parent's exit handlers must not run in a fork.
             with suppress(BrokenPipeError):
                 _serve(json.loads(line), answers)
             os._exit(0)
         if os.waitpid(pid, 0)[1] != 0:
-            # The answer may be cut anywhere; the closed pipe says so.
+            # A part of the answer may be written; the closed pipe tells the reader.
             os._exit(1)
 
 
@@ -93,7 +93,7 @@ def _limit(more: int, seconds: float) -> None:
         return
     import resource
 
-    # The other end stops a slow decoder; should it be gone itself, the alarm does.
+    # The parent stops a slow decoder; the alarm stops it where the parent has died.
     signal.alarm(int(seconds) + 5)
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

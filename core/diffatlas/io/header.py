@@ -1,7 +1,7 @@
 """What the text headers of NRRD and MetaImage have in common: lines, numbers, the file that holds the voxels.
 
-Numbers are parsed here by Python, which knows no locale; nothing in a header is handed to another parser afterwards, so
-that what is decoded is what was checked.
+Python parses the numbers, whatever the locale. No other parser reads the header afterwards, so what was checked is what
+is decoded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from diffatlas.io.atomic import shown
 from diffatlas.io.stream import Readable, finish, native, skip, take, unpacked
 
 HEADER_BYTES = 1 << 20
-# Numbers written as text are for small files; more of it is no image that a program has written.
+# Limit for voxels written as text: programs write only small images so.
 TEXT_BYTES = 64 << 20
 # ITK's world is LPS+, ours RAS+: the first two world axes change sign, oblique directions stay as they are.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -86,7 +86,7 @@ class Fields:
 
 def numbers(words: list[str], count: int, error: BadInput) -> list[float]:
     """``count`` finite numbers, or ``error``."""
-    # Python's own additions: 1_000, and digits of other scripts.
+    # Python would also accept 1_000 and digits of other scripts.
     if len(words) != count or not all(word.isascii() and "_" not in word for word in words):
         raise error
     try:

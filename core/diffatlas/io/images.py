@@ -30,9 +30,9 @@ StrPath = str | os.PathLike[str]
 
 _LABEL_NAME = re.compile(r"(^|[^a-z])(labels?|seg|segmentation|mask)([^a-z]|$)", re.IGNORECASE)
 
-# How long a decoder may take for a user's own series; a stranger's time is in `Limits`.
+# Longest time for decoding a user's own series, s; `Limits` holds the time for an upload.
 OWN_FILE_S = 3600.0
-# What whoever writes such labels is told; see `write_label_map`.
+# A note of `write_label_map`.
 UNREFERENCED = "the image has no identifiers of DICOM: the labels name no patient and refer to no series"
 
 READABLE = ".nii, .nii.gz, .nrrd, .mha, .mhd, or a DICOM series"
@@ -68,8 +68,8 @@ def read_label_map(
     """Read a file of structure ids. Whole numbers stored as floats are fine; fractions, negative numbers and ids that
     ``scheme`` does not know raise `BadInput` (with ``ignore_unknown`` those ids become background).
 
-    The structures of a DICOM SEG or RTSTRUCT are told by their code, then by their name; never by their number, which
-    is another one in every program."""
+    The structures of a DICOM SEG or RTSTRUCT are recognised by their code, then by their name; never by their number,
+    which differs between programs."""
     path = Path(path)
     source = _read(path, volume_index, limits)
     ids, found = _label_ids(source, shown(path))
@@ -203,7 +203,7 @@ def describe(
 ) -> dict[str, Any]:
     """What `read_volume` makes of a file, as plain data for JSON; of a series, the first volume unless told.
 
-    ``modality``: as the user names it; None takes the file's word, or judges by the intensities.
+    ``modality``: as the user names it; None takes it from the file, else from the intensities.
 
     Keys: file, format, structures (names by id, of a SEG or RTSTRUCT, else None), shape, volumes, spacing_mm,
     extent_mm, axis_codes, affine, dtype, intensity (min, max, mean, percentiles), values (the different ones of an
@@ -260,7 +260,10 @@ def _read(path: Path, volume_index: int | None, limits: Limits | None, *, series
 
 
 def read_source(path: Path, volume_index: int | None, limits: Limits, *, series_first: bool = False) -> Source:
-    """Choose the reader and read in this process; ``series_first`` takes volume 0 of a series instead of asking."""
+    """Choose the reader and read in this process.
+
+    ``series_first``: take volume 0 of a series instead of raising `SeveralVolumes`.
+    """
     try:
         kind = "folder" if path.is_dir() else "file" if path.is_file() else "other" if path.exists() else "nothing"
     except (OSError, ValueError) as error:

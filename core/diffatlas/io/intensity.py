@@ -1,7 +1,7 @@
 """From stored numbers to intensities: scale, voxels that hold none, and whether they are HU.
 
-A scanner that saw a circle fills the corners of its square with a number of its own (-32768, -2000, ...). Such padding
-is no measurement: it is told apart from what was measured, filled, and no evidence of anything.
+A scanner with a round field of view fills the corners of the image with a number of its own (-32768, -2000, ...). Such
+padding was not measured: it is detected, filled with the lowest measured value, and not used to guess the modality.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import Modality
 from diffatlas.io.source import Source
 
-# Beyond this no intensity is real; a damaged scale factor makes such numbers, and their squares overflow float32.
+# Larger intensities come from a damaged scale factor, and their squares overflow float32.
 MAX_INTENSITY = 1e15
 # Slices and rows that are converted together.
 BLOCK = 16
-# No matter has fewer HU than air's -1000; noise and artefacts reach down to about here.
+# Air has -1000 HU, the lowest of all matter; noise and artefacts reach down to about here.
 LOWEST_HU = -1500.0
 # Padding stands this far below what was measured, in the unit of the image.
 PADDING_GAP = 100.0
-# Of all voxels; fewer decide nothing.
+# A share of all voxels; fewer than this are too few to decide from.
 FEW = 0.01
 # Different numbers of padding in one image: the converter's and the scanner's.
 PADDINGS = 3
@@ -51,7 +51,7 @@ def intensities(source: Source, name: str) -> tuple[NDArray[np.float32], NDArray
                 ends += [np.float32(values.min()), np.float32(values.max())]
         return np.min(ends), np.max(ends)
 
-    # From a file's order of axes to ours memory is waited for most of the time: two threads take half as long as one.
+    # Reordering the axes mostly waits for memory, so two threads take half the time of one.
     with ThreadPoolExecutor(2) as pool:
         ends = list(pool.map(convert, range(0, source.grid.shape[2], BLOCK)))
     notes: list[str] = []
@@ -85,8 +85,8 @@ def fill_padding(data: NDArray[np.float32], named: float | None = None) -> tuple
 
     ``named``: the number that the file itself calls padding; it is filled only below -1500, where no HU can be.
     Besides, padding is a lowest value of at most -1500 that stands 100 or more below all others: an image with a tail
-    of negative values has no such gap. The few values between padding and -1500 come of resampling across its border,
-    and go with it.
+    of negative values has no such gap. The few values between padding and -1500 come from resampling across its border
+    and are filled too.
     """
     padded: NDArray[np.bool_] | None = None
     notes = []

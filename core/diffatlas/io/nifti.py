@@ -240,7 +240,7 @@ def _apart_mm(struct: NiftiStruct, sform: NDArray[np.float64]) -> float | None:
         with np.errstate(all="ignore"):
             qform = copy.get_qform()
     except (ValueError, HeaderDataError):
-        return None  # a broken one says nothing
+        return None  # a broken orientation cannot be compared
     corners = np.array(list(np.ndindex(2, 2, 2))) * np.array([int(n) for n in struct["dim"][1:4]])
     with np.errstate(all="ignore"):
         apart = float(np.linalg.norm(corners @ (qform - sform)[:3, :3].T + (qform - sform)[:3, 3], axis=1).max())
@@ -277,7 +277,7 @@ def _set_affine(struct: NiftiStruct, affine: NDArray[np.float64]) -> None:
     struct.set_sform(affine, code=1)
     struct.set_qform(affine, code=1)
     qform = struct.get_qform()
-    # A quaternion holds no shear; a qform that says something else than the sform would only mislead.
+    # A quaternion cannot hold shear, and a qform that differs from the sform would mislead.
     if not np.allclose(qform, affine, rtol=1e-4, atol=1e-3):
         struct["qform_code"] = 0
 

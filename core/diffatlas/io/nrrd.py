@@ -151,7 +151,7 @@ def _fields(path: Path) -> tuple[Fields, int]:
     fields = Fields(name)
     for line in lines[1:]:
         key, colon, value = line.partition(":")
-        # "key:=value" is a remark of a program and no field, whatever it is called.
+        # "key:=value" is a free comment and no field, whatever its key.
         if line.startswith("#") or not colon or value.startswith("=") or (":=" in value and not value.startswith(" ")):
             continue
         fields.add(key.replace(" ", "").lower(), value.strip())
@@ -204,7 +204,7 @@ def _space_axes(fields: Fields, sizes: list[int], name: str) -> list[int]:
         raise fields.broken("kinds")
     if "spacedirections" in fields:
         rows = _rows(fields, len(sizes))
-        # A space with time has a fourth number, and its time axis is nothing but that.
+        # In a space with time, vectors have a fourth number; the time axis has only that one.
         axes = [k for k, row in enumerate(rows) if row is not None and (len(row) == 3 or any(row[:3]))]
     else:
         axes = [k for k, kind in enumerate(kinds) if kind in SPACE_KINDS]

@@ -29,9 +29,9 @@ class Limits:
     """How much a reader takes: voxels of one volume, and bytes of one file once decompressed.
 
     ``contained``: every format is decoded in a process of its own, as for files of strangers, for ``max_seconds`` at
-    most (`diffatlas.io.contained`). Without it a user's own files are decoded here, but for compressed pixels of DICOM,
-    whose decoders can crash: where these are met, the file is read in such a process, unless ``compressed`` says that
-    this is one.
+    most (`diffatlas.io.contained`). Without it files are decoded in this process, except for compressed pixels of
+    DICOM, whose decoders can crash: such a file is read in a process of its own, unless ``compressed`` says that this
+    is that process.
     """
 
     max_voxels: int = 1024**3
@@ -114,7 +114,7 @@ def make_grid(path: Path, shape: tuple[int, ...], affine: NDArray[np.float64]) -
 
 
 def pick_volume(path: Path, volumes: int, index: int | None) -> int:
-    """Which volume of a series is meant; a series without an index is a question back to the user."""
+    """Which volume of a series is meant; `SeveralVolumes` for a series without an index."""
     name = shown(path)
     if index is None:
         if volumes > 1:

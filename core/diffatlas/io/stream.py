@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from diffatlas.errors import BadInput
 
 CHUNK_BYTES = 1 << 20
-# What is left of it is copied at every call of the inflater.
+# Packed bytes read at a time; the inflater copies the rest of them at every call.
 PACKED_BYTES = 1 << 17
 # Some writers pad; anything longer than this behind the voxels is not padding.
 TRAILING_BYTES = 1 << 20

@@ -16,7 +16,6 @@ from pydantic import (
     Field,
     PrivateAttr,
     Tag,
-    ValidationError,
     model_validator,
 )
 
@@ -25,6 +24,7 @@ from diffatlas.data.schemes import COLORS
 from diffatlas.errors import BadInput
 from diffatlas.geometry.space import ModelSpace
 from diffatlas.geometry.volume import LabelScheme, Structure
+from diffatlas.values import load
 
 
 class _Strict(BaseModel):
@@ -296,13 +296,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
             if not isinstance(node, dict):
                 raise BadInput(f"--set {override}: {parent} holds no settings")
         node[leaf] = yaml.safe_load(value)
-    try:
-        config = TrainConfig.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadInput(f"{path}: {where}: {first['msg']}") from error
-    config = _rebase(config, path.resolve().parent)
+    config = _rebase(load(TrainConfig, data, str(path)), path.resolve().parent)
     words = ["diffatlas", "train", str(path), *(word for override in overrides for word in ("--set", override))]
     config._command = shlex.join(words)
     return config

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from diffatlas.diffusion.denoise import Denoiser, Network, as_denoiser
@@ -23,6 +23,7 @@ from diffatlas.train.config import TrainConfig, told_evidence
 from diffatlas.train.draws import Draws
 from diffatlas.train.objective import losses
 from diffatlas.train.task import Task, fixed_noise, register_task
+from diffatlas.values import load
 
 
 def build_network(config: TrainConfig) -> nn.Module:
@@ -42,18 +43,6 @@ def build_network(config: TrainConfig) -> nn.Module:
     if any(n % network.divisor for n in config.space.shape):
         raise BadInput(f"space.shape: {list(config.space.shape)} does not divide by {network.divisor}, see network")
     return network
-
-
-Options = TypeVar("Options", bound=BaseModel)
-
-
-def _options(kind: type[Options], config: TrainConfig) -> Options:
-    """``config.task_options`` as a ``kind``; `BadInput` where they are not."""
-    try:
-        return kind.model_validate(config.task_options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise BadInput(f"task_options.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 class AtlasTask(Task):
@@ -127,7 +116,7 @@ class DistilledTask(AtlasTask):
     """Ours, on masks that another model answered (`diffatlas.distill`); the card says so."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self.options = _options(DistilledOptions, config)
+        self.options = load(DistilledOptions, config.task_options, "task_options")
         super().__init__(config.model_copy(update={"task_options": {}}))
 
     def card(self, config: TrainConfig) -> dict[str, Any] | None:
@@ -167,7 +156,7 @@ class PublishedTask(Task):
     PAIR_STEPS = 12
 
     def __init__(self, config: TrainConfig) -> None:
-        self.options = _options(PublishedOptions, config)
+        self.options = load(PublishedOptions, config.task_options, "task_options")
         self.structures = len(config.scheme)
         self.ours = config.network.kind != "published-unet"
         self.mask_range = 1.0 if self.ours else self.options.mask_range

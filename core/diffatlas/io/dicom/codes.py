@@ -48,8 +48,8 @@ def code_of(structure: Structure) -> tuple[Code, Code | None]:
 def name_by_code(item: Any) -> str:
     """The name that a structure has here, by its item of a code sequence; "" for codes that are not known.
 
-    Codes of SNOMED RT (T-32600), which DICOM used before SNOMED CT, are told as well. A modifier (anterior, left)
-    belongs to the structure: another one than ours makes it another structure.
+    Codes of SNOMED RT (T-32600), which DICOM used before SNOMED CT, are recognised as well. A modifier (anterior, left)
+    belongs to the structure: with another modifier it is another structure.
     """
     from pydicom.sr.coding import Code as Standard
 

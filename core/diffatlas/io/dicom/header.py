@@ -2,7 +2,7 @@
 
 Read with pydicom, without the pixels. Classic files hold one frame and its attributes at the top; enhanced files (DICOM
 PS3.3 C.7.6.16) hold many, with attributes in functional groups, shared or of each frame. Both become `Frame` here, so
-that nothing behind this module knows the difference. Positions and directions are DICOM's own: LPS+, mm.
+that other modules need not know the difference. Positions and directions are DICOM's own: LPS+, mm.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PIXELS = {0x7FE00008: "f4", 0x7FE00009: "f8", 0x7FE00010: ""}
 MAX_FRAMES = 100_000
 # Attributes of one file, those in sequences not counted; real files have some hundreds.
 MAX_ELEMENTS = 50_000
-# What a dataset that is not as the standard has it makes of the code that reads it.
+# Exceptions from reading a dataset that does not follow the standard.
 MALFORMED = (
     AttributeError, TypeError, ValueError, KeyError, IndexError, ArithmeticError, NotImplementedError, StopIteration,
 )  # fmt: skip

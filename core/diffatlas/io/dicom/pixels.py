@@ -53,7 +53,7 @@ def decoded(header: Header, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
 
 
 def check_place(headers: Iterable[Header], limits: Limits) -> None:
-    """Raise `InDecoder` where pixels of these files go through native code and this process is not made for it."""
+    """Raise `InDecoder` where these files need native decoders, which this process must not run."""
     if not limits.compressed and any(header.transfer_syntax not in NATIVE for header in headers):
         raise InDecoder
 
@@ -85,6 +85,7 @@ def _significant(pixels: NDArray[Any], header: Header) -> NDArray[Any]:
     if header.dtype.kind == "f" or stored == allocated:
         return pixels.astype(header.dtype)
     native = not UID(header.transfer_syntax).is_encapsulated
-    # Up to the sign, then down again with it. Decoders leave their numbers at the low end.
+    # Shift left until the sign bit is the highest bit, then right again, which keeps the sign. Decoders put the stored
+    # bits at the low end.
     up = allocated - 1 - highest if native else allocated - stored
     return (pixels.astype(header.dtype) << up) >> (allocated - stored)

@@ -40,7 +40,7 @@ def contours_of(mask: NDArray[np.bool_]) -> list[Contour]:
 
     padded = np.pad(mask, 1).astype(np.float64)
     rings = [_corners(ring[:-1] - 1.0) for ring in find_contours(padded, 0.5)]
-    # find_contours walks around what is high the one way and around holes the other.
+    # find_contours runs one way around foreground and the other way around holes.
     outer = [ring for ring in rings if _area(ring) < 0]
     holes = [ring for ring in rings if _area(ring) > 0]
     out: list[Contour] = []

@@ -266,7 +266,7 @@ def _source_datasets(
     shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
     base.SharedFunctionalGroupsSequence = [shared]
     for frame in range(1, max(where) + 1):
-        # Frames of other phases lie far away: nothing of ours belongs to them.
+        # Frames of other phases get a position far away, so that no segment refers to them.
         item, place = Dataset(), Dataset()
         place.ImagePositionPatient = [float(v) for v in where.get(frame, np.full(3, 1e6))]
         item.PlanePositionSequence = [place]

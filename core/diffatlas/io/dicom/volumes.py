@@ -21,7 +21,7 @@ from diffatlas.io.dicom.header import PHASES, Frame, Header
 from diffatlas.io.source import MAX_CHOICES
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-# Slices may stand this share of their distance off an even row; a missing slice is a whole one off.
+# A slice may be off an even row by this share of the slice distance; a missing slice is off by a whole one.
 UNEVEN_SLICES = 0.1
 SAME_PLACE_MM = 1e-3
 SAME_DIRECTION = 1e-3
