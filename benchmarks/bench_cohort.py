@@ -1,21 +1,21 @@
 """Cohorts of thousands of cases, by several processes that are killed at random.
 
-    python benchmarks/bench_cohort.py                 10,000 cases of a stub engine, 4 processes, killed 20 times
+    python benchmarks/bench_cohort.py                 10,000 cases of a stub engine, 4 processes, killed 6 times
     python benchmarks/bench_cohort.py --growth        time and memory against the number of cases, to 100,000
-    python benchmarks/bench_cohort.py --real 6        digital hearts with the shipped model, 2 processes, with kills
+    python benchmarks/bench_cohort.py --overhead 300  processor time a case beside reading, engine and writing
+    python benchmarks/bench_cohort.py --real 200      digital hearts with the shipped model, 4 processes, killed 6 times
 
 The stub engine answers at once with one byte a voxel of a tiny volume: what is measured is what a cohort costs beside
 the engine. Every answer appends a line with the case and the process to a file of its own; the lines say what was done,
-how often, and by whom. Prints a table and writes JSON to runs/bench_cohort.json.
+how often, and by whom. Writes benchmarks/results/cohort.json; with TMPDIR=/dev/shm results lie in memory, and the disk
+has no part in the figures.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import ROOT, read_results, write_results
+from common_speed import peak_mb
 
-ROOT = Path(__file__).resolve().parents[1]
-OUT = ROOT / "runs" / "bench_cohort.json"
 SHA256 = "0" * 64
 SHAPE = (8, 8, 8)
 
@@ -87,17 +87,15 @@ def worker(folder: Path, output: Path, log: Path) -> None:
     from diffatlas.engine.request import Request
 
     session.model_card = lambda name: SimpleNamespace(name=name, sha256=SHA256)  # type: ignore[assignment]
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), time.process_time()
     cases, _ = find_cases([folder], output)
     listed = time.perf_counter() - begin
     cohort = Cohort(cases, Request(model="heart-phantom", steps=1), backend=lambda: Stub(log))  # type: ignore[arg-type]
     for _ in cohort.run():
         pass
     states = Counter(status.state for status in cohort.statuses.values())
-    memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        json.dumps({"states": states, "listed_s": listed, "all_s": time.perf_counter() - begin, "memory_mb": memory_mb})
-    )
+    took = {"all_s": time.perf_counter() - begin, "cpu_s": time.process_time() - cpu, "memory_mb": peak_mb()}
+    print(json.dumps({"states": states, "listed_s": listed, **took}))
 
 
 def start(command: list[str]) -> subprocess.Popen[str]:
@@ -167,6 +165,7 @@ def kills(count: int, processes: int, times: int) -> dict[str, Any]:
             "processes": processes,
             "killed": killed,
             "seconds": round(seconds, 1),
+            "cpu_ms_a_case": round(1000 * sum(end["cpu_s"] for end in ends) / count, 2),
             "ended_with": [end["states"] for end in ends],
             "again": again["states"],
             "again_s": round(again["all_s"], 2),
@@ -188,9 +187,12 @@ def growth(counts: list[int]) -> list[dict[str, Any]]:
                     "cases": count,
                     "listed_s": round(first["listed_s"], 2),
                     "first_ms_a_case": round(1000 * first["all_s"] / count, 2),
+                    "first_cpu_ms_a_case": round(1000 * first["cpu_s"] / count, 2),
                     "again_ms_a_case": round(1000 * second["all_s"] / count, 3),
-                    "memory_mb": round(first["memory_mb"]),
-                    "states": first["states"],
+                    "again_cpu_ms_a_case": round(1000 * second["cpu_s"] / count, 3),
+                    "memory_mb": first["memory_mb"],
+                    "again_memory_mb": second["memory_mb"],
+                    "states": [first["states"], second["states"]],
                 }
             )
             print(rows[-1], flush=True)
@@ -240,32 +242,45 @@ def overhead(count: int) -> dict[str, float]:
     }
 
 
-def real(count: int) -> dict[str, Any]:
-    """Digital hearts with the shipped model by two processes of the command line, one of which is killed once."""
+def real(count: int, processes: int, times: int) -> dict[str, Any]:
+    """Digital hearts with the shipped model by processes of the command line; ``times`` times one is killed amid its
+    work and another one started."""
+    rng = random.Random(0)
     with tempfile.TemporaryDirectory() as place:
         folder, output = Path(place) / "in", Path(place) / "out"
         program = [sys.executable, "-m", "diffatlas"]
         subprocess.run([*program, "phantom", "-o", str(folder), "--count", str(count), "--modality", "mr"], check=True)
         command = [*program, "batch", str(folder), "-o", str(output), "--model", "heart-phantom", "--json"]
         begin = time.perf_counter()
-        first, second = (start(command) for _ in range(2))
-        while not list(output.glob("*.json")):
-            time.sleep(0.2)
-        first.send_signal(signal.SIGKILL)
-        first.communicate()
-        third = start(command)
-        codes = [process.wait() for process in (second, third)]
-        for process in (second, third):
-            process.communicate()
+
+        def another() -> subprocess.Popen[str]:
+            return subprocess.Popen(command, stdout=subprocess.DEVNULL, text=True, cwd=ROOT)
+
+        alive, codes, killed = [another() for _ in range(processes)], [], 0
+        for share in range(times):
+            moment = count * (share + rng.random()) / (times + 1)
+            while len(list(output.glob("*.json"))) < moment and any(process.poll() is None for process in alive):
+                time.sleep(0.2)
+            running = [process for process in alive if process.poll() is None]
+            if not running:
+                break
+            victim = rng.choice(running)
+            victim.send_signal(signal.SIGKILL)
+            victim.wait()
+            killed += 1
+            alive = [process for process in alive if process is not victim] + [another()]
+        codes = [process.wait() for process in alive]
         seconds = time.perf_counter() - begin
-        return {**check(output, count, []), "codes": codes, "killed": 1, "seconds": round(seconds, 1)}
+        found = check(output, count, [])
+        del found["answers"]  # the engine keeps no count
+        return {**found, "processes": processes, "killed": killed, "codes": codes, "seconds": round(seconds, 1)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--processes", type=int, default=4)
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=6)
     parser.add_argument("--growth", nargs="*", type=int, default=None, metavar="CASES")
     parser.add_argument("--overhead", type=int, default=None, metavar="CASES")
     parser.add_argument("--real", type=int, default=None, metavar="CASES")
@@ -274,18 +289,20 @@ def main() -> None:
     if options.worker is not None:
         worker(*options.worker)
         return
-    found: dict[str, Any] = json.loads(OUT.read_text()) if OUT.exists() else {}
     if options.growth is not None:
-        found["growth"] = growth(options.growth or [100, 1_000, 10_000, 100_000])
+        what, row = "growth", growth(options.growth or [100, 1_000, 10_000, 100_000])
     elif options.overhead is not None:
-        found["overhead"] = overhead(options.overhead)
+        what, row = "overhead", overhead(options.overhead)
     elif options.real is not None:
-        found["real"] = real(options.real)
+        what, row = "real", real(options.real, options.processes, options.kills)
     else:
-        found["kills"] = kills(options.cases, options.processes, options.kills)
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(json.dumps(found, indent=2) + "\n")
-    print(json.dumps(found, indent=2), f"\nprocessors: {os.cpu_count()}")
+        what, row = "kills", kills(options.cases, options.processes, options.kills)
+    print(json.dumps(row, indent=1))
+    found = read_results("cohort")  # read last: another of these may have run meanwhile
+    if what == "growth":
+        row = sorted([*(r for r in found.get(what, []) if r["cases"] not in [n["cases"] for n in row]), *row],
+                     key=lambda r: r["cases"])  # fmt: skip
+    print("written:", write_results("cohort", found | {what: row}).name)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import nibabel.orientations as nio
@@ -13,7 +13,9 @@ import pytest
 
 from diffatlas import io
 from diffatlas.geometry.grid import Grid
-from diffatlas.geometry.volume import MMWHS
+from diffatlas.geometry.volume import MMWHS, LabelMap
+from diffatlas.io.intensity import intensities
+from diffatlas.io.source import Source
 from tests.io.files import codes, labels_on, load, numbered, oblique
 
 # --- NIfTI ---------------------------------------------------------------------------------------------------------
@@ -193,3 +195,41 @@ def test_arrays_of_any_real_type_are_written(tmp_path: Path, dtype: str, stored:
     written = load(tmp_path / "a.nii.gz")
     assert written.get_data_dtype() == np.dtype(stored)
     np.testing.assert_array_equal(np.asarray(written.dataobj), data)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
+@pytest.mark.parametrize("filled", ["nowhere", "in a corner", "everywhere"])
+def test_ids_are_written_as_they_are_looked_up(suffix: str, filled: str, tmp_path: Path) -> None:
+    """Blocks without a label, with some, and of labels alone; shapes that blocks do not divide."""
+    data = np.zeros((37, 21, 70), np.uint8)
+    if filled == "in a corner":
+        data[20:, 3:9, 66:] = 5
+    elif filled == "everywhere":
+        data[:] = np.random.default_rng(0).integers(1, 6, data.shape)
+    labels = LabelMap(data, Grid((37, 21, 70), np.eye(4)), MMWHS)
+    path = tmp_path / f"labels{suffix}"
+    io.write_label_map(labels, path)
+    ids, _ = io.read_label_ids(path)
+    assert np.array_equal(ids, labels.to_ids())
+    assert ids.dtype == np.uint16
+    counts = {n: float((ids == i).sum()) / 1000 for n, i in zip(MMWHS.names, MMWHS.ids, strict=True)}
+    assert labels.volumes_ml() == pytest.approx(counts)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("odd", [None, np.nan, np.inf])
+def test_blocks_make_the_whole(order: Literal["C", "F"], odd: float | None) -> None:
+    """Shapes that blocks do not divide; the one odd voxel lies in the last block."""
+    stored = np.asarray(np.random.default_rng(0).normal(size=(5, 35, 18)), dtype=np.float32, order=order)
+    if odd is not None:
+        stored[-1, -1, -1] = odd
+    data, unknown, notes = intensities(Source(stored, Grid((5, 35, 18), np.eye(4)), "test", (2.0, 1.0)), "test")
+    expected = (stored.astype(np.float64) * 2 + 1).astype(np.float32)
+    if odd is None:
+        assert np.array_equal(data, expected)
+        assert unknown is None
+        assert notes == ()
+    else:
+        assert data[-1, -1, -1] == expected[np.isfinite(expected)].min()
+        assert unknown is not None
+        assert np.argwhere(unknown).tolist() == [[4, 34, 17]]

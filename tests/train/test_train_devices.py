@@ -155,6 +155,8 @@ def test_the_options_reach_fabric(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     class Fabric:
         world_size = 8
+        is_global_zero = False
+        device = torch.device("cpu")
 
         def __init__(self, **options: object) -> None:
             asked.update(options)
@@ -162,14 +164,20 @@ def test_the_options_reach_fabric(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         def launch(self) -> None:
             asked["launched"] = True
 
+        def broadcast(self, mine: bool) -> bool:
+            assert not mine  # the first process alone is timed
+            return True
+
     monkeypatch.setattr("lightning_fabric.Fabric", Fabric)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    monkeypatch.setattr("diffatlas.train.devices._update_is_faster", lambda *_: True)
+    monkeypatch.setattr("diffatlas.train.devices._update_is_faster", lambda *_: pytest.fail("asked"))
     file = balls(tmp_path)
     start(load_config(file, ["devices=4", "nodes=2", "batch=16", "precision=auto"]))
     assert asked["accelerator"] == "cuda"
-    assert (asked["devices"], asked["num_nodes"], asked["precision"]) == (4, 2, "bf16-mixed")
+    assert (asked["devices"], asked["num_nodes"], asked["precision"]) == (4, 2, None)
+    assert [type(plugin).__name__ for plugin in asked["plugins"]] == ["LightningEnvironment", "AgreedPrecision"]
+    assert asked["plugins"][1].bf16
     assert type(asked["strategy"]).__name__ == "DDPStrategy"
     assert asked["launched"]
     start(load_config(file, ["accelerator=cpu", "precision=fp32", "batch=8"]))
@@ -178,8 +186,44 @@ def test_the_options_reach_fabric(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     monkeypatch.setenv("WORLD_SIZE", "8")
-    start(load_config(file, ["batch=8"]))
+    start(load_config(file, ["batch=8", "precision=bf16"]))
     assert (asked["devices"], asked["num_nodes"], asked["plugins"]) == (4, 2, None)
+    assert asked["precision"] == "bf16-mixed"
+
+
+AGREE = """
+import os, sys, torch
+from diffatlas.train import devices
+from diffatlas.train.config import load_config
+rank, config = int(os.environ["RANK"]), load_config(sys.argv[1], ["batch=5", "accelerator=cpu", "precision=auto"])
+devices.has_bf16 = lambda device: True
+for first in (True, False):  # what rank 0 finds; the other one would find the opposite
+    devices._update_is_faster = lambda config, device, world: first == (rank == 0)
+    fabric = devices.start(config)
+    network = fabric.setup_module(torch.nn.Linear(2, 2))
+    with fabric.autocast():
+        inside = torch.is_autocast_enabled("cpu")
+    found = f"{first} {inside} {network(torch.ones(1, 2)).dtype}"
+    print(f"rank {rank} of {fabric.world_size}: {found}\\n", end="", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_processes_agree_on_the_precision_that_the_first_one_finds(tmp_path: Path) -> None:
+    script = tmp_path / "agree.py"
+    script.write_text(AGREE)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launcher, str(script), str(balls(tmp_path))],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = [f"rank {r} of 2: {first} {first} torch.float32" for first in (False, True) for r in (0, 1)]
+    assert sorted(done.stdout.splitlines()) == sorted(expected)
 
 
 def test_bf16_trains(tmp_path: Path) -> None:

@@ -193,9 +193,14 @@ class LabelMap:
 
     def to_ids(self) -> NDArray[Any]:
         """The same map with the scheme's ids, in the smallest unsigned type that holds them."""
+        return self.id_table[self.data]
+
+    @property
+    def id_table(self) -> NDArray[Any]:
+        """The id of each index, 0 for the background, in the smallest unsigned type that holds them."""
         table = np.zeros(len(self.scheme) + 1, dtype=self.scheme.id_dtype)
         table[1:] = self.scheme.ids
-        return table[self.data]
+        return table
 
     @classmethod
     def from_ids(cls, ids: NDArray[Any], grid: Grid, scheme: LabelScheme, *, ignore_unknown: bool = False) -> LabelMap:
@@ -232,9 +237,12 @@ class LabelMap:
 
     def volumes_ml(self) -> dict[str, float]:
         """Volume of each structure, ml."""
-        # A bincount would first make eight bytes of every voxel.
+        # Slabs that the cache holds, and of these the few with labels. A bincount would first make eight bytes of every
+        # voxel.
+        rows = max(1, 2**20 // max(1, self.data[:1].size))
+        slabs = [slab for i in range(0, len(self.data), rows) if (slab := self.data[i : i + rows]).any()]
         return {
-            name: float(np.count_nonzero(self.data == k)) * self.grid.voxel_volume_ml
+            name: float(sum(np.count_nonzero(slab == k) for slab in slabs)) * self.grid.voxel_volume_ml
             for k, name in enumerate(self.scheme.names, start=1)
         }
 

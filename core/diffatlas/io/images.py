@@ -141,7 +141,7 @@ def write_label_map(
     """
     path = check_label_output(path, format)
     if suffix_of(path) != ".dcm":
-        write_array(labels.to_ids(), labels.grid, path, header or (source.header if source else None))
+        _write(labels.data, labels.grid, path, header or (source.header if source else None), labels.id_table)
         return
     write = write_rtstruct if format == "rtstruct" else write_seg
     with atomic_path(path) as temporary:
@@ -175,12 +175,18 @@ def write_array(data: NDArray[Any], grid: Grid, path: StrPath, header: NiftiHead
         data = data.astype(np.float32)
     if not data.dtype.isnative:
         data = data.astype(data.dtype.newbyteorder("="))
+    _write(data, grid, path, header)
+
+
+def _write(
+    data: NDArray[Any], grid: Grid, path: Path, header: NiftiHeader | None, table: NDArray[Any] | None = None
+) -> None:
     if suffix_of(path) in (".nii", ".nii.gz"):
-        write_nifti(data, grid, path, header)
+        write_nifti(data, grid, path, header, table)
     elif suffix_of(path) == ".nrrd":
-        write_nrrd(data, grid, path)
+        write_nrrd(data, grid, path, table)
     else:
-        write_metaimage(data, grid, path)
+        write_metaimage(data, grid, path, table)
 
 
 def named_as_labels(path: StrPath) -> bool:

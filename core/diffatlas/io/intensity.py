@@ -17,8 +17,8 @@ from diffatlas.io.source import Source
 
 # Larger intensities come from a damaged scale factor, and their squares overflow float32.
 MAX_INTENSITY = 1e15
-# Slices that are converted together.
-SLICES = 32
+# Slices and rows that are converted together.
+BLOCK = 16
 # Air has -1000 HU, the lowest of all matter; noise and artefacts reach down to about here.
 LOWEST_HU = -1500.0
 # Padding stands this far below what was measured, in the unit of the image.
@@ -35,21 +35,27 @@ def intensities(source: Source, name: str) -> tuple[NDArray[np.float32], NDArray
     """Scaled float32 [X, Y, Z], finite everywhere; where nothing was measured (bool, None for nowhere); notes."""
     slope, inter = source.scale
     data: NDArray[np.float32] = np.empty(source.grid.shape, dtype=np.float32)
-    # A few slices at a time, which suits the cache; in float64, if there is something to calculate. What float32 cannot
-    # hold becomes infinite and is counted as such below.
+    # Blocks that the cache holds; in float64, if there is something to calculate. What float32 cannot hold becomes
+    # infinite and is counted as such below.
     as_stored = (slope, inter) == (1.0, 0.0)
 
-    def convert(k: int) -> None:
-        part = source.data[:, :, k : k + SLICES]
+    def convert(k: int) -> tuple[np.float32, np.float32]:
+        """Lowest and highest value of some slices, NaN if there is one."""
+        ends = []
         with np.errstate(over="ignore", invalid="ignore"):
-            data[:, :, k : k + SLICES] = part if as_stored else part.astype(np.float64) * slope + inter
+            for j in range(0, source.grid.shape[1], BLOCK):
+                place = np.s_[:, j : j + BLOCK, k : k + BLOCK]
+                part = source.data[place]
+                values = part if as_stored else part.astype(np.float64) * slope + inter
+                data[place] = values
+                ends += [np.float32(values.min()), np.float32(values.max())]
+        return np.min(ends), np.max(ends)
 
     # Reordering the axes mostly waits for memory, so two threads take half the time of one.
     with ThreadPoolExecutor(2) as pool:
-        for _ in pool.map(convert, range(0, source.grid.shape[2], SLICES)):
-            pass
+        ends = list(pool.map(convert, range(0, source.grid.shape[2], BLOCK)))
     notes: list[str] = []
-    low, high = float(data.min()), float(data.max())  # NaN goes through both
+    low, high = float(np.min(ends)), float(np.max(ends))  # NaN goes through both
     unknown: NDArray[np.bool_] | None = None
     if not (np.isfinite(low) and np.isfinite(high)):
         unknown = ~np.isfinite(data)

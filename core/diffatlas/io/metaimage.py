@@ -75,12 +75,12 @@ def read_metaimage(path: Path, volume_index: int | None, limits: Limits) -> Sour
     )
 
 
-def write_metaimage(data: NDArray[Any], grid: Grid, path: Path) -> None:
-    """Write ``data`` [X, Y, Z] on ``grid``, packed by zlib, atomically."""
+def write_metaimage(data: NDArray[Any], grid: Grid, path: Path, table: NDArray[Any] | None = None) -> None:
+    """Write ``data`` [X, Y, Z] on ``grid``, packed by zlib, atomically; ``table``: as `in_file_order`."""
     lps = LPS_TO_RAS @ grid.affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     packer = isal_zlib.compressobj(DEFLATE_LEVEL)
-    packed = [packer.compress(block.data) for block in in_file_order(data)]
+    packed = [packer.compress(block.data) for block in in_file_order(data, table)]
     packed.append(packer.flush())
     lines = [
         "ObjectType = Image",
@@ -94,7 +94,7 @@ def write_metaimage(data: NDArray[Any], grid: Grid, path: Path) -> None:
         "CenterOfRotation = 0 0 0",
         f"ElementSpacing = {_row(spacing)}",
         f"DimSize = {' '.join(map(str, data.shape))}",
-        f"ElementType = {NAMES[data.dtype.str[1:]]}",
+        f"ElementType = {NAMES[(data if table is None else table).dtype.str[1:]]}",
         "ElementDataFile = LOCAL",
     ]
     with atomic_path(path) as temporary, temporary.open("wb") as file:

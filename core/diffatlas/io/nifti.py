@@ -65,16 +65,22 @@ def read_nifti(path: Path, volume_index: int | None = None, limits: Limits | Non
         return _read(stream, path, size * DEFLATE_RATIO if packed else size, volume_index, limits or Limits())
 
 
-def write_nifti(data: NDArray[Any], grid: Grid, path: Path, header: NiftiHeader | None = None) -> None:
+def write_nifti(
+    data: NDArray[Any],
+    grid: Grid,
+    path: Path,
+    header: NiftiHeader | None = None,
+    table: NDArray[Any] | None = None,
+) -> None:
     """Write ``data`` [X, Y, Z] on ``grid``, atomically; ``header`` of the source gives it the same orientation fields.
 
     Without a header the sform carries the affine (code 1, scanner), and so does the qform where it can (no shear). The
-    bytes depend on nothing but the arguments: no time, no name inside.
+    bytes depend on nothing but the arguments: no time, no name inside. ``table``: as `in_file_order`.
     """
     version = header.version if header is not None else 1
     struct = _new_struct(2 if version == 2 or max(data.shape) > np.iinfo(np.int16).max else 1)
     struct.set_data_shape(data.shape + (1,) * (header.extra_axes if header is not None else 0))
-    struct.set_data_dtype(data.dtype)
+    struct.set_data_dtype((data if table is None else table).dtype)
     struct["scl_slope"], struct["scl_inter"] = 1, 0
     struct["vox_offset"] = struct.single_vox_offset
     struct["xyzt_units"] = 2
@@ -88,7 +94,7 @@ def write_nifti(data: NDArray[Any], grid: Grid, path: Path, header: NiftiHeader 
         packed = path.name.lower().endswith(".gz")
         with gzip_writer(file) if packed else nullcontext(file) as stream:
             struct.write_to(stream)
-            for block in in_file_order(data):
+            for block in in_file_order(data, table):
                 stream.write(block.data)
 
 

@@ -104,8 +104,8 @@ def read_nrrd(path: Path, volume_index: int | None, limits: Limits) -> Source:
     return Source(data, grid, "NRRD", volumes=volumes, notes=(*notes, *rest))
 
 
-def write_nrrd(data: NDArray[Any], grid: Grid, path: Path) -> None:
-    """Write ``data`` [X, Y, Z] on ``grid``, packed by gzip, atomically."""
+def write_nrrd(data: NDArray[Any], grid: Grid, path: Path, table: NDArray[Any] | None = None) -> None:
+    """Write ``data`` [X, Y, Z] on ``grid``, packed by gzip, atomically; ``table``: as `in_file_order`."""
     lps = LPS_TO_RAS @ grid.affine
     direction = lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0)
     if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-4):
@@ -113,7 +113,9 @@ def write_nrrd(data: NDArray[Any], grid: Grid, path: Path) -> None:
             f"{shown(path)}: this grid has sheared axes, which most programs drop from NRRD; write .nii.gz instead"
         )
     vectors = ["(" + ",".join(_exact(v) for v in vector) + ")" for vector in lps[:3].T]
-    kind = {code: names.split(", ")[-1] for code, names in _TYPES.items()}[data.dtype.str[1:]]
+    kind = {code: names.split(", ")[-1] for code, names in _TYPES.items()}[
+        (data if table is None else table).dtype.str[1:]
+    ]
     lines = [
         "NRRD0004",
         f"type: {kind.removesuffix('_t')}",
@@ -129,7 +131,7 @@ def write_nrrd(data: NDArray[Any], grid: Grid, path: Path) -> None:
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(("\n".join(lines) + "\n\n").encode("ascii"))
         with gzip_writer(file) as stream:
-            for block in in_file_order(data):
+            for block in in_file_order(data, table):
                 stream.write(block.data)
 
 

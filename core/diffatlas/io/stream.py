@@ -139,14 +139,24 @@ def native(buffer: NDArray[np.uint8], dtype: np.dtype[Any]) -> NDArray[Any]:
     return data if data.dtype.isnative else data.byteswap().view(data.dtype.newbyteorder("="))
 
 
-def in_file_order(data: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """``data`` [X, Y, Z] in blocks whose bytes, one after another, have the first axis fastest."""
+def in_file_order(data: NDArray[Any], table: NDArray[Any] | None = None) -> Iterator[NDArray[Any]]:
+    """``data`` [X, Y, Z] in blocks whose bytes, one after another, have the first axis fastest.
+
+    ``table``: what is written for each of uint8 ``data``, looked up block by block, which the cache can hold.
+    """
     # The file's fastest axis is the array's slowest. Blocks of both use all of the memory that is fetched for them.
     for k in range(0, data.shape[2], 32):
         part = data[:, :, k : k + 32]
-        block = np.empty(part.shape[::-1], dtype=data.dtype)
+        block = np.zeros(part.shape[::-1], dtype=data.dtype)
+        empty = True
         for i in range(0, len(part), 16):
-            block[:, :, i : i + 16] = part[i : i + 16].T
+            rows = part[i : i + 16]
+            # Labels are background nearly everywhere, and looking is cheaper than turning.
+            if table is None or rows.any():
+                block[:, :, i : i + 16] = rows.T
+                empty = False
+        if table is not None:
+            block = np.full(block.shape, table[0], table.dtype) if empty else table[block]
         yield block
 
 

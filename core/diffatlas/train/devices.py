@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from diffatlas.engine.device import pick_device, pick_precision, timed_work, work_key
+from diffatlas.engine.device import has_bf16, pick_device, pick_precision, timed_work, work_key
 from diffatlas.engine.precision import bf16_is_faster
 from diffatlas.errors import BadInput
 from diffatlas.train.draws import Draws
@@ -51,14 +51,23 @@ def start(config: TrainConfig) -> Fabric:
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from lightning_fabric.strategies.ddp import DDPStrategy
 
+    from diffatlas.train.precision import AgreedPrecision
+
     device = pick_device(config.accelerator)
-    bf16 = pick_precision(config.precision, device, lambda: _update_is_faster(config, device)) == torch.bfloat16
-    precision = "bf16-mixed" if bf16 else "32-true"
     there = launched(os.environ)
     devices, nodes = there or (config.devices, config.nodes)
     several = devices == "auto" or nodes > 1 or int(devices) > 1
     # Samples are drawn per process: a forward pass that only some need (recycled masks) must not wait for the others.
     strategy = DDPStrategy(**_no_buffer_exchange()) if several else "auto"
+    # What a batch script inherits from SLURM does not make it one of several tasks.
+    plugins: list[Any] = [] if there else [LightningEnvironment()]
+    precision, agreed = None, None
+    if several and config.precision == "auto" and has_bf16(device):
+        agreed = AgreedPrecision(device.type)
+        plugins.append(agreed)
+    else:
+        dtype = pick_precision(config.precision, device, lambda: _update_is_faster(config, device))
+        precision = "bf16-mixed" if dtype == torch.bfloat16 else "32-true"
     try:
         fabric = Fabric(
             accelerator=device.type,
@@ -66,8 +75,7 @@ def start(config: TrainConfig) -> Fabric:
             num_nodes=nodes,
             strategy=strategy,
             precision=precision,  # type: ignore[arg-type]
-            # What a batch script inherits from SLURM does not make it one of several tasks.
-            plugins=None if there else LightningEnvironment(),
+            plugins=plugins or None,
         )
     except (ValueError, RuntimeError) as error:
         raise BadInput(f"devices: {' '.join(str(error).split())}") from error
@@ -80,6 +88,9 @@ def start(config: TrainConfig) -> Fabric:
             f"batch: {config.batch} samples cannot be shared by {fabric.world_size} processes in {config.accumulate} "
             f"parts each; raise batch or lower accumulate"
         )
+    if agreed is not None:
+        faster = fabric.is_global_zero and _update_is_faster(config, fabric.device, fabric.world_size)
+        agreed.bf16 = bool(fabric.broadcast(faster))
     return fabric
 
 
@@ -108,12 +119,12 @@ def share(batch: int, rank: int, world: int, part: int, parts: int) -> tuple[int
     return tuple(range(batch))[rank + world * part :: world * parts]
 
 
-def _update_is_faster(config: TrainConfig, device: torch.device) -> bool:
-    """Whether losses and gradients of a batch take less time in bf16; asked by every process for its own device."""
+def _update_is_faster(config: TrainConfig, device: torch.device, world: int = 1) -> bool:
+    """Whether losses and gradients of one of ``world`` processes' share of a batch take less time in bf16."""
     network_of = config.network.model_dump(mode="json")
     told = {"network": network_of, "task": config.task, "shape": config.space.shape, "structures": len(config.scheme)}
     name = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-    samples = max(1, config.batch // config.accumulate)
+    samples = max(1, config.batch // (config.accumulate * world))
 
     def faster() -> bool:
         task = task_of(config)
