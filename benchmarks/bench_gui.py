@@ -7,7 +7,7 @@ stands the processor time that the GUI thread itself took in it: what the progra
 machine does; and how often that was over 100 ms. ``x napari``: the longest of these as a multiple of what napari alone
 took, in the same session, for labels layers that were not its first. Measured in an open window while nothing runs;
 while napari alone takes in an image layer and labels layers, which every first step and every result has to do as well;
-and while ``heart-phantom`` runs on a part of the phantom heart, from Run to the finished labels. The first run also
+and while ``heart`` runs on a part of the phantom heart, from Run to the finished labels. The first run also
 loads torch and the weights. Ends in 4 minutes, with fewer runs if need be.
 Needs a screen; without one: ``xvfb-run -s "-screen 0 1280x800x24" python ...``. Writes benchmarks/results/gui.json.
 """
@@ -86,7 +86,7 @@ def main() -> None:
     for data, state, kind in heart_ct():
         (viewer.add_image if kind == "image" else viewer.add_labels)(data, **state)
     panel = widget.segment.panel
-    panel.model_combo.setCurrentIndex(panel.model_combo.findData("heart-phantom"))
+    panel.model_combo.setCurrentIndex(panel.model_combo.findData("heart"))
     panel.options.presets.choose(arguments.preset)
     widget.segment.region.cursor_button.click()  # the heart is in the middle: no search before the run
     slots = timed_updates(widget)

@@ -2,7 +2,7 @@
 
     python benchmarks/bench_review.py [--cases 50] [--look 1.0]
 
-Draws the phantoms, segments each with ``heart-phantom`` (fast preset) as ``diffatlas batch`` does, opens the Review tab
+Draws the phantoms, segments each with ``heart`` (fast preset) as ``diffatlas batch`` does, opens the Review tab
 on them and presses keys on the canvas: accept, on every fifth case a stroke of the brush before, on every tenth reject
 with a reason, on every eighth previous and next. After a key the script waits until the next patient stands in the
 canvas and has been drawn; before the next key it looks at the case for ``--look`` seconds, during which the program
@@ -115,7 +115,7 @@ def prepare(images: Path, results: Path, count: int) -> float:
         write_volume(phantom(UNSEEN_HEARTS + index, "ct")[0], images / f"case-{index:03d}.nii.gz")
     begin = time.monotonic()
     cases, _ = find_cases([images], results)
-    request = Request(model="heart-phantom", preset="fast", roi=session.EXAMPLE_REGION)
+    request = Request(model="heart", preset="fast", roi=session.EXAMPLE_REGION)
     for status in Cohort(cases, request, backend=session.local_backend).run():
         if status.state == "failed":
             raise SystemExit(f"{status.name}: {status.reason}")
