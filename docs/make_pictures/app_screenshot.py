@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import TimeoutError, sync_playwright
 
 from diffatlas_app.serve import serve
 
@@ -26,8 +27,12 @@ def choose(page: Any, field: str, option: str) -> None:
 
 
 def run(page: Any, boxes: tuple[str, ...] = ("#view",)) -> None:
-    """Press the button and wait for the end."""
+    """Press the button and wait for the end, in 3-D although there is no graphics card."""
     page.click("#run")
+    for box in boxes:
+        solid = page.locator(f"{box} button", has_text="Show 3-D all the same")
+        with suppress(TimeoutError):
+            solid.click(timeout=20_000)
     for box in boxes:
         page.wait_for_selector(f'{box} .dv[data-state="done"]', timeout=PATIENCE_MS)
     page.wait_for_timeout(4000)
