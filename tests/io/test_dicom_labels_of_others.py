@@ -141,7 +141,7 @@ def test_compare_goes_by_name(cli: Cli, scan: Volume, tmp_path: Path) -> None:  
     io.write_label_map(made, tmp_path / "s/a.dcm", source=scan)
     ours = np.where(where(made, "left ventricle"), 500, 0) + np.where(where(made, "right ventricle"), 600, 0)
     io.write_label_map(LabelMap.from_ids(ours, scan.grid, MMWHS), tmp_path / "s/ours.dcm", source=scan)
-    for more in ((), ("--model", "heart-phantom")):
+    for more in ((), ("--model", "heart")):
         outcome = cli("compare", tmp_path / "s/ours.dcm", tmp_path / "s/theirs.dcm", "--json", *more)
         assert outcome.code == 0, outcome.err
         rows = {row["name"]: row["dice"] for row in json.loads(outcome.out)["structures"] if row["dice"] is not None}

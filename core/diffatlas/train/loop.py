@@ -65,7 +65,7 @@ def batch_of(data: Prepared, config: TrainConfig, draws: Draws) -> Tensor:
         raise BadInput(f"data.shares: {len(shares)} numbers for {data.image.shape[1]} appearances of each case")
     edges = torch.cumsum(shares / shares.sum(), 0)
     looks = torch.searchsorted(edges, draws.at_hand.uniform("look").double(), right=True).clamp(max=len(shares) - 1)
-    cases, looks = (i.to(data.image.device) for i in (torch.tensor(picks), looks))
+    cases, looks = torch.tensor(picks, device=data.image.device), looks.to(data.image.device)
     image = data.image[cases, looks][:, None].to(draws.device).float() / 127.5 - 1
     sdf = data.sdf[cases].to(draws.device).float() * (REACH / 127)
     space = config.space

@@ -45,7 +45,7 @@ class Renewal:
             raise BadInput(f"data.renew: the source '{config.source}' has no more cases than it has; set it to 0")
         self.rate, self.data = config.renew, data
         self.cases = collection.cases[: len(data)]
-        self.order = torch.randperm(len(data), generator=torch_generator(seed, "renewal")).tolist()
+        self.order = torch.randperm(len(data), generator=torch_generator(seed, "renewal"), device="cpu").tolist()
         self.done = 0  # cases that were put in place
         # A process that holds a GPU must not be forked.
         self.pool = pool or ProcessPoolExecutor(default_workers(), get_context("spawn"), initializer=quiet)
