@@ -1,10 +1,10 @@
 """Record the runs that the teaching site shows: `python tools/record_scenes.py`, about twenty minutes on one core.
 
-Every picture of the site's scenes comes from here: digital hearts (no patient's data) and runs of the shipped
-`heart-phantom` on them, written to ``app/diffatlas_app/static/learn/data``. Volumes are [64, 64, 64] on the model's
-grid, cut into axial slices that lie as 8 x 8 tiles in one WebP picture: tile z, row y, column x (`atlas_of`). Label
-maps are lossless, images (display only) are not. ``scenes.json`` holds every number. `--only NAME` records one scene
-again.
+Every picture of the site's scenes comes from here: digital hearts (no patient's data) and runs of `heart-phantom` on
+them (of `heart` where a place is crossed out), written to ``app/diffatlas_app/static/learn/data``. Volumes are
+[64, 64, 64] on the model's grid, cut into axial slices that lie as 8 x 8 tiles in one WebP picture: tile z, row y,
+column x (`atlas_of`). Label maps are lossless, images (display only) are not. ``scenes.json`` holds every number.
+`--only NAME` records one scene again.
 """
 
 from __future__ import annotations
