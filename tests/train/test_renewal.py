@@ -80,6 +80,15 @@ def test_an_update_sees_the_same_cases_whether_reached_in_steps_or_at_once(confi
         assert torch.equal(walked.sdf[place], torch.from_numpy(alone.sdf))
 
 
+def test_what_was_drawn_ahead_is_left_out_where_the_set_is_renewed_more_than_once(config: TrainConfig) -> None:
+    walked, jumped = training_cases(config), training_cases(config)
+    for data, stops in ((walked, (1, 20)), (jumped, (20,))):
+        with Renewal(config.data, config.space, data, 0, ThreadPoolExecutor(1)) as renewal:
+            for update in stops:
+                renewal.to(update * 2)
+    assert torch.equal(walked.sdf, jumped.sdf)
+
+
 def test_a_resumed_run_comes_to_the_same_bits(config: TrainConfig) -> None:
     whole = config.model_copy(update={"run_folder": config.run_folder.with_name("whole")})
     train(whole)

@@ -450,43 +450,6 @@ def test_a_page_without_an_engine_offers_no_live_run(open_page: Open) -> None:
     assert page.get_by_text("picks a recorded change").count() == 0
 
 
-def test_the_brush_by_keyboard(open_page: Open) -> None:
-    page = open_page("#scene=fool")
-    canvas = page.locator("canvas.brush")
-    clean = pixels(page)
-    canvas.focus()
-    canvas.press("Space")
-    assert pixels(page) == clean, "first predict"
-    predict(page)
-    canvas.press("ArrowLeft")
-    assert page.is_visible(".ring")
-    canvas.press("Space")
-    page.wait_for_selector("text=not yet like one of the recorded places")
-    assert pixels(page) != clean
-    canvas.blur()
-    assert not page.is_visible(".ring")
-    page = open_page("#scene=paint&mask=mirrored")
-    canvas = page.locator("canvas.brush")
-    blank = pixels(page)
-    canvas.press("Shift+ArrowUp")
-    canvas.press("Space")
-    assert pixels(page) != blank
-
-
-def test_a_fast_stroke_leaves_no_gaps(open_page: Open) -> None:
-    page = open_page("#scene=paint&mask=mirrored")
-    box = page.locator("canvas.brush").bounding_box()
-    page.mouse.move(*at(box, (8, 32)))
-    page.mouse.down()
-    page.mouse.move(*at(box, (56, 32)))
-    page.mouse.up()
-    row = page.evaluate(
-        "[...document.querySelector('canvas.brush').getContext('2d').getImageData(0, 162, 320, 1).data]"
-        ".filter((_, i) => i % 4 === 0)"
-    )
-    assert min(row[45:280]) > 200, "orange all the way"
-
-
 def test_with_an_engine_a_scene_opens_it_with_its_settings(open_page: Open, site: Site) -> None:
     page = open_page("?live#scene=unguided")
     link = page.locator(".live")

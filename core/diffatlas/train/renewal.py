@@ -65,6 +65,7 @@ class Renewal:
         wanted = int(update * self.rate)
         if wanted - self.done > len(self.data):  # a resumed run: only the last case of each place is still there
             self.done = wanted - len(self.data)
+            self.waiting.clear()  # what was drawn ahead has left again
         try:
             for number in range(self.done, wanted):
                 place, future = self._next(number)
