@@ -52,6 +52,14 @@ GRADIO_WARNINGS = (
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test of this folder, for what one page leaves open may be collected while another test runs."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            for mark in GRADIO_WARNINGS:
+                item.add_marker(mark)
+
+
 def pytest_unconfigure() -> None:
     """What gradio left open is collected after the last test too, when no mark of a test holds any more."""
     warnings.filterwarnings("ignore", "unclosed", ResourceWarning)

@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 
 from diffatlas import io
-from tests.web.conftest import GRADIO_WARNINGS, Site, load, oblique_scan
+from tests.web.conftest import Site, load, oblique_scan
 from tests.web.requests_by_hand import post
 
 gradio_client = pytest.importorskip("gradio_client")
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
-    *GRADIO_WARNINGS,
     pytest.mark.timeout(400),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:huggingface_hub.*"),
 ]

@@ -15,10 +15,10 @@ import pytest
 from diffatlas.errors import BadInput
 from diffatlas_app.runs import brushed
 from tests.fakes import FakeBackend
-from tests.web.conftest import GRADIO_WARNINGS, Site, fake_models, wait_until
+from tests.web.conftest import Site, fake_models, wait_until
 from tests.web.requests_by_hand import ask, call, post
 
-pytestmark = [*GRADIO_WARNINGS, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 
 def place_text(place: Any) -> str:

@@ -18,10 +18,10 @@ from diffatlas_app import limits
 from diffatlas_app.visitors.source import Source
 from tests import fakes
 from tests.fakes import FakeBackend
-from tests.web.conftest import GRADIO_WARNINGS, Site, wait_until
+from tests.web.conftest import Site, wait_until
 from tests.web.requests_by_hand import ask, call, file_data, post, scan_bytes, upload
 
-pytestmark = [*GRADIO_WARNINGS, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ import pytest
 from diffatlas_app import limits
 from diffatlas_app.server import files
 from diffatlas_app.server.hosts import Hosts
-from tests.web.conftest import GRADIO_WARNINGS, Site, wait_until
+from tests.web.conftest import Site, wait_until
 from tests.web.requests_by_hand import ask, call, file_data, listener, multipart, post, scan_bytes, upload
 
-pytestmark = [*GRADIO_WARNINGS, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 PACKAGE = Path(files.__file__).resolve().parents[1]
 REFUSED = "no file that was sent to this page"
 

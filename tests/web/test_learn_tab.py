@@ -14,7 +14,6 @@ from diffatlas_app.page import layout
 from tests.fakes import FakeBackend
 from tests.web.conftest import (
     EXAMPLE_REGION,
-    GRADIO_WARNINGS,
     WAIT_MS,
     Site,
     Tab,
@@ -26,7 +25,7 @@ from tests.web.conftest import (
     wait_until,
 )
 
-pytestmark = [*GRADIO_WARNINGS, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from tests import fakes
 from tests.fakes import FakeBackend
 from tests.web.conftest import (
     EXAMPLE_REGION,
-    GRADIO_WARNINGS,
     WAIT_MS,
     Open,
     Site,
@@ -28,7 +27,7 @@ from tests.web.conftest import (
 )
 from tests.web.steps import FakeSearch, choose
 
-pytestmark = [*GRADIO_WARNINGS, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 
 def test_steps_stream_one_by_one_and_end_in_a_table(

@@ -10,14 +10,13 @@ import pytest
 from tests import fakes
 from tests.fakes import FakeBackend
 from tests.web.conftest import (
-    GRADIO_WARNINGS,
     Open,
     Site,
     oblique_scan,
 )
 from tests.web.steps import FakeSearch, choose
 
-pytestmark = [*GRADIO_WARNINGS, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 
 def test_a_link_to_the_settings_is_copied_and_the_run_stays(site: Site, open_tab: Open) -> None:

@@ -22,7 +22,6 @@ from tests import fakes
 from tests.dicom_files import write_series
 from tests.fakes import FakeBackend
 from tests.web.conftest import (
-    GRADIO_WARNINGS,
     Open,
     Site,
     load,
@@ -30,7 +29,7 @@ from tests.web.conftest import (
     wait_until,
 )
 
-pytestmark = [*GRADIO_WARNINGS, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 
 def test_stop_ends_the_run_within_a_step_and_frees_the_worker(

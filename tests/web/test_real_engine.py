@@ -12,9 +12,9 @@ import pytest
 
 from diffatlas import session
 from diffatlas.engine.request import Request
-from tests.web.conftest import GRADIO_WARNINGS, Site, Tab, load, serve_site
+from tests.web.conftest import Site, Tab, load, serve_site
 
-pytestmark = [*GRADIO_WARNINGS, pytest.mark.weights, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.weights, pytest.mark.timeout(600)]
 
 
 @pytest.fixture

@@ -24,9 +24,7 @@ from diffatlas_app.visitors.source import Source
 from tests import fakes
 from tests.dicom_files import write_series
 from tests.fakes import FakeBackend
-from tests.web.conftest import GRADIO_WARNINGS, fake_example, fake_models
-
-pytestmark = [*GRADIO_WARNINGS]
+from tests.web.conftest import fake_example, fake_models
 
 
 @pytest.fixture

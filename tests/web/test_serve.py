@@ -17,9 +17,9 @@ import pytest
 from diffatlas.errors import BadInput
 from diffatlas_app.visitors import error_line
 from diffatlas_app.visitors.sessions import Visitor
-from tests.web.conftest import GRADIO_WARNINGS, Site
+from tests.web.conftest import Site
 
-pytestmark = [*GRADIO_WARNINGS, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 
 def ask(site: Site, path: str, method: str = "GET") -> tuple[int, bytes, dict[str, str]]:

@@ -16,9 +16,9 @@ from diffatlas.engine.request import Request
 from diffatlas.session import Frame
 from diffatlas_app.page import viewer
 from tests.fakes import FakeBackend
-from tests.web.conftest import GRADIO_WARNINGS, WAIT_MS, fake_example
+from tests.web.conftest import WAIT_MS, fake_example
 
-MARKS = [*GRADIO_WARNINGS, pytest.mark.timeout(600)]
+MARKS = [pytest.mark.timeout(600)]
 SLOW_MS = 2 * WAIT_MS  # the 3-D view without a graphics card, on a busy machine
 
 
