@@ -5,6 +5,7 @@ Where chromium is missing the tests skip with a reason; under CI they fail inste
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import socket
@@ -60,9 +61,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(mark)
 
 
-def pytest_unconfigure() -> None:
+def pytest_sessionfinish() -> None:
     """What gradio left open is collected after the last test too, when no mark of a test holds any more."""
     warnings.filterwarnings("ignore", "unclosed", ResourceWarning)
+    gc.collect()
 
 
 @dataclass
