@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from diffatlas.data.schemes import named_scheme
 from diffatlas.errors import BadInput
 from diffatlas.evaluate import runs
 from diffatlas.evaluate.baselines import (
@@ -19,10 +20,15 @@ from diffatlas.evaluate.baselines import (
     forward_and_backward_flop,
     soft_dice_of_classes,
 )
+from diffatlas.evaluate.cases import subjects
 from diffatlas.evaluate.protocol import Protocol, load_protocol
-from diffatlas.evaluate.runs import calibration, carry_out
+from diffatlas.evaluate.runs import box_of, calibration, carry_out, load_weights, onto
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import LabelMap, Volume
+from diffatlas.metrics import compare
 from diffatlas.train.config import TrainConfig, load_config
 from diffatlas.train.draws import Draws
+from diffatlas.train.prepared import REACH, load_or_prepare
 from diffatlas.train.task import task_of
 from tests.training import balls
 
@@ -151,6 +157,8 @@ def test_a_finished_model_is_scored_as_it_is(base: Path) -> None:
         ({"settings": [{"name": "s", "kind": "guess"}]}, "kind"),
         ({"train": "nowhere.yaml"}, "nowhere.yaml"),
         ({"budget_tflop": 0}, "budget_tflop"),
+        ({"methods": [{"name": "atlas", "taught_by": "unet"}, {"name": "unet", "task": "unet"}]}, "taught"),
+        ({"methods": [{"name": "unet", "task": "unet"}, {"name": "atlas", "taught_by": "unet"}]}, "unlabelled"),
     ],
 )
 def test_bad_protocols_are_refused_before_anything_is_trained(base: Path, more: dict[str, Any], what: str) -> None:
@@ -164,6 +172,108 @@ def test_a_test_case_that_is_not_there_is_refused(base: Path) -> None:
     setting = {"name": "s", "kind": "few-shot", "test": {"only": ["case9"]}}
     with pytest.raises(BadInput, match="case9"):
         carry_out(load_protocol(protocol_file(base, settings=[setting])), say=quiet)
+
+
+def test_a_method_is_taught_by_the_answers_of_another(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    methods = [
+        {"name": "segmenter", "task": "segmenter"},
+        {"name": "pupil", "task": "segmenter", "taught_by": "segmenter"},
+    ]
+    setting = {
+        "name": "one label",
+        "kind": "few-shot",
+        "train": {"only": ["case0"]},
+        "unlabelled": ["case1", "case2", "case3"],
+        "test": {"only": ["case4"]},
+    }
+    protocol = load_protocol(protocol_file(base, methods=methods, settings=[setting], compare_to="pupil"))
+    assert carry_out(protocol, say=quiet).lacking == []
+    (taught,) = (protocol.output / "trainings").rglob("taught.safetensors")
+    config = protocol.training(protocol.settings[0], protocol.methods[0], 0)
+    before = load_or_prepare(config.data.model_copy(update={"only": None}), config.space)
+    after = load_or_prepare(config.data.model_copy(update={"only": None, "cache": taught}), config.space)
+    assert after.names == before.names
+    same = [torch.equal(a, b) for a, b in zip(after.sdf, before.sdf, strict=True)]
+    assert [name for name, kept in zip(after.names, same, strict=True) if not kept] == ["case1", "case2", "case3"]
+    network = task_of(config).build(config).eval()
+    load_weights(network, config.run_folder.parent / "ema.safetensors")
+    with torch.no_grad():
+        answer = task_of(config).answer(network, before.image[1][None].float() / 127.5 - 1)[0].clamp(-1, 1)
+    assert float((after.sdf[1].float() * (REACH / 127) - answer).abs().max()) < 0.01
+    assert "6 cases, 0 held out" in capsys.readouterr().out  # the one with a label as often as the three without
+
+
+def test_only_what_is_labelled_is_scored(base: Path) -> None:
+    """A reference of one structure, on some slices; the model knows two."""
+    methods = [{"name": "segmenter", "task": "segmenter"}]
+    whole = {"name": "whole", "kind": "same-domain", "train": {"only": ["case0"]}, "test": {"only": ["case4"]}}
+    path = protocol_file(base, methods=methods, settings=[whole], compare_to="segmenter")
+    protocol = load_protocol(path)
+    (name, other) = protocol.testing(protocol.settings[0]).scheme.names
+    one = carry_out(protocol, say=quiet).scores[0].structures
+    assert list(one) == [name, other]
+
+    grid = Grid((4, 4, 3), np.eye(4))
+    scheme = named_scheme("own", [("a", 1, None), ("b", 2, None)])
+    labels = LabelMap(np.full((4, 4, 3), 2, np.uint8), grid, scheme)
+    labels.data[0] = 1
+    found = onto(labels, named_scheme("own", [("B", 7, None)]))
+    assert found.scheme.names == ("B",)
+    assert np.array_equal(found.data, labels.data == 2)
+
+
+def test_slices_without_a_label_are_not_scored_where_the_setting_says_so(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = [{"name": "segmenter", "task": "segmenter"}]
+    setting = {"name": "all", "kind": "same-domain", "train": {"only": ["case0"]}, "test": {"only": ["case4"]}}
+    compared: list[tuple[LabelMap, LabelMap]] = []
+
+    def spy(labels: LabelMap, truth: LabelMap, tolerance_mm: float) -> Any:
+        compared.append((labels, truth))
+        return compare(labels, truth, tolerance_mm)
+
+    def everywhere(task: Any, network: Any, volume: Volume, config: TrainConfig, roi: Any) -> LabelMap:
+        return LabelMap(np.ones(volume.data.shape, np.uint8), volume.grid, config.scheme)
+
+    monkeypatch.setattr(runs, "compare", spy)
+    monkeypatch.setattr(runs, "answer", everywhere)
+    settings = [setting, setting | {"name": "labelled", "labelled_slices": True}]
+    protocol = load_protocol(protocol_file(base, methods=methods, settings=settings, compare_to="segmenter"))
+    carry_out(protocol, say=quiet)
+    (plain, truth), (cut, cut_truth) = compared
+    there = np.asarray(truth.data.any(axis=(0, 1)))
+    assert 0 < there.sum() < len(there)
+    assert plain.data.all()
+    assert np.array_equal(cut.data.any(axis=(0, 1)), there)
+    assert np.array_equal(cut_truth.data, truth.data)
+
+
+def test_the_view_lies_on_the_reference_where_the_setting_says_so(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    methods = [{"name": "segmenter", "task": "segmenter"}]
+    setting = {"name": "middle", "kind": "same-domain", "train": {"only": ["case0"]}, "test": {"only": ["case4"]}}
+    seen: list[Any] = []
+
+    def noted(task: Any, network: Any, volume: Volume, config: TrainConfig, roi: Any) -> LabelMap:
+        seen.append(roi)
+        return LabelMap(np.zeros(volume.data.shape, np.uint8), volume.grid, config.scheme)
+
+    monkeypatch.setattr(runs, "answer", noted)
+    on_labels = {**setting, "name": "labels", "test": {"only": ["case4"], "centre": "labels"}}
+    protocol = load_protocol(
+        protocol_file(base, methods=methods, settings=[setting, on_labels], compare_to="segmenter")
+    )
+    carry_out(protocol, say=quiet)
+    assert seen[0] is None
+    (case,) = subjects(protocol.testing(protocol.settings[0]))
+    assert seen[1] == box_of(case.read()[1].data)
+
+
+def test_a_box_holds_all_labels() -> None:
+    labels = np.zeros((5, 6, 7), np.uint8)
+    assert box_of(labels) is None
+    labels[1, 2, 3] = labels[3, 2, 6] = 1
+    assert box_of(labels) == ((1, 4), (2, 3), (3, 7))
 
 
 def test_a_budget_is_spent_in_updates_of_each_method(base: Path) -> None:
@@ -211,6 +321,33 @@ def test_a_baseline_learns_and_its_losses_belong_to_samples(base: Path, task: st
     # A sphere inside a shell, both seen in the image: learnt well enough that most of each is inside.
     found = classes_of(answer)
     assert float((found == classes_of(x0[:, 1:])).float().mean()) > 0.8
+
+
+@pytest.mark.parametrize("task", ["segmenter", "unet"])
+def test_a_baseline_with_evidence_is_told_what_is_missing(base: Path, task: str) -> None:
+    more = {"task_options": UNET} if task == "unet" else {}
+    objective = {"hidden": 1.0}
+    config = config_of(base, task=task, objective=objective, **{"network.evidence": True}, **more)
+    one = task_of(config)
+    torch.manual_seed(0)
+    network = one.build(config).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)  # the last layer of an untrained one is zero
+    image = torch.rand(1, 1, 24, 24, 24)
+    known = torch.ones_like(image)
+    known[..., :12] = 0
+    with torch.no_grad():
+        answers = [
+            one.answer(network, torch.cat([i, k], 1))
+            for i, k in ((image, known), (torch.where(known > 0, image, 0.3), known), (image, torch.ones_like(image)))
+        ]
+    assert torch.equal(answers[0], answers[1])  # what is not to be believed is not looked at
+    assert not torch.equal(answers[0], answers[2])
+
+    x0 = torch.cat([image, torch.rand(1, 2, 24, 24, 24) - 0.5, torch.ones_like(image)], 1)
+    network.train()
+    hid = [float(one.losses(network, x0, Draws(0, update, 1, (0,)))[0].detach()) for update in range(8)]
+    assert len(set(hid)) == 8  # each update hides something else
 
 
 def test_the_unet_holds_every_weight_under_one_name(base: Path) -> None:

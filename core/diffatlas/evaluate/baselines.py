@@ -2,7 +2,8 @@
 
 "segmenter": the atlas's own network as a plain segmenter, one pass from the clean image to signed distances; the
 difference to the atlas is that of generative training alone. "unet": MONAI's DynUNet (the network of nnU-Net) with
-Dice + cross-entropy and, if wanted, deep supervision.
+Dice + cross-entropy and, if wanted, deep supervision. Where the network of the configuration has ``evidence``, both are
+told what is not to be believed, and parts of their images are hidden as those of an atlas are.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffatlas.errors import BadInput
-from diffatlas.models.unet import channels_last
-from diffatlas.train.config import NetworkConfig, TrainConfig
+from diffatlas.models.unet import channels_last, with_evidence
+from diffatlas.train.config import NetworkConfig, ObjectiveConfig, TrainConfig, told_evidence
 from diffatlas.train.draws import Draws
+from diffatlas.train.hide import hidden
 from diffatlas.train.objective import soft_dice_loss
 from diffatlas.train.task import Task, register_task, task_of
 from diffatlas.train.tasks import build_network
@@ -33,6 +35,7 @@ class SegmenterTask(Task):
         self.objective = config.objective
         self.structures = len(config.scheme)
         self.edge = 0.75 * min(config.space.spacing_mm) / config.space.sdf_clip_mm
+        self.evidence = told_evidence(config)
 
     def build(self, config: TrainConfig) -> nn.Module:
         if not isinstance(config.network, NetworkConfig):
@@ -41,19 +44,36 @@ class SegmenterTask(Task):
 
     def losses(self, forward: Callable[..., Tensor], x0: Tensor, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared and some absolute error of the distances and soft Dice: the atlas's own weights of the three."""
-        found, target = self._distances(forward, x0[:, :1]), x0[:, 1:]
+        unknown = weight = None
+        if self.evidence:
+            x0, unknown, weight = some_hidden(x0, self.objective, draws)
+        found, target = self._distances(forward, x0[:, :1], unknown), x0[:, 1:]
         error = found - target
-        distance = error.square().flatten(1).mean(1) + self.objective.mask_l1 * error.abs().flatten(1).mean(1)
-        dice = soft_dice_loss(found, target, self.edge)
+        each = error.square() + self.objective.mask_l1 * error.abs()
+        distance = (each if weight is None else each * weight).flatten(1).mean(1)
+        dice = soft_dice_loss(found, target, self.edge, weight)
         return distance + self.objective.dice_weight * dice, {"distance": distance.detach(), "dice": dice.detach()}
 
     def answer(self, network: nn.Module, image: Tensor) -> Tensor:
-        return self._distances(network, image)
+        return self._distances(network, image[:, :1], 1 - image[:, 1:] if self.evidence else None)
 
-    def _distances(self, network: Callable[..., Tensor], image: Tensor) -> Tensor:
+    def _distances(self, network: Callable[..., Tensor], image: Tensor, unknown: Tensor | None) -> Tensor:
         levels = image.new_zeros(len(image))
         x = F.pad(image, (0, 0, 0, 0, 0, 0, 0, self.structures))
-        return network(x, levels, levels + 1)[:, 1:]
+        told = () if unknown is None else (unknown,)
+        return network(x, levels, levels + 1, *told)[:, 1:]
+
+
+def some_hidden(x0: Tensor, objective: ObjectiveConfig, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+    """Hide parts of the images of ``x0`` (its last channel: where they were acquired) as an atlas's are hidden.
+
+    Returns the pairs without that channel; what is not to be believed, 1 or 0, [B, 1, ...]; and the weight of each
+    voxel of the mask [B, 1, ...], 1 in the mean.
+    """
+    x0, acquired = x0[:, :-1], x0[:, -1:] > 0.5
+    gone = hidden(draws, (x0.shape[2], x0.shape[3], x0.shape[4]), objective.hidden)
+    weight = torch.where(acquired, 1.0, objective.unseen_weight)
+    return x0, (~acquired | gone).to(x0.dtype), weight / weight.mean(dim=(1, 2, 3, 4), keepdim=True)
 
 
 class UNetOptions(BaseModel):
@@ -73,6 +93,8 @@ class UNetTask(Task):
     def __init__(self, config: TrainConfig) -> None:
         self.options = load(UNetOptions, config.task_options, "task_options")
         self.structures = len(config.scheme)
+        self.objective = config.objective
+        self.evidence = told_evidence(config)
 
     def build(self, config: TrainConfig) -> nn.Module:
         try:
@@ -83,7 +105,7 @@ class UNetTask(Task):
         levels = len(options.filters)
         network: nn.Module = DynUNet(
             spatial_dims=3,
-            in_channels=1,
+            in_channels=1 + self.evidence,
             out_channels=1 + self.structures,
             kernel_size=[3] * levels,
             strides=[1] + [2] * (levels - 1),
@@ -101,7 +123,11 @@ class UNetTask(Task):
 
     def losses(self, forward: Callable[..., Tensor], x0: Tensor, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """Soft Dice of the structures and cross-entropy, evenly, over the outputs of all supervised resolutions."""
-        out = forward(_columns(x0[:, :1]))
+        image = x0[:, :1]
+        if self.evidence:
+            x0, unknown, _ = some_hidden(x0, self.objective, draws)
+            image = with_evidence(x0[:, :1], unknown)
+        out = forward(_columns(image))
         heads = out.unbind(1) if self.options.deep_supervision else (out,)
         classes = classes_of(x0[:, 1:])
         dice, entropy = x0.new_zeros(len(x0)), x0.new_zeros(len(x0))
@@ -114,6 +140,8 @@ class UNetTask(Task):
 
     def answer(self, network: nn.Module, image: Tensor) -> Tensor:
         """By how much the logits of a structure fall short of the best other class: negative where it wins."""
+        if self.evidence:
+            image = with_evidence(image[:, :1], 1 - image[:, 1:])
         logits = network(_columns(image)).float()
         margins = []
         for k in range(1, logits.shape[1]):
@@ -152,7 +180,7 @@ def forward_and_backward_flop(config: TrainConfig, updates: int = 4) -> float:
 
     task = task_of(config)
     network = task.build(config)
-    shape = (config.batch, 1 + len(config.scheme), *config.space.shape)
+    shape = (config.batch, 1 + len(config.scheme) + told_evidence(config), *config.space.shape)
     # torch counts convolutions under their general name only.
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mkldnn_convolution: by_onednn})
     with counter:

@@ -72,12 +72,14 @@ class RunConfig(_Strict):
 
 class MethodConfig(_Strict):
     """``task``: what is trained ("atlas", "published", "segmenter", "unet"). ``set``: training settings of this method,
-    ``key.sub: value``. ``model``: a finished model to be scored as it is instead of training one."""
+    ``key.sub: value``. ``model``: a finished model to be scored as it is instead of training one. ``taught_by``: a
+    method before this one, whose answers stand for the labels of the setting's ``unlabelled`` cases."""
 
     name: str = Name
     task: str = "atlas"
     set: dict[str, Any] = {}
     model: str | None = None
+    taught_by: str | None = None
     runs: tuple[RunConfig, ...] = (RunConfig(name="fast"),)
 
     @model_validator(mode="after")
@@ -87,8 +89,12 @@ class MethodConfig(_Strict):
 
 
 class SettingConfig(_Strict):
-    """``train`` and ``test``: changes to the ``data`` of the training configuration. ``shots``: the number of training
-    cases, where settings are a few-shot series. ``methods``: only these of the protocol's methods (None: all)."""
+    """``train`` and ``test``: changes to the ``data`` of the training configuration; what ``test`` does not name as a
+    structure is not scored, and ``centre: labels`` there puts the field of view of every method on the reference.
+    ``shots``: the number of training cases, where settings are a few-shot series. ``methods``: only these of the
+    protocol's methods (None: all). ``labelled_slices``: slices of the last axis without a label are not scored.
+    ``unlabelled``: further training cases, for methods that are ``taught_by`` another. ``budget_tflop``: the protocol's
+    for this setting."""
 
     name: str = Name
     kind: Kind
@@ -96,6 +102,9 @@ class SettingConfig(_Strict):
     test: dict[str, Any] = {}
     shots: int | None = Field(default=None, ge=1)
     methods: tuple[str, ...] | None = None
+    labelled_slices: bool = False
+    unlabelled: tuple[str, ...] = ()
+    budget_tflop: float | None = Field(None, gt=0)
 
 
 class Protocol(_Strict):
@@ -124,9 +133,20 @@ class Protocol(_Strict):
         names = [m.name for m in self.methods]
         _distinct("methods", names)
         _distinct("settings", [s.name for s in self.settings])
+        for place, method in enumerate(self.methods):
+            if method.taught_by is not None and method.taught_by not in [
+                m.name for m in self.methods[:place] if not m.model
+            ]:
+                raise ValueError(f"methods: '{method.name}' is taught by none of the trained methods before it")
         for setting in self.settings:
             if unknown := set(setting.methods or ()) - set(names):
                 raise ValueError(f"settings: '{setting.name}' names methods that are not there: {sorted(unknown)}")
+            if any(m.taught_by for m in self.methods_of(setting)) and not (
+                setting.unlabelled and "only" in setting.train
+            ):
+                raise ValueError(
+                    f"settings: '{setting.name}' lists no unlabelled cases beside train.only to teach with"
+                )
         rows = {f"{m.name}, {r.name}" for m in self.methods for r in m.runs} | set(names)
         if self.compare_to not in rows:
             raise ValueError(f"compare_to: '{self.compare_to}' is none of the methods; there are: {sorted(rows)}")
@@ -150,15 +170,28 @@ class Protocol(_Strict):
             "seed": seed,
         }
         config = load_config(self.train, [f"{key}={_flow(value)}" for key, value in changes.items()])
-        folder = self.output / "trainings" / f"{slug(method.name)}-seed-{seed}-{self._fingerprint(config)}"
+        folder = (
+            self.output / "trainings" / f"{slug(method.name)}-seed-{seed}-{self._fingerprint(config, setting, method)}"
+        )
         return config.model_copy(update={"run_folder": folder / "run", "export": folder / "model"})
 
-    def _fingerprint(self, config: TrainConfig) -> str:
+    def budget_of(self, setting: SettingConfig) -> float | None:
+        """The arithmetic of a training in ``setting``, TFLOP; None where the configuration's ``steps`` decide."""
+        return setting.budget_tflop or self.budget_tflop
+
+    def teacher_of(self, method: MethodConfig) -> MethodConfig | None:
+        """The method whose answers ``method`` learns from."""
+        return next((m for m in self.methods if m.name == method.taught_by), None)
+
+    def _fingerprint(self, config: TrainConfig, setting: SettingConfig, method: MethodConfig) -> str:
         """Where files lie, and what is written on the way, decides nothing."""
         plain = config.model_dump(mode="json", exclude={"run_folder", "export", *NOT_LEARNT})
         for key in ("cache", "path"):
             plain["data"].pop(key)
-        plain["budget_tflop"] = self.budget_tflop
+        plain["budget_tflop"] = self.budget_of(setting)
+        if (teacher := self.teacher_of(method)) is not None:
+            taught = self.training(setting, teacher, config.seed).run_folder.parent.name
+            plain["taught"] = [taught, *setting.unlabelled]
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:10]
 
     def testing(self, setting: SettingConfig) -> TrainConfig:

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,23 +19,26 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
+from diffatlas.data import canonical
 from diffatlas.errors import BadInput
 from diffatlas.evaluate.baselines import forward_and_backward_flop
 from diffatlas.evaluate.cases import Subject, subjects
 from diffatlas.evaluate.protocol import MethodConfig, Protocol, RunConfig, SettingConfig, slug
 from diffatlas.geometry.resample import Resampler, image_to_model
-from diffatlas.geometry.space import ModelSpace
+from diffatlas.geometry.space import ModelSpace, Ranges
 from diffatlas.geometry.volume import LabelMap, LabelScheme, Volume
 from diffatlas.io import atomic_path
 from diffatlas.metrics import compare
 from diffatlas.models.store import load_model
 from diffatlas.session import segment
-from diffatlas.train.config import TrainConfig
+from diffatlas.train.config import DataConfig, TrainConfig, told_evidence
 from diffatlas.train.export import export
 from diffatlas.train.loop import train
+from diffatlas.train.prepared import REACH, load_or_prepare
 from diffatlas.train.state import Run
 from diffatlas.train.task import Task, task_of
 
@@ -43,8 +46,8 @@ BINS = 10
 # More confident background than this is left out of the calibration: nearly all of a volume is.
 SURE = 0.99
 Say = Callable[[str], None]
-# From a volume to its labels and, where several samples were drawn, how many of them agree (float32, 0 to 1).
-Asked = Callable[[Volume], tuple[LabelMap, NDArray[np.float32] | None]]
+# From a volume and a region of it to labels and, where several samples were drawn, how many agree (float32, 0 to 1).
+Asked = Callable[[Volume, Ranges | None], tuple[LabelMap, NDArray[np.float32] | None]]
 
 
 @dataclass(frozen=True)
@@ -149,9 +152,11 @@ class _One:
     def train(self, end: float, say: Say) -> None:
         """Train to the end, or until ``end`` (time.monotonic) comes; then it goes on from there the next time."""
         per_update = forward_and_backward_flop(self.config)
-        budget = self.protocol.budget_tflop
+        budget = self.protocol.budget_of(self.setting)
         steps = self.config.steps if budget is None else max(1, round(budget * 1e12 / per_update))
         config = self.config.model_copy(update={"steps": steps})
+        if (teacher := self.protocol.teacher_of(self.method)) is not None:
+            config = self._taught(config, _One(self.protocol, self.setting, teacher, self.seed))
         say(f"training, {steps} updates of {per_update / 1e12:.3f} TFLOP")
         minutes = None if end == math.inf else max((end - time.monotonic()) / 60, 0.0)
         train(config, minutes=minutes)
@@ -173,6 +178,28 @@ class _One:
                 "cases": None if config.data.only is None else len(config.data.only),
             },
         )
+
+    def _taught(self, config: TrainConfig, teacher: _One) -> TrainConfig:
+        """``config`` on a prepared file in which the teacher's answers stand for the labels of the unlabelled cases.
+
+        Cases with labels are shown as often as those without.
+        """
+        if not teacher.trained:
+            raise BadInput(f"{self.method.name}: '{teacher.method.name}', which teaches it, is not trained yet")
+        labelled, unlabelled = list(config.data.only or ()), list(self.setting.unlabelled)
+        path = self.folder / "taught.safetensors"
+        if not path.is_file():
+            network = teacher.network("ema")
+            teach(config.data, config.space, partial(teacher.task.answer, network), unlabelled, path)
+        shown = (*labelled * max(1, round(len(unlabelled) / len(labelled))), *unlabelled)
+        data = config.data.model_copy(update={"cache": path, "only": shown})
+        return config.model_copy(update={"data": data})
+
+    def network(self, weights: str) -> nn.Module:
+        """The trained network, in evaluation mode."""
+        network = self.task.build(self.config)
+        load_weights(network, self.folder / f"{weights}.safetensors")
+        return network.eval()
 
     def training(self) -> Training:
         if self.method.model is not None:
@@ -230,13 +257,18 @@ class _One:
             lines = [self._heading(run), *(_line(score) for score in kept)]
             part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
         ask = self._asked(run)
+        centred = self.protocol.testing(self.setting).data.centre == "labels"
         for case in cases:
             if time.monotonic() >= end:
                 return
             volume, truth = case.read()
             begin = time.perf_counter()
-            labels, confidence = ask(volume)
+            labels, confidence = ask(volume, box_of(truth.data) if centred else None)
             seconds = time.perf_counter() - begin
+            labels = onto(labels, truth.scheme)
+            if self.setting.labelled_slices:
+                known = truth.data.any(axis=(0, 1))
+                labels, truth = (LabelMap(m.data * known, m.grid, m.scheme) for m in (labels, truth))
             rows = compare(labels, truth, self.protocol.tolerance_mm).to_json()["structures"]
             structures = {r["name"]: {k: r[k] for k in ("dice", "surface_dice", "hd95_mm")} for r in rows}
             score = Score(
@@ -258,33 +290,83 @@ class _One:
             folder = self.method.model or str(self.folder / ("model" if run.weights == "ema" else "model-raw"))
             request = run.build(folder)
 
-            def through_the_engine(volume: Volume) -> tuple[LabelMap, NDArray[np.float32] | None]:
-                result = segment(volume, request)
+            def through_the_engine(volume: Volume, roi: Ranges | None) -> tuple[LabelMap, NDArray[np.float32] | None]:
+                result = segment(volume, replace(request, roi=roi))
                 return result.labels, result.confidence
 
             return through_the_engine
         if run.request:
             raise BadInput(f"method {self.method.name}: '{self.method.task}' is no atlas and takes no request")
-        network = self.task.build(self.config)
-        load_weights(network, self.folder / f"{run.weights}.safetensors")
-        space, scheme, task = self.config.space, self.config.scheme, self.task
+        network, config, task = self.network(run.weights), self.config, self.task
 
-        def in_one_pass(volume: Volume) -> tuple[LabelMap, NDArray[np.float32] | None]:
-            return answer(task, network.eval(), volume, space, scheme), None
+        def in_one_pass(volume: Volume, roi: Ranges | None) -> tuple[LabelMap, NDArray[np.float32] | None]:
+            return answer(task, network, volume, config, roi), None
 
         return in_one_pass
 
 
 @torch.no_grad()
-def answer(task: Task, network: nn.Module, volume: Volume, space: ModelSpace, scheme: LabelScheme) -> LabelMap:
+def answer(
+    task: Task,
+    network: nn.Module,
+    volume: Volume,
+    config: TrainConfig,
+    roi: Ranges | None = None,
+    ignore: NDArray[np.bool_] | None = None,
+) -> LabelMap:
     """Labels on the voxels of ``volume``, placed, resampled and brought back as the engine does for an atlas.
 
-    The field of view is at the middle of the volume.
+    The field of view is at the middle of ``roi`` (voxel ranges), else of the volume. ``ignore`` (bool, the volume's
+    shape): voxels not to be believed, which a network with evidence is told.
     """
-    grid = space.place(volume.grid)
-    image = image_to_model(volume, grid, space.window_for(volume.modality), space.fill).image
-    inside = task.answer(network, torch.from_numpy(image)[None, None])[0]
-    return Resampler(volume.grid, grid).labels(inside.float().numpy(), scheme)
+    space = config.space
+    grid = space.place(volume.grid, roi)
+    seen = image_to_model(volume, grid, space.window_for(volume.modality), space.fill, ignore)
+    image = torch.from_numpy(seen.image)[None, None]
+    if told_evidence(config):
+        image = torch.cat([image, torch.from_numpy(seen.known.astype(np.float32))[None, None]], dim=1)
+    inside = task.answer(network, image)[0]
+    return Resampler(volume.grid, grid).labels(inside.float().numpy(), config.scheme)
+
+
+@torch.no_grad()
+def teach(data: DataConfig, space: ModelSpace, ask: Callable[[Tensor], Tensor], cases: list[str], path: Path) -> None:
+    """Write the prepared file of ``data`` once more, with the signed distances that ``ask`` answers for ``cases``.
+
+    ``ask``: `Task.answer` of a network, on the whole prepared grid, margin included.
+    """
+    prepared = load_or_prepare(data.model_copy(update={"only": None}), space)
+    sdf = prepared.sdf.clone()
+    for name in cases:
+        if name not in prepared.names:
+            raise BadInput(f"settings: {data.cache} holds no case {name}")
+        at = prepared.names.index(name)
+        image = prepared.image[at, :1].float() / 127.5 - 1
+        if prepared.known is not None:
+            image = torch.cat([image, prepared.known[at, :1].float()])
+        sdf[at] = (ask(image[None])[0].float().clamp(-1, 1) * (127 / REACH)).round().to(sdf.dtype)
+    with safe_open(data.cache, "pt") as file:
+        told = file.metadata()
+    tensors = {"image": prepared.image, "sdf": sdf, **({} if prepared.known is None else {"known": prepared.known})}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as part:
+        save_file(tensors, part, told)
+
+
+def onto(labels: LabelMap, scheme: LabelScheme) -> LabelMap:
+    """``labels`` with the structures of ``scheme`` only, matched by name."""
+    place = {canonical(name): k for k, name in enumerate(scheme.names, start=1)}
+    table = np.array([0, *(place.get(canonical(name), 0) for name in labels.scheme.names)], dtype=np.uint8)
+    return LabelMap(table[labels.data], labels.grid, scheme)
+
+
+def box_of(labels: NDArray[np.uint8]) -> Ranges | None:
+    """Voxel ranges that hold all labels; None where there are none."""
+    found = np.nonzero(labels)
+    if not len(found[0]):
+        return None
+    x, y, z = ((int(at.min()), int(at.max()) + 1) for at in found)
+    return x, y, z
 
 
 def calibration(found: NDArray[np.uint8], truth: NDArray[np.uint8], confidence: NDArray[np.float32]) -> list[list[int]]:
