@@ -23,6 +23,7 @@ from common import interval, write_results
 from numpy.typing import NDArray
 
 from diffatlas.engine.request import Request
+from diffatlas.evaluate.cases import slab
 from diffatlas.geometry.volume import Volume
 from diffatlas.session import segment
 
@@ -39,14 +40,7 @@ def degraded(case: Case, kind: str, degree: float) -> tuple[Volume, NDArray[np.b
     if kind == "contrast":
         turned = (1 - degree) * data + degree * (low + high - data)
         return replace(case.volume, data=np.clip(turned, low, high).astype(np.float32)), None
-    axis = int(np.abs(case.volume.grid.affine[2, :3]).argmax())  # along the body, nearly
-    there = np.flatnonzero((case.truth > 0).any(axis=tuple(a for a in range(3) if a != axis)))
-    first, last = there[0], there[-1] + 1
-    width = round(degree * (last - first))
-    begin = (first + last - width) // 2
-    ignore = np.zeros(data.shape, dtype=bool)
-    ignore[tuple(slice(begin, begin + width) if a == axis else slice(None) for a in range(3))] = True
-    return case.volume, ignore if width else None
+    return case.volume, slab(case.truth, case.volume.grid, degree)
 
 
 def cases_of(name: str, count: int) -> Iterator[Case]:

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from diffatlas.data.schemes import named_scheme
+from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
 from diffatlas.evaluate import runs
 from diffatlas.evaluate.baselines import (
@@ -20,7 +21,7 @@ from diffatlas.evaluate.baselines import (
     forward_and_backward_flop,
     soft_dice_of_classes,
 )
-from diffatlas.evaluate.cases import subjects
+from diffatlas.evaluate.cases import slab, subjects
 from diffatlas.evaluate.protocol import Protocol, load_protocol
 from diffatlas.evaluate.runs import box_of, calibration, carry_out, load_weights, onto
 from diffatlas.geometry.grid import Grid
@@ -174,7 +175,10 @@ def test_a_test_case_that_is_not_there_is_refused(base: Path) -> None:
         carry_out(load_protocol(protocol_file(base, settings=[setting])), say=quiet)
 
 
-def test_a_method_is_taught_by_the_answers_of_another(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("evidence", [False, True])
+def test_a_method_is_taught_by_the_answers_of_another(
+    base: Path, evidence: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     methods = [
         {"name": "segmenter", "task": "segmenter"},
         {"name": "pupil", "task": "segmenter", "taught_by": "segmenter"},
@@ -186,7 +190,8 @@ def test_a_method_is_taught_by_the_answers_of_another(base: Path, capsys: pytest
         "unlabelled": ["case1", "case2", "case3"],
         "test": {"only": ["case4"]},
     }
-    protocol = load_protocol(protocol_file(base, methods=methods, settings=[setting], compare_to="pupil"))
+    more = {"data.holdout": 0, "steps": 2, "network.evidence": evidence}
+    protocol = load_protocol(protocol_file(base, set=more, methods=methods, settings=[setting], compare_to="pupil"))
     assert carry_out(protocol, say=quiet).lacking == []
     (taught,) = (protocol.output / "trainings").rglob("taught.safetensors")
     config = protocol.training(protocol.settings[0], protocol.methods[0], 0)
@@ -197,9 +202,10 @@ def test_a_method_is_taught_by_the_answers_of_another(base: Path, capsys: pytest
     assert [name for name, kept in zip(after.names, same, strict=True) if not kept] == ["case1", "case2", "case3"]
     network = task_of(config).build(config).eval()
     load_weights(network, config.run_folder.parent / "ema.safetensors")
+    image = before.image[1][None].float() / 127.5 - 1
     with torch.no_grad():
-        answer = task_of(config).answer(network, before.image[1][None].float() / 127.5 - 1)[0].clamp(-1, 1)
-    assert float((after.sdf[1].float() * (REACH / 127) - answer).abs().max()) < 0.01
+        answer = task_of(config).answer(network, torch.cat([image, torch.ones_like(image)][: 1 + evidence], 1))[0]
+    assert float((after.sdf[1].float() * (REACH / 127) - answer.clamp(-1, 1)).abs().max()) < 0.01
     assert "6 cases, 0 held out" in capsys.readouterr().out  # the one with a label as often as the three without
 
 
@@ -233,7 +239,7 @@ def test_slices_without_a_label_are_not_scored_where_the_setting_says_so(
         compared.append((labels, truth))
         return compare(labels, truth, tolerance_mm)
 
-    def everywhere(task: Any, network: Any, volume: Volume, config: TrainConfig, roi: Any) -> LabelMap:
+    def everywhere(task: Any, network: Any, volume: Volume, config: TrainConfig, roi: Any, ignore: Any) -> LabelMap:
         return LabelMap(np.ones(volume.data.shape, np.uint8), volume.grid, config.scheme)
 
     monkeypatch.setattr(runs, "compare", spy)
@@ -254,7 +260,7 @@ def test_the_view_lies_on_the_reference_where_the_setting_says_so(base: Path, mo
     setting = {"name": "middle", "kind": "same-domain", "train": {"only": ["case0"]}, "test": {"only": ["case4"]}}
     seen: list[Any] = []
 
-    def noted(task: Any, network: Any, volume: Volume, config: TrainConfig, roi: Any) -> LabelMap:
+    def noted(task: Any, network: Any, volume: Volume, config: TrainConfig, roi: Any, ignore: Any) -> LabelMap:
         seen.append(roi)
         return LabelMap(np.zeros(volume.data.shape, np.uint8), volume.grid, config.scheme)
 
@@ -267,6 +273,51 @@ def test_the_view_lies_on_the_reference_where_the_setting_says_so(base: Path, mo
     assert seen[0] is None
     (case,) = subjects(protocol.testing(protocol.settings[0]))
     assert seen[1] == box_of(case.read()[1].data)
+
+
+def test_a_slab_takes_its_share_of_the_labels_along_the_body() -> None:
+    labels = np.zeros((6, 6, 12), np.uint8)
+    labels[2:4, 2:4, 1:11] = 1
+    across = slab(labels, Grid((6, 6, 12), np.eye(4)), 0.5)
+    assert across is not None
+    assert np.array_equal(np.flatnonzero(across.any(axis=(0, 1))), np.arange(3, 8))
+    assert across[:, :, 3:8].all()
+    sagittal = Grid((6, 6, 12), np.array([[0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]]))
+    across = slab(labels, sagittal, 0.5)
+    assert across is not None
+    assert np.array_equal(np.flatnonzero(across.any(axis=(1, 2))), [2])
+    assert slab(labels, sagittal, 0.2) is None
+    assert slab(np.zeros_like(labels), sagittal, 0.5) is None
+
+
+def test_a_run_with_missing_evidence_crosses_it_out(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    methods = [
+        {"name": name, "task": name, "runs": [{"name": "whole"}, {"name": "half", "missing": 0.5, "x": 0.5}]}
+        for name in ("atlas", "segmenter")
+    ]
+    setting = {"name": "a", "kind": "same-domain", "train": {"only": ["case0"]}, "test": {"only": ["case4"]}}
+    more = {"data.holdout": 0, "steps": 2, "network.evidence": True}
+    protocol = load_protocol(protocol_file(base, set=more, methods=methods, settings=[setting]))
+    crossed: list[Any] = []
+    segment, answer = runs.segment, runs.answer  # type: ignore[attr-defined]
+
+    def by_request(volume: Volume, request: Request) -> Any:
+        crossed.append(request.ignore)
+        return segment(volume, request)
+
+    def by_hand(*arguments: Any) -> LabelMap:
+        crossed.append(arguments[-1])
+        return answer(*arguments)
+
+    monkeypatch.setattr(runs, "segment", by_request)
+    monkeypatch.setattr(runs, "answer", by_hand)
+    carry_out(protocol, say=quiet)
+    (case,) = subjects(protocol.testing(protocol.settings[0]))
+    half = slab(case.read()[1].data, case.read()[1].grid, 0.5)
+    assert half is not None
+    assert crossed[0] is crossed[2] is None
+    assert np.array_equal(crossed[1], half)
+    assert np.array_equal(crossed[3], half)
 
 
 def test_a_box_holds_all_labels() -> None:

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from diffatlas.data import Case, Drawn, read_labels
 from diffatlas.errors import BadInput
+from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import LabelMap, Volume
 from diffatlas.io import read_volume
 from diffatlas.phantom import phantom
@@ -38,6 +43,25 @@ def subjects(config: TrainConfig) -> list[Subject]:
     if not cases:
         raise BadInput("there is no test case")
     return cases
+
+
+def slab(labels: NDArray[np.integer[Any]], grid: Grid, share: float) -> NDArray[np.bool_] | None:
+    """Voxels of a slab across the middle of what is labelled, bool of the shape of ``labels``.
+
+    It takes ``share`` of the length of the labels along the axis of the array that runs along the body most. None where
+    that is not one slice.
+    """
+    axis = int(np.abs(grid.affine[2, :3]).argmax())
+    there = np.flatnonzero((labels > 0).any(axis=tuple(a for a in range(3) if a != axis)))
+    length = there[-1] + 1 - there[0] if len(there) else 0
+    width = round(share * length)
+    if not width:
+        return None
+    begin = (2 * there[0] + length - width) // 2
+    across = tuple(slice(begin, begin + width) if a == axis else slice(None) for a in range(3))
+    mask = np.zeros(labels.shape, dtype=bool)
+    mask[across] = True
+    return mask
 
 
 def _of(case: Case, config: TrainConfig) -> Iterator[Subject]:

@@ -47,17 +47,18 @@ class RunConfig(_Strict):
     """One way of asking a trained method. ``request``: fields of `diffatlas.engine.request.Request` (atlases
     only); ``x``: the value it has on the axis of a figure, where the runs of a method are a sweep; ``cases``: only
     the first so many test cases, for slow ones; ``weights``: the moving average, or the network as the last update
-    left it."""
+    left it; ``missing``: the share of the reference's length along the body that is crossed out of the image."""
 
     name: str = Name
     request: dict[str, Any] = {}
     x: float | None = None
     cases: int | None = Field(default=None, ge=1)
     weights: Literal["ema", "raw"] = "ema"
+    missing: float = Field(default=0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _is_a_request(self) -> Self:
-        if clash := {"task", "model", "roi", "edit"} & set(self.request):
+        if clash := {"task", "model", "roi", "edit", "ignore"} & set(self.request):
             raise ValueError(f"request: {', '.join(sorted(clash))} is set by the protocol")
         self.build("auto")
         return self

@@ -26,16 +26,16 @@ from torch import Tensor, nn
 from diffatlas.data import canonical
 from diffatlas.errors import BadInput
 from diffatlas.evaluate.baselines import forward_and_backward_flop
-from diffatlas.evaluate.cases import Subject, subjects
+from diffatlas.evaluate.cases import Subject, slab, subjects
 from diffatlas.evaluate.protocol import MethodConfig, Protocol, RunConfig, SettingConfig, slug
 from diffatlas.geometry.resample import Resampler, image_to_model
-from diffatlas.geometry.space import ModelSpace, Ranges
+from diffatlas.geometry.space import Ranges
 from diffatlas.geometry.volume import LabelMap, LabelScheme, Volume
 from diffatlas.io import atomic_path
 from diffatlas.metrics import compare
 from diffatlas.models.store import load_model
 from diffatlas.session import segment
-from diffatlas.train.config import DataConfig, TrainConfig, told_evidence
+from diffatlas.train.config import TrainConfig, told_evidence
 from diffatlas.train.export import export
 from diffatlas.train.loop import train
 from diffatlas.train.prepared import REACH, load_or_prepare
@@ -46,8 +46,9 @@ BINS = 10
 # More confident background than this is left out of the calibration: nearly all of a volume is.
 SURE = 0.99
 Say = Callable[[str], None]
-# From a volume and a region of it to labels and, where several samples were drawn, how many agree (float32, 0 to 1).
-Asked = Callable[[Volume, Ranges | None], tuple[LabelMap, NDArray[np.float32] | None]]
+# From a volume, a region of it and what is crossed out (bool, its shape) to labels and, where several samples were
+# drawn, how many agree (float32, 0 to 1).
+Asked = Callable[[Volume, Ranges | None, NDArray[np.bool_] | None], tuple[LabelMap, NDArray[np.float32] | None]]
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ class _One:
         path = self.folder / "taught.safetensors"
         if not path.is_file():
             network = teacher.network("ema")
-            teach(config.data, config.space, partial(teacher.task.answer, network), unlabelled, path)
+            teach(config, partial(teacher.task.answer, network), unlabelled, path)
         shown = (*labelled * max(1, round(len(unlabelled) / len(labelled))), *unlabelled)
         data = config.data.model_copy(update={"cache": path, "only": shown})
         return config.model_copy(update={"data": data})
@@ -227,7 +228,8 @@ class _One:
             weights = load_model(self.method.model).card.sha256
         else:
             weights = _sha256(self.folder / f"{run.weights}.safetensors")
-        return {"weights": weights, "request": run.request, "tolerance_mm": self.protocol.tolerance_mm}
+        heading = {"weights": weights, "request": run.request, "tolerance_mm": self.protocol.tolerance_mm}
+        return {**heading, "missing": run.missing} if run.missing else heading
 
     def scores(self, run: RunConfig) -> dict[str, Score]:
         """What is kept of a run, by case; nothing where it was made with other weights or another request."""
@@ -263,7 +265,8 @@ class _One:
                 return
             volume, truth = case.read()
             begin = time.perf_counter()
-            labels, confidence = ask(volume, box_of(truth.data) if centred else None)
+            ignore = slab(truth.data, truth.grid, run.missing)
+            labels, confidence = ask(volume, box_of(truth.data) if centred else None, ignore)
             seconds = time.perf_counter() - begin
             labels = onto(labels, truth.scheme)
             if self.setting.labelled_slices:
@@ -290,8 +293,10 @@ class _One:
             folder = self.method.model or str(self.folder / ("model" if run.weights == "ema" else "model-raw"))
             request = run.build(folder)
 
-            def through_the_engine(volume: Volume, roi: Ranges | None) -> tuple[LabelMap, NDArray[np.float32] | None]:
-                result = segment(volume, replace(request, roi=roi))
+            def through_the_engine(
+                volume: Volume, roi: Ranges | None, ignore: NDArray[np.bool_] | None
+            ) -> tuple[LabelMap, NDArray[np.float32] | None]:
+                result = segment(volume, replace(request, roi=roi, ignore=ignore))
                 return result.labels, result.confidence
 
             return through_the_engine
@@ -299,8 +304,10 @@ class _One:
             raise BadInput(f"method {self.method.name}: '{self.method.task}' is no atlas and takes no request")
         network, config, task = self.network(run.weights), self.config, self.task
 
-        def in_one_pass(volume: Volume, roi: Ranges | None) -> tuple[LabelMap, NDArray[np.float32] | None]:
-            return answer(task, network, volume, config, roi), None
+        def in_one_pass(
+            volume: Volume, roi: Ranges | None, ignore: NDArray[np.bool_] | None
+        ) -> tuple[LabelMap, NDArray[np.float32] | None]:
+            return answer(task, network, volume, config, roi, ignore), None
 
         return in_one_pass
 
@@ -330,20 +337,22 @@ def answer(
 
 
 @torch.no_grad()
-def teach(data: DataConfig, space: ModelSpace, ask: Callable[[Tensor], Tensor], cases: list[str], path: Path) -> None:
-    """Write the prepared file of ``data`` once more, with the signed distances that ``ask`` answers for ``cases``.
+def teach(config: TrainConfig, ask: Callable[[Tensor], Tensor], cases: list[str], path: Path) -> None:
+    """Write the prepared file of ``config`` once more, with the signed distances that ``ask`` answers for ``cases``.
 
     ``ask``: `Task.answer` of a network, on the whole prepared grid, margin included.
     """
-    prepared = load_or_prepare(data.model_copy(update={"only": None}), space)
+    data = config.data
+    prepared = load_or_prepare(data.model_copy(update={"only": None}), config.space)
     sdf = prepared.sdf.clone()
     for name in cases:
         if name not in prepared.names:
             raise BadInput(f"settings: {data.cache} holds no case {name}")
         at = prepared.names.index(name)
         image = prepared.image[at, :1].float() / 127.5 - 1
-        if prepared.known is not None:
-            image = torch.cat([image, prepared.known[at, :1].float()])
+        if told_evidence(config):
+            known = torch.ones_like(image) if prepared.known is None else prepared.known[at, :1].float()
+            image = torch.cat([image, known])
         sdf[at] = (ask(image[None])[0].float().clamp(-1, 1) * (127 / REACH)).round().to(sdf.dtype)
     with safe_open(data.cache, "pt") as file:
         told = file.metadata()
