@@ -279,7 +279,7 @@ def quick(folder: Path) -> Bench:
     sizes = {"published": published, "published-ours": ours | {"patch": 1}, "ours": ours}
     networks = {name: CONFIGS[name] | {"network": network} for name, network in sizes.items()}
     shared = SHARED | {"space": space, "data": data, "steps": 3, "batch": 2, "precision": "fp32"}
-    return Bench(folder, shared, networks, ours, taught=3, steps=(1, 2), long=(3,))
+    return Bench(folder, shared, networks, ours, taught=3, steps=(2,), long=())
 
 
 def main() -> None:
