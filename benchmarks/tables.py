@@ -124,6 +124,11 @@ def few_steps_table(results: dict[str, Any]) -> str:
             for name, n in networks.items()
         ]
         parts.append(table((f"{data} hearts", "parameters", "updates", "batch", "TFLOP"), took))
+        passes = {name: n["denoised"] for name, n in networks.items() if "denoised" in n}
+        if passes:
+            levels = list(next(iter(passes.values())))
+            lines = [(name, *(f"{found[t]:.3f}" for t in levels)) for name, found in passes.items()]
+            parts.append(table(("one pass on the truth with noise", *(f"t = {t}" for t in levels)), lines))
         rows = {
             (name, r["sampler"], r["rho"], r["steps"]): r for name, n in networks.items() for r in n["rows"].values()
         }
@@ -132,12 +137,15 @@ def few_steps_table(results: dict[str, Any]) -> str:
         lines = []
         for name, sampler, rho in dict.fromkeys(key[:3] for key in rows):
             found = [rows.get((name, sampler, rho, n)) for n in steps]
-            cells = [
-                "" if r is None else f"{r['dice']:.3f} ({r['interval'][0]:.3f}-{r['interval'][1]:.3f})" for r in found
-            ]
+            cells = ["" if r is None else f"{r['dice']:.3f}" + spread(r) for r in found]
             lines.append((name, sampler, f"{rho:g}", *cells))
         parts.append(table(("network", "sampler", "rho", *(f"{n}, n = {counts[n]}" for n in steps)), lines))
     return "\n\n".join(parts)
+
+
+def spread(row: dict[str, Any]) -> str:
+    """The interval over cases, of a row that has several."""
+    return f" ({row['interval'][0]:.3f}-{row['interval'][1]:.3f})" if row["n"] > 1 else ""
 
 
 def openvino_table(results: dict[str, Any]) -> str:
