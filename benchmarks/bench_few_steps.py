@@ -1,7 +1,7 @@
 """How few steps the published objective needs, beside ours and beside a student of it: Dice against steps and sampler.
 
-    python benchmarks/bench_few_steps.py --threads 1 --train published-ours --updates 1000     about 8 minutes
-    python benchmarks/bench_few_steps.py --threads 1 --train ours --updates 491                about 4 minutes
+    python benchmarks/bench_few_steps.py --threads 1 --train published-ours --updates 1000
+    python benchmarks/bench_few_steps.py --threads 1 --train ours --updates 985     the same arithmetic
     python benchmarks/bench_few_steps.py --threads 1 --train student --updates 300             `diffatlas distill`
     python benchmarks/bench_few_steps.py --threads 1 --measure [--cases 6] [--long 2]          those that are there
     python benchmarks/bench_few_steps.py --data acdc ...    the same on real hearts, where ../shared/data/hearts is
