@@ -1,6 +1,6 @@
-"""The tables of docs/performance.md, from benchmarks/results/*.json.
+"""The tables of docs/performance.md, and one of docs/results.md, from benchmarks/results/*.json.
 
-python benchmarks/tables.py          # between the marks in docs/performance.md; what was not measured stays out
+python benchmarks/tables.py          # between the marks in these pages; what was not measured stays out
 python benchmarks/tables.py --print  # on the terminal
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from common import ROOT, read_results
 
-PAGE = ROOT / "docs" / "performance.md"
+PERFORMANCE, RESULTS = (ROOT / "docs" / name for name in ("performance.md", "results.md"))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -115,6 +115,39 @@ def against(row: dict[str, Any], fast: dict[str, Any]) -> float:
     return statistics.mean(pairs) if pairs else math.nan
 
 
+def few_steps_table(results: dict[str, Any]) -> str:
+    """What `bench_few_steps.py` measured: what each network's training took, then Dice against steps, a table a set."""
+    parts = []
+    for data, networks in results.items():
+        took = [
+            (name, f"{n['parameters_million']} M", n["updates"], n["batch"], f"{n['tflop']:.0f}")
+            for name, n in networks.items()
+        ]
+        parts.append(table((f"{data} hearts", "parameters", "updates", "batch", "TFLOP"), took))
+        passes = {name: n["denoised"] for name, n in networks.items() if "denoised" in n}
+        if passes:
+            levels = list(next(iter(passes.values())))
+            lines = [(name, *(f"{found[t]:.3f}" for t in levels)) for name, found in passes.items()]
+            parts.append(table(("one pass on the truth with noise", *(f"t = {t}" for t in levels)), lines))
+        rows = {
+            (name, r["sampler"], r["rho"], r["steps"]): r for name, n in networks.items() for r in n["rows"].values()
+        }
+        steps = sorted({key[3] for key in rows})
+        counts = {n: max(row["n"] for key, row in rows.items() if key[3] == n) for n in steps}
+        lines = []
+        for name, sampler, rho in dict.fromkeys(key[:3] for key in rows):
+            found = [rows.get((name, sampler, rho, n)) for n in steps]
+            cells = ["" if r is None else f"{r['dice']:.3f}" + spread(r) for r in found]
+            lines.append((name, sampler, f"{rho:g}", *cells))
+        parts.append(table(("network", "sampler", "rho", *(f"{n}, n = {counts[n]}" for n in steps)), lines))
+    return "\n\n".join(parts)
+
+
+def spread(row: dict[str, Any]) -> str:
+    """The interval over cases, of a row that has several."""
+    return f" ({row['interval'][0]:.3f}-{row['interval'][1]:.3f})" if row["n"] > 1 else ""
+
+
 def openvino_table(results: dict[str, Any]) -> str:
     """What `bench_openvino.py` measured."""
     if not results:
@@ -198,15 +231,21 @@ def machine_line(name: str) -> str:
     return f"{card}{made['cpu']}, {made['cores']} cores, Python {made['python']}, {versions}, commit {made['commit']}."
 
 
-TABLES = {"speed": speed_table, "tradeoff": tradeoff_table, "openvino": openvino_table, "gpu": gpu_table}
+TABLES = {
+    "speed": (PERFORMANCE, speed_table),
+    "tradeoff": (PERFORMANCE, tradeoff_table),
+    "openvino": (PERFORMANCE, openvino_table),
+    "gpu": (PERFORMANCE, gpu_table),
+    "few-steps": (RESULTS, few_steps_table),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--print", action="store_true")
     arguments = parser.parse_args()
-    page = PAGE.read_text(encoding="utf-8")
-    for name, build in TABLES.items():
+    pages = {page: page.read_text(encoding="utf-8") for page, _ in TABLES.values()}
+    for name, (page, build) in TABLES.items():
         results = read_results(name)
         text = f"{build(results)}\n\n{machine_line(name)}" if results else "Not measured yet."
         if arguments.print:
@@ -214,12 +253,13 @@ def main() -> None:
             continue
         begin, end = f"<!-- {name}: made by benchmarks/tables.py -->", f"<!-- end of {name} -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-        if not pattern.search(page):
-            raise SystemExit(f"{PAGE.name}: no place for the table '{name}'")
-        page = pattern.sub(lambda _, inner=f"{begin}\n\n{text}\n\n{end}": inner, page)
+        if not pattern.search(pages[page]):
+            raise SystemExit(f"{page.name}: no place for the table '{name}'")
+        pages[page] = pattern.sub(lambda _, inner=f"{begin}\n\n{text}\n\n{end}": inner, pages[page])
     if not arguments.print:
-        PAGE.write_text(page, encoding="utf-8")
-        print("written:", PAGE.name)
+        for page, content in pages.items():
+            page.write_text(content, encoding="utf-8")
+            print("written:", page.name)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
+import nibabel as nib
+import numpy as np
 import pytest
 
+from diffatlas import session
+from diffatlas.engine.backend import LocalBackend
 from diffatlas.models.store import read_card
 from diffatlas.published import hub
 from tests import published_files
@@ -114,6 +118,36 @@ def test_a_release_becomes_a_model(cli: Cli, server: Hub, tmp_path: Path, checkp
     assert cli("pull", "MMWHSMRI_all", "-o", tmp_path / "again", *OPTIONS).code == 0
     assert len(server.requests) == asked
     assert read_card(tmp_path / "again").training["revision"] == COMMIT
+
+
+def test_what_was_pulled_is_converted_and_segments(
+    cli: Cli, server: Hub, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The three commands in a row: a downloaded release segments, as the same file does that is converted by hand."""
+    monkeypatch.setattr(session, "local_backend", LocalBackend)
+    done = cli("pull", "MMWHSMRI_all", "-o", tmp_path / "pulled", *OPTIONS)
+    assert done.code == 0, done.err
+    kept = tmp_path / "cache" / "MMWHSMRI_all.pt"
+    options = (*OPTIONS, "--window", "mmwhs-mr")
+    assert cli("convert", kept, "-o", tmp_path / "converted", *options).code == 0
+    assert cli("convert", kept, "-o", tmp_path / "averaged", *options, "--weights", "ema").code == 0
+    asked = len(server.requests)
+    found = {}
+    for name in ("pulled", "converted", "averaged"):
+        out, told = tmp_path / f"{name}.nii.gz", tmp_path / f"{name}.json"
+        run = ("--model", tmp_path / name, "--preset", "published", "--steps", 3, "--precision", "fp32")
+        done = cli("segment", image, "-o", out, *run, "--modality", "mr", "--report", told)
+        assert done.code == 0, done.err
+        labels = nib.load(out)
+        assert labels.shape == nib.load(image).shape
+        np.testing.assert_allclose(labels.affine, nib.load(image).affine)
+        found[name] = np.asarray(labels.dataobj)
+        assert read_card(tmp_path / name).sha256 in told.read_text()
+    assert set(np.unique(found["pulled"])) <= {0, 500, 600}
+    assert (found["pulled"] > 0).any()
+    assert len(server.requests) == asked
+    assert np.array_equal(found["pulled"], found["converted"])
+    assert not np.array_equal(found["pulled"], found["averaged"])
 
 
 def test_both_spellings_are_tried(cli: Cli, server: Hub, tmp_path: Path) -> None:
