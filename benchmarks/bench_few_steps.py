@@ -19,7 +19,6 @@ again.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import statistics
 import tempfile
@@ -123,7 +122,7 @@ class Bench:
         """Draw the hearts, where they are not there yet."""
         config = load_config(self.config("ours"))
         if not config.data.cache.is_file():
-            _prepare(config.data, config.space, workers=min(16, os.cpu_count() or 1))
+            _prepare(config.data, config.space)
 
     def train(self, name: str, minutes: float, threads: int | None) -> None:
         """Train one of the networks on for ``minutes``."""
