@@ -29,18 +29,28 @@ def seconds(row: dict[str, Any]) -> str:
     return f"{row['median_s']:.2f} ({row['min_s']:.2f} to {row['max_s']:.2f})"
 
 
+def processor(row: dict[str, Any]) -> str:
+    """Processor seconds; results of before have none."""
+    return f"{row['cpu_s']:.2f}" if "cpu_s" in row else ""
+
+
 def speed_table(results: dict[str, Any]) -> str:
     """What `bench_speed.py` measured."""
     parts = []
     rows: list[Sequence[Any]]
     if "start" in results:
-        rows = [(title, seconds(row), f"{row['cpu_s']:.2f}") for title, row in results["start"].items()]
+        rows = [(title, seconds(row), processor(row)) for title, row in results["start"].items()]
         parts.append(table(("a process from nothing", "s (spread)", "processor s"), rows))
     if "path" in results:
-        path = {title: row for title, row in results["path"].items() if title != "peak_mb"}
-        rows = [(title, seconds(row), f"{row['cpu_s']:.2f}") for title, row in path.items()]
-        rows.append(("peak memory", f"{results['path']['peak_mb']} MB", ""))
-        parts.append(table(("`heart`, preset `fast`, model loaded", "s (spread)", "processor s"), rows))
+        path = results["path"]
+        rows = [(t, seconds(row), processor(row)) for t, row in path.items() if t not in ("peak_mb", "model")]
+        rows.append(("peak memory", f"{path['peak_mb']} MB", ""))
+        parts.append(
+            table(
+                (f"`{path.get('model', 'heart-phantom')}`, preset `fast`, model loaded", "s (spread)", "processor s"),
+                rows,
+            )
+        )
     if "network" in results:
         rows = [
             (model, title, seconds(row), f"{row['cpu_s']:.2f}")
@@ -69,7 +79,10 @@ def speed_table(results: dict[str, Any]) -> str:
     if "volume" in results:
         stored = results["volume"]
         laps = [lap for lap in next(iter(stored.values())) if not lap.endswith("_mb")]
-        rows = [(lap, *(f"{seconds(row[lap])}, {row[lap]['cpu_s']:.2f}" for row in stored.values())) for lap in laps]
+        rows = [
+            (lap, *(f"{seconds(row[lap])}, {processor(row[lap])}".rstrip(", ") for row in stored.values()))
+            for lap in laps
+        ]
         rows.append(("peak memory", *(f"{row['peak_mb']} MB" for row in stored.values())))
         parts.append(table(("512 x 512 x 400 voxels", *(f"{t}, s (spread), processor s" for t in stored)), rows))
     if "precision" in results:
