@@ -79,7 +79,7 @@ def main() -> None:
     for title, (model, cases) in sets.items():
         for preset in ("fast", "watch", "published"):
             some = {"watch": arguments.watch, "published": arguments.published}.get(preset)
-            row = measure(cases[:some], Request(model=model, preset=preset))  # type: ignore[arg-type]
+            row = measure(cases[:some], Request(model=model, preset=preset))
             results.setdefault(title, {})[preset] = row
             low, high = row["interval"]
             print(

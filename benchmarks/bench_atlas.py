@@ -123,7 +123,7 @@ def image_distances(
 
 def generate(model: str, count: int, sampler: SamplerName, steps: int) -> list[tuple[Volume, LabelMap]]:
     """``count`` pairs, a seed each."""
-    pairs = []
+    pairs: list[tuple[Volume, LabelMap]] = []
     for seed in range(1000, 1000 + count):
         request = Request(task="generate", model=model, preset="watch", sampler=sampler, steps=steps, seed=seed)
         result = segment(None, request)

@@ -86,11 +86,11 @@ def worker(folder: Path, output: Path, log: Path) -> None:
     from diffatlas.cohort import Cohort, find_cases
     from diffatlas.engine.request import Request
 
-    session.model_card = lambda name: SimpleNamespace(name=name, sha256=SHA256)  # type: ignore[assignment]
+    session.model_card = lambda name: SimpleNamespace(name=name, sha256=SHA256)  # type: ignore[assignment,return-value]
     begin, cpu = time.perf_counter(), time.process_time()
     cases, _ = find_cases([folder], output)
     listed = time.perf_counter() - begin
-    cohort = Cohort(cases, Request(model="heart-phantom", steps=1), backend=lambda: Stub(log))  # type: ignore[arg-type]
+    cohort = Cohort(cases, Request(model="heart-phantom", steps=1), backend=lambda: Stub(log))  # type: ignore[arg-type,return-value]
     for _ in cohort.run():
         pass
     states = Counter(status.state for status in cohort.statuses.values())
@@ -211,14 +211,14 @@ def overhead(count: int) -> dict[str, float]:
     from diffatlas.engine.run_record import write_report
     from diffatlas.io import read_volume, write_label_map
 
-    session.model_card = lambda name: SimpleNamespace(name=name, sha256=SHA256)  # type: ignore[assignment]
+    session.model_card = lambda name: SimpleNamespace(name=name, sha256=SHA256)  # type: ignore[assignment,return-value]
     request = Request(model="heart-phantom", steps=1)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "in"
         make_cases(folder, count)
         cases, _ = find_cases([folder], Path(place) / "out")
         begin, cpu = time.perf_counter(), time.process_time()
-        for _ in Cohort(cases, request, backend=lambda: Stub(None)).run():  # type: ignore[arg-type]
+        for _ in Cohort(cases, request, backend=lambda: Stub(None)).run():  # type: ignore[arg-type,return-value]
             pass
         cohort_s, cohort_cpu_s = time.perf_counter() - begin, time.process_time() - cpu
         plain = Path(place) / "plain"
@@ -289,6 +289,7 @@ def main() -> None:
     if options.worker is not None:
         worker(*options.worker)
         return
+    row: Any
     if options.growth is not None:
         what, row = "growth", growth(options.growth or [100, 1_000, 10_000, 100_000])
     elif options.overhead is not None:

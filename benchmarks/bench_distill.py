@@ -103,8 +103,8 @@ def main() -> None:
             f"{passes[name]['parameters'] / 1e6:.2f} M parameters"
         )
     together = [
-        np.mean([row.dice for row in compare(*(segment(volume, r).labels for r in requests.values())).rows])
-        for _, volume, _ in cases
+        np.mean([row.dice for row in compare(pair[0], pair[1]).rows])
+        for pair in ([segment(volume, r).labels for r in requests.values()] for _, volume, _ in cases)
     ]
     card = models["student"].card
     results["dice_with_each_other"] = round(float(np.mean(together)), 4)

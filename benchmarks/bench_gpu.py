@@ -103,7 +103,7 @@ class Bench:
             denoiser = denoiser_of(model, plan(volume, asked), compute)
             for batch in (1,) if self.quick else (1, 8):
                 x, t = torch.randn(batch, *shape, device=self.device), torch.ones(batch, device=self.device)
-                once = torch.no_grad()(lambda d=denoiser, x=x, t=t: d(x, torch.zeros_like(t), t))  # type: ignore[misc]
+                once = torch.no_grad()(lambda d=denoiser, x=x, t=t: d(x, torch.zeros_like(t), t))
                 row[f"pass of {batch}"] = took = timed(once, self.device, 4 * self.repeats, warm=3)
                 took |= against_roofline(once, took["median_s"], self.rates)
                 self.record.save()
@@ -136,7 +136,8 @@ class Bench:
         for precision in self.precisions:
             compute = Compute(self.device, DTYPES[precision])
             placement = place(planned, volume, one_step(model, planned, compute))
-            denoiser, row, found = denoiser_of(model, planned, compute), {}, {}
+            denoiser, found = denoiser_of(model, planned, compute), {}
+            row: dict[str, Any] = {}
             for title, batch in (("one by one", 1), ("in one batch", count)):
 
                 def walk(size: int = batch, d: Any = denoiser, c: Compute = compute, p: Any = placement) -> Any:
@@ -240,7 +241,8 @@ class Bench:
                 if self.device.type == "cuda":
                     row["in a CUDA graph"] = timed(graph(once), self.device, self.repeats, warm=2)
                     self.record.save()
-                plain = load_copy("heart-phantom").to(self.device).to(memory_format=torch.contiguous_format)
+                plain = load_copy("heart-phantom").to(self.device)
+                plain.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
                 row["channels first"] = timed(lambda n=plain, o=once: o(n), self.device, self.repeats, warm=2)  # type: ignore[misc]
                 if self.device.type == "cuda":
                     torch.backends.cudnn.benchmark = True
@@ -263,7 +265,7 @@ def load_copy(name: str) -> torch.nn.Module:
 
 def graph(work: Callable[[], Any]) -> Callable[[], None]:
     """``work`` recorded as a CUDA graph, to be played again."""
-    aside = torch.cuda.Stream()
+    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
         for _ in range(2):

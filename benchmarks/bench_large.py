@@ -98,7 +98,8 @@ def lazy(grid: Grid, heart: Any) -> Any:
         return out
 
     chunks = tuple(tuple(min(CHUNK, n - i) for i in range(0, n, CHUNK)) for n in grid.shape)
-    return da.map_blocks(block, chunks=chunks, dtype=np.int16, meta=np.empty((0, 0, 0), np.int16))
+    empty = np.empty((0, 0, 0), np.int16)
+    return da.map_blocks(block, chunks=chunks, dtype=np.int16, meta=empty)  # type: ignore[no-untyped-call]
 
 
 def peak_mib() -> float:

@@ -101,7 +101,7 @@ def scenes() -> None:
         offline = (folder / "offline.html").stat().st_size
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        rows = []
+        rows: list[dict[str, Any]] = []
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
             for scene in SCENES:

@@ -92,7 +92,7 @@ def summary(rows: list[dict[str, float]]) -> dict[str, Any]:
     """Means over cases, and of the best of each case among shifts, shifts along the body, and seeds."""
     means = {name: round(float(np.mean([row[name] for row in rows])), 4) for name in rows[0]}
     along = {f"shift {(0, 0, z)}" for z in ALONG}
-    kinds = {
+    kinds: dict[str, Callable[[str], bool]] = {
         "best shift": lambda name: name.startswith("shift"),
         "best shift along the body": lambda name: name in along,
         "best seed": lambda name: name.startswith("seed"),

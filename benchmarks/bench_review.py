@@ -52,9 +52,8 @@ class Person:
         self.canvas.native.setFocus()
         before = self.tab._opened
         begin = time.perf_counter()
-        QTest.keyClick(
-            self.canvas.native, KEYS[what], Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.AltModifier
-        )
+        both = Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.AltModifier
+        QTest.keyClick(self.canvas.native, KEYS[what], both)  # type: ignore[call-overload]
         self.wait_for_other(before)
         return time.perf_counter() - begin
 

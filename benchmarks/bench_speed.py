@@ -1,6 +1,7 @@
 """Seconds and memory of the shipped models: the whole path, what it is made of, and how it grows.
 
-    python benchmarks/bench_speed.py [--only start path network growth volume published] [--published CHECKOUT]
+    python benchmarks/bench_speed.py [--only start path network growth volume precision published] \
+        [--published CHECKOUT]
 
 ``--published``: a checkout of the authors' code; a pass of its network is then timed in the same run. Every part can be
 run alone, the others' figures are kept. Writes benchmarks/results/speed.json; ``python benchmarks/tables.py`` puts it
@@ -22,9 +23,9 @@ from typing import Any
 
 import numpy as np
 from common import read_results, write_results
-from common_speed import alternating, figures, peak_mb, run_child, run_process
+from common_speed import alternating, now, peak_mb, run_child, run_process, since, taken
 
-HEART = "heart-phantom"
+HEART = "heart"
 PYTHON = sys.executable
 
 
@@ -63,7 +64,7 @@ def start() -> dict[str, Any]:
         out = {}
         for title, command in commands.items():
             runs = [run_process(command) for _ in range(3 if "segment" in title else 7)]
-            out[title] = figures([r["wall_s"] for r in runs])
+            out[title] = taken([(r["wall_s"], r["cpu_s"]) for r in runs])
     return out
 
 
@@ -74,58 +75,58 @@ def child_path(repeats: int) -> dict[str, Any]:
     from diffatlas.session import load_model, stream
 
     load_model(HEART)
-    parts: dict[str, list[float]] = {}
+    parts: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as name:
         source, target = heart_file(Path(name)), Path(name) / "labels.nii.gz"
         for turn in range(repeats + 1):
-            marks = [time.perf_counter()]
+            marks = [now()]
             volume = read_volume(source)
-            marks.append(time.perf_counter())
+            marks.append(now())
             frames = stream(volume, Request(model=HEART))
             frame = next(frames)
-            marks.append(time.perf_counter())
+            marks.append(now())
             frame = list(frames)[-1]
-            marks.append(time.perf_counter())
+            marks.append(now())
             assert frame.result is not None
             write_label_map(frame.result.labels, target, header=volume.header)
-            marks.append(time.perf_counter())
+            marks.append(now())
             whole = volume.grid.shape
             middle = ((8, whole[0] - 8), (8, whole[1] - 8), (8, whole[2] - 8))
-            begin = time.perf_counter()
+            begin = now()
             within = stream(volume, Request(model=HEART, roi=middle))
             next(within)
-            placed = time.perf_counter() - begin
+            placed = since(begin, now())
             within.close()  # type: ignore[attr-defined]
             if turn:
                 names = ("read", "first frame, volume larger than the view", "other frames and labels", "write")
-                for title, a, b in zip(names, marks[:-1], marks[1:], strict=True):
-                    parts.setdefault(title, []).append(b - a)
-                parts.setdefault("whole path", []).append(marks[-1] - marks[0])
+                for title, one, two in zip(names, marks[:-1], marks[1:], strict=True):
+                    parts.setdefault(title, []).append(since(one, two))
+                parts.setdefault("whole path", []).append(since(marks[0], marks[-1]))
                 parts.setdefault("first frame, region given", []).append(placed)
-    return {title: figures(seconds) for title, seconds in parts.items()}
+    return {"model": HEART} | {title: taken(laps) for title, laps in parts.items()}
 
 
 def ways_of_a_call(model: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """The network by PyTorch's own choice of kernels, and as it is."""
     import torch
 
-    from diffatlas.models import unet
+    from diffatlas.models import conv
     from diffatlas.models.store import load_model
 
     loaded = load_model(model)
     x = torch.randn(1, 1 + len(loaded.card.scheme), *loaded.card.space.shape)
-    zero, one, chosen = torch.zeros(1), torch.ones(1), unet.onednn
+    zero, one, chosen = torch.zeros(1), torch.ones(1), conv.onednn
 
     @torch.no_grad()
     def call() -> None:
         loaded.network(x, zero, one)
 
     def plain() -> None:
-        unet.onednn = lambda _: False
+        conv.onednn = lambda x: False
         try:
             call()
         finally:
-            unet.onednn = chosen
+            conv.onednn = chosen
 
     return plain, call
 
@@ -225,63 +226,60 @@ def growth(repeats: int) -> dict[str, Any]:
 
 
 def child_volume(use: int, as_float: int) -> dict[str, Any]:
-    """What a CT of 512 x 512 x 400 voxels adds to a run: reading, resampling, labels at full resolution, writing.
+    """A run on a CT of 512 x 512 x 400 voxels, a chest, with the model loaded: from the file to the written labels.
 
     Stored as int16, as a scanner's numbers are, or as float32.
     """
     import nibabel
     from scipy import ndimage
 
-    from diffatlas.geometry.resample import Resampler, image_to_model, labels_to_model
+    from diffatlas.engine.request import Request
+    from diffatlas.geometry.grid import Grid
     from diffatlas.geometry.volume import Volume
     from diffatlas.io import read_volume, write_label_map, write_volume
-    from diffatlas.models.store import find_model, read_card
     from diffatlas.phantom import phantom
+    from diffatlas.session import example, segment, stream
 
-    space = read_card(find_model(HEART)).space
-    heart, truth = phantom(7, "ct")
+    if not use:  # it is made by a process of its own, for the sake of the peak memory
+        small, shape = (128, 128, 100), (512, 512, 400)
+        chest, _ = phantom(7, "ct", Grid(small, centred(small, 4 * np.array(SPACING_MM))))
+        noise = np.random.default_rng(0).normal(0, 20, shape).astype(np.float32)
+        values = np.rint(ndimage.zoom(chest.data, 4, order=1) + noise)
+        affine = centred(shape, np.array(SPACING_MM))
+        if as_float:
+            write_volume(Volume(values, Grid(shape, affine), "ct"), LARGE)
+        else:
+            nibabel.save(nibabel.Nifti1Image(values.astype(np.int16), affine), LARGE)
+        return {}
+    segment(example("heart-ct")[0], Request(model=HEART))
     out: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
-        target = Path(name) / "labels.nii.gz"
-        if not use:  # it is made by a process of its own, for the sake of the peak memory
-            from diffatlas.geometry.grid import Grid
-
-            shape = (512, 512, 400)
-            zoomed = ndimage.zoom(heart.data, [n / m for n, m in zip(shape, heart.grid.shape, strict=True)], order=1)
-            noise = np.random.default_rng(0).normal(0, 20, zoomed.shape).astype(np.float32)
-            affine = np.diag([0.7, 0.7, 0.75, 1.0])
-            affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-            if as_float:
-                write_volume(Volume(np.rint(zoomed + noise), Grid(shape, affine), "ct"), LARGE)
-            else:
-                nibabel.save(nibabel.Nifti1Image(np.rint(zoomed + noise).astype(np.int16), affine), LARGE)  # type: ignore[attr-defined]
-            return out
-        begin = time.perf_counter()
-
-        def lap(title: str) -> None:
-            nonlocal begin
-            out[title] = round(time.perf_counter() - begin, 3)
-            begin = time.perf_counter()
-
+        marks = [now()]
         volume = read_volume(LARGE)
-        lap("read")
-        grid = space.place(volume.grid)
-        image_to_model(volume, grid, space.window_for("ct"))
-        lap("to the model's grid")
-        distances = labels_to_model(truth, space.place(truth.grid), space.sdf_clip_mm)
-        begin = time.perf_counter()
-        labels = Resampler(volume.grid, grid).labels(distances, truth.scheme)
-        lap("labels at full resolution")
-        write_label_map(labels, target, header=volume.header)
-        lap("write")
-        volume.sha256()
-        labels.volumes_ml()
-        lap(HASH)
-    return out
+        marks.append(now())
+        frames = stream(volume, Request(model=HEART))
+        frame = next(frames)
+        marks.append(now())
+        frame = list(frames)[-1]
+        marks.append(now())
+        assert frame.result is not None
+        write_label_map(frame.result.labels, Path(name) / "labels.nii.gz", header=volume.header)
+        marks.append(now())
+    names = ("read", "first frame, with its search", "other frames, labels, confidence, hash", "write")
+    for title, one, two in zip(names, marks[:-1], marks[1:], strict=True):
+        out[title] = since(one, two)
+    return out | {"all": since(marks[0], marks[-1])}
 
 
-HASH = "hash of the voxels and volumes"
+SPACING_MM = (0.7, 0.7, 0.75)
 LARGE = Path(tempfile.gettempdir()) / "diffatlas-bench-large.nii.gz"
+
+
+def centred(shape: tuple[int, int, int], spacing_mm: Any) -> Any:
+    """The affine of a grid about the world's origin."""
+    affine = np.diag([*spacing_mm, 1.0])
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    return affine
 
 
 def volume(repeats: int) -> dict[str, Any]:
@@ -294,11 +292,56 @@ def volume(repeats: int) -> dict[str, Any]:
             size_mb = LARGE.stat().st_size / 1e6
         finally:
             LARGE.unlink(missing_ok=True)
-        laps = {lap: [row[lap] for row in rows] for lap in rows[0] if lap != "peak_mb"}
-        laps["all"] = [sum(laps[lap][i] for lap in laps) for i in range(len(rows))]
-        laps["without the hash"] = [a - h for a, h in zip(laps["all"], laps[HASH], strict=True)]
-        more = {"peak_mb": rows[0]["peak_mb"], "file_mb": round(size_mb)}
-        out[title] = {lap: figures(s) for lap, s in laps.items()} | more
+        laps = {lap: taken([row[lap] for row in rows]) for lap in rows[0] if lap != "peak_mb"}
+        out[title] = laps | {"peak_mb": rows[0]["peak_mb"], "file_mb": round(size_mb)}
+    return out
+
+
+def child_precision(count: int) -> dict[str, Any]:
+    """Labels of both models in bf16 and fp32, ``count`` cases a set; a pass of each, and what `auto` makes of it."""
+    import os
+
+    import torch
+    from common import hearts, hippocampus
+
+    from diffatlas.engine import precision
+    from diffatlas.engine.device import Compute, has_bf16
+    from diffatlas.engine.request import Request
+    from diffatlas.metrics import compare
+    from diffatlas.session import load_model, segment
+
+    if not has_bf16(torch.device("cpu")):
+        return {}
+    sets = {
+        HEART: [case for modality in ("ct", "mr") for case in hearts(modality, count, 800_100)],
+        "hippocampus-mri": list(hippocampus("holdout", 2 * count)),
+    }
+    out: dict[str, Any] = {}
+    for name, cases in sets.items():
+        model, same, gained = load_model(name), [], []
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["DIFFATLAS_CACHE"] = folder
+            begin = time.perf_counter()
+            chosen = Compute.of(Request(model=name), model).provenance()["precision"]
+            measuring_s = time.perf_counter() - begin
+            (row,) = json.loads((Path(folder) / precision.FILE).read_text()).values()
+        for _, image, truth in cases:
+            plain, low = (segment(image, Request(model=name, precision=p)).labels for p in ("fp32", "bf16"))
+            dice = [float(np.nanmean([r.dice for r in compare(a, b).rows]))
+                    for a, b in ((low, plain), (low, truth), (plain, truth))]  # fmt: skip
+            same.append(dice[0])
+            gained.append(dice[1] - dice[2])
+        out[name] = {
+            "n": len(same),
+            "dice": round(float(np.mean(same)), 5),
+            "lowest": round(min(same), 5),
+            "gained": round(float(np.mean(gained)), 5),
+            "least": round(min(gained), 5),
+            "fp32_ms": 1e3 * row["fp32_s"],
+            "bf16_ms": 1e3 * row["bf16_s"],
+            "auto": chosen,
+            "measuring_s": round(measuring_s, 2),
+        }
     return out
 
 
@@ -320,6 +363,7 @@ CHILDREN: dict[str, Callable[..., dict[str, Any]]] = {
     "grid": child_grid,
     "run": child_run,
     "volume": child_volume,
+    "precision": child_precision,
 }
 PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "start": lambda repeats: start(),
@@ -327,6 +371,7 @@ PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "network": network,
     "growth": growth,
     "volume": volume,
+    "precision": lambda repeats: run_child(__file__, "precision", 6),
 }
 
 

@@ -120,9 +120,9 @@ def main() -> None:
                         return show(results, name)
                     request = Request(
                         model=model,
-                        sampler=sampler,
+                        sampler=sampler,  # type: ignore[arg-type]
                         steps=steps,
-                        guidance_noise=rho,  # type: ignore[arg-type]
+                        guidance_noise=rho,
                     )
                     begin = time.perf_counter()
                     labels = segment(volume, request).labels

@@ -80,7 +80,7 @@ def main() -> None:
                         labels = segment(volume, asked).labels.data
                         means.append(float(np.nanmean(list(scores(case, labels, False).values()))))
                     low, high = interval(means)
-                    row = {"n": len(means), "dice": round(float(np.mean(means)), 4)}
+                    row: dict[str, Any] = {"n": len(means), "dice": round(float(np.mean(means)), 4)}
                     row["interval"] = [round(low, 4), round(high, 4)]
                     results.setdefault(name, {}).setdefault(kind, {}).setdefault(str(degree), {})[way] = row
                     print(

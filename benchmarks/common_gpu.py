@@ -139,7 +139,7 @@ def ceilings(device: torch.device, quick: bool) -> Iterator[tuple[str, float]]:
     yield "copy_gb_s", round(2 * x.numel() / timed(lambda: y.copy_(x), device, 5, warm=2)["min_s"] / 1e9)
 
 
-class Roofline(TorchDispatchMode):
+class Roofline(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts what is called inside: the shortest time that the ceilings allow for it.
 
     ``fused_s``: of convolutions and products alone, each the longer of its arithmetic and of moving its inputs and
@@ -151,7 +151,7 @@ class Roofline(TorchDispatchMode):
     CONVOLUTIONS = (torch.ops.aten.convolution, torch.ops.aten.mkldnn_convolution)
 
     def __init__(self, rates: dict[str, float]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.rates, self.flop, self.fused_s, self.eager_s = rates, 0, 0.0, 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -25,6 +25,21 @@ def figures(seconds: Sequence[float]) -> dict[str, float]:
     }
 
 
+def now() -> tuple[float, float]:
+    """The clock, and the processor time of all threads of this process, s."""
+    return time.perf_counter(), time.process_time()
+
+
+def since(begin: tuple[float, float], end: tuple[float, float]) -> tuple[float, float]:
+    """Seconds, and processor seconds, between two `now`."""
+    return end[0] - begin[0], end[1] - begin[1]
+
+
+def taken(laps: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """`figures` of seconds, and the median of processor seconds, of repetitions."""
+    return figures([wall for wall, _ in laps]) | {"cpu_s": round(statistics.median(cpu for _, cpu in laps), 4)}
+
+
 def alternating(ways: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, float]]:
     """Call every way in turn, ``repeats`` times after one warm-up, so that what disturbs one disturbs all.
 

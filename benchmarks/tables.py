@@ -29,16 +29,28 @@ def seconds(row: dict[str, Any]) -> str:
     return f"{row['median_s']:.2f} ({row['min_s']:.2f} to {row['max_s']:.2f})"
 
 
+def processor(row: dict[str, Any]) -> str:
+    """Processor seconds; results of before have none."""
+    return f"{row['cpu_s']:.2f}" if "cpu_s" in row else ""
+
+
 def speed_table(results: dict[str, Any]) -> str:
     """What `bench_speed.py` measured."""
     parts = []
+    rows: list[Sequence[Any]]
     if "start" in results:
-        rows = [(title, seconds(row)) for title, row in results["start"].items()]
-        parts.append(table(("a process from nothing", "s (spread)"), rows))
+        rows = [(title, seconds(row), processor(row)) for title, row in results["start"].items()]
+        parts.append(table(("a process from nothing", "s (spread)", "processor s"), rows))
     if "path" in results:
-        rows = [(title, seconds(row)) for title, row in results["path"].items() if title != "peak_mb"]
-        rows.append(("peak memory", f"{results['path']['peak_mb']} MB"))
-        parts.append(table(("`heart-phantom`, preset `fast`, model loaded", "s (spread)"), rows))
+        path = results["path"]
+        rows = [(t, seconds(row), processor(row)) for t, row in path.items() if t not in ("peak_mb", "model")]
+        rows.append(("peak memory", f"{path['peak_mb']} MB", ""))
+        parts.append(
+            table(
+                (f"`{path.get('model', 'heart-phantom')}`, preset `fast`, model loaded", "s (spread)", "processor s"),
+                rows,
+            )
+        )
     if "network" in results:
         rows = [
             (model, title, seconds(row), f"{row['cpu_s']:.2f}")
@@ -67,9 +79,21 @@ def speed_table(results: dict[str, Any]) -> str:
     if "volume" in results:
         stored = results["volume"]
         laps = [lap for lap in next(iter(stored.values())) if not lap.endswith("_mb")]
-        rows = [(lap, *(seconds(row[lap]) for row in stored.values())) for lap in laps]
+        rows = [
+            (lap, *(f"{seconds(row[lap])}, {processor(row[lap])}".rstrip(", ") for row in stored.values()))
+            for lap in laps
+        ]
         rows.append(("peak memory", *(f"{row['peak_mb']} MB" for row in stored.values())))
-        parts.append(table(("512 x 512 x 400 voxels", *(f"stored as {t}, s (spread)" for t in stored)), rows))
+        parts.append(table(("512 x 512 x 400 voxels", *(f"{t}, s (spread), processor s" for t in stored)), rows))
+    if "precision" in results:
+        rows = [
+            (model, row["n"], f"{row['dice']:.5f} ({row['lowest']:.5f})", f"{row['gained']:+.5f} ({row['least']:+.5f})",
+             f"{row['fp32_ms']:.0f}", f"{row['bf16_ms']:.0f}", row["auto"], f"{row['measuring_s']:.2f}")
+            for model, row in results["precision"].items() if model != "peak_mb"
+        ]  # fmt: skip
+        head = ("labels in bf16", "n", "Dice with fp32's (lowest)", "Dice gained against the truth (lowest)")
+        more = ("a pass in fp32, ms", "in bf16, ms", "`auto` takes", "to find that out, once, s")
+        parts.append(table((*head, *more), rows))
     if "published" in results:
         row = results["published"]
         parts.append(
@@ -152,14 +176,29 @@ def openvino_table(results: dict[str, Any]) -> str:
     """What `bench_openvino.py` measured."""
     if not results:
         return ""
-    parts = []
-    for what, unit in (("once", "s"), ("call", "s (spread), processor s")):
-        lines = results[what].items()
-        rows = [(k, f"{v:.2f}" if what == "once" else f"{seconds(v)}, {v['cpu_s']:.2f}") for k, v in lines]
-        parts.append(table((what, unit), rows))
-    rows = [(k, v["largest_difference"], v.get("dice_with_fp32", "")) for k, v in results["agreement"].items()]
-    parts.append(table(("agreement", "largest difference", "lowest Dice with PyTorch's fp32"), rows))
-    return "\n\n".join(parts)
+    calls, agreement = results["call"], results["agreement"]
+    rows: list[Sequence[Any]] = []
+    for title, row in agreement.items():
+        took = calls[title]
+        spread = f"{1e3 * took['median_s']:.1f} ({1e3 * took['min_s']:.1f} to {1e3 * took['max_s']:.1f})"
+        same = f"{row['dice_with_fp32']:.4f} ({row['lowest_dice_with_fp32']:.4f})"
+        gained = f"{row['dice_gained']:+.4f} ({row['lowest_gained']:+.4f})"
+        rows.append((title, spread, f"{1e3 * took['cpu_s']:.0f}", row["largest_difference"], same, gained))
+    n = next(iter(agreement.values()))["n"]
+    head = (
+        "a pass of `heart`",
+        "ms (spread)",
+        "processor ms",
+        "largest difference of a value",
+        f"Dice with PyTorch's fp32, n = {n} (lowest)",
+        "Dice gained against the truth (lowest)",
+    )
+    once = table(("once", "s"), [(k, f"{v:.2f}") for k, v in results["once"].items()])
+    failed = "".join(
+        f"\n\n{title}: does not compile here, its process ends with code {code}."
+        for title, code in results["failed"].items()
+    )
+    return f"{table(head, rows)}{failed}\n\n{once}"
 
 
 def gpu_table(results: dict[str, Any]) -> str:
@@ -184,7 +223,7 @@ def gpu_table(results: dict[str, Any]) -> str:
                  *(one.get("times_fused", "") if one else "" for one in ones), row["frames_s"]["median"],
                  agreed.get("dice", ""))
             )  # fmt: skip
-    head = ("model", "", "`fast`, ms", "`watch`, ms", "a pass, ms", "a pass of 8, ms")
+    head: tuple[str, ...] = ("model", "", "`fast`, ms", "`watch`, ms", "a pass, ms", "a pass of 8, ms")
     parts.append(table((*head, "x roofline", "x roofline of 8", "frames a second", "Dice with the CPU's labels"), rows))
     taken = [f"{name} {part['auto_takes']}" for name, part in found.items() if "auto_takes" in part]
     if taken:
@@ -255,7 +294,7 @@ def main() -> None:
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
         if not pattern.search(pages[page]):
             raise SystemExit(f"{page.name}: no place for the table '{name}'")
-        pages[page] = pattern.sub(lambda _, inner=f"{begin}\n\n{text}\n\n{end}": inner, pages[page])
+        pages[page] = pattern.sub(f"{begin}\n\n{text}\n\n{end}".replace("\\", r"\\"), pages[page])
     if not arguments.print:
         for page, content in pages.items():
             page.write_text(content, encoding="utf-8")

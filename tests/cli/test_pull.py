@@ -138,9 +138,9 @@ def test_what_was_pulled_is_converted_and_segments(
         run = ("--model", tmp_path / name, "--preset", "published", "--steps", 3, "--precision", "fp32")
         done = cli("segment", image, "-o", out, *run, "--modality", "mr", "--report", told)
         assert done.code == 0, done.err
-        labels = nib.load(out)
-        assert labels.shape == nib.load(image).shape
-        np.testing.assert_allclose(labels.affine, nib.load(image).affine)
+        labels, source = nib.nifti1.load(out), nib.nifti1.load(image)
+        assert labels.shape == source.shape
+        np.testing.assert_allclose(labels.affine, source.affine)
         found[name] = np.asarray(labels.dataobj)
         assert read_card(tmp_path / name).sha256 in told.read_text()
     assert set(np.unique(found["pulled"])) <= {0, 500, 600}

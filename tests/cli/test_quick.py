@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -56,3 +57,19 @@ def test_what_is_imported_already_is_left_alone(monkeypatch: pytest.MonkeyPatch)
     quick.begin("segment")
     assert sys.modules["pydicom"] is there
     assert "nibabel" not in sys.modules
+
+
+@pytest.mark.parametrize(("large", "started"), [(1, ["torch"]), (1000, [])])
+def test_torch_is_imported_beside_the_reading_of_large_files_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: int, started: list[str]
+) -> None:
+    path = tmp_path / "image.nii.gz"
+    path.write_bytes(bytes(10))
+    asked: list[str] = []
+    monkeypatch.setattr(quick, "LARGE", large)
+    monkeypatch.setattr(quick, "import_module", asked.append)
+    before = threading.enumerate()
+    quick.torch_beside(path)
+    for thread in set(threading.enumerate()) - set(before):
+        thread.join()
+    assert asked == started

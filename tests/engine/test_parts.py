@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffatlas.engine.backend import hash_beside
 from diffatlas.engine.device import Compute
 from diffatlas.engine.placement import EditedMask, Placement, edited_mask, place
 from diffatlas.engine.plan import Plan, plan
 from diffatlas.engine.request import MaskEdit, Request
 from diffatlas.engine.result import Frames, agreement
+from diffatlas.engine.run_record import RecordedImage
 from diffatlas.engine.walk import Walk, WalkStep, batch_noise, denoiser_of
 from diffatlas.geometry.volume import Volume
 from diffatlas.models.store import load_model
@@ -207,3 +209,9 @@ def test_an_edit_is_an_edit(request_: Request) -> None:
     edited = edited_mask(planned, place(planned, source, unasked))
     assert isinstance(edited, EditedMask)
     np.testing.assert_array_equal(edited.labels.data, LABELS)
+
+
+def test_the_hash_beside_a_run_is_the_volumes_own() -> None:
+    hashed = hash_beside(volume())
+    assert RecordedImage.of(volume(), hashed).sha256 == volume().sha256()
+    assert RecordedImage.of(volume(), lambda: "known").sha256 == "known"

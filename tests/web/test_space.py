@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 from urllib.request import urlopen
 
-import gradio_client  # type: ignore[import-untyped]
+import gradio_client
 import pytest
 import yaml
 from packaging.requirements import Requirement

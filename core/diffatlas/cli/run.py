@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffatlas.cli import options as opt
+from diffatlas.cli import quick
 from diffatlas.errors import BadInput
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ def segment(
     outputs.check(input_)
 
     backend = opt.backend_for(device)
+    if request.device == device:  # else the network runs on another machine
+        quick.torch_beside(input_)
     image = opt.read_input(input_, volume, modality)
     if ignore is not None:
         request = replace(request, ignore=ignored_voxels(ignore, image))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from diffatlas.engine.device import Compute
@@ -17,6 +18,15 @@ from diffatlas.engine.walk import Walk, denoiser_of, one_step
 from diffatlas.errors import BadInput
 from diffatlas.geometry.volume import Volume
 from diffatlas.models.store import load_model
+
+
+def hash_beside(volume: Volume) -> Callable[[], str]:
+    """`Volume.sha256`, calculated in a thread of its own from now on; call the answer for it."""
+    pool = ThreadPoolExecutor(1)
+    try:
+        return pool.submit(volume.sha256).result
+    finally:
+        pool.shutdown(wait=False)
 
 
 class LocalBackend:
@@ -43,6 +53,7 @@ class LocalBackend:
         planned = plan(volume, request)
         if volume is None and request.task == "segment" and request.guidance != "none":
             raise BadInput("there is no image to segment")
+        hashed = None if volume is None else hash_beside(volume)
         model = load_model(planned.card.path)
         compute = Compute.of(request, model)
         placement = place(planned, volume, one_step(model, planned, compute))
@@ -50,4 +61,4 @@ class LocalBackend:
         edited = edited_mask(planned, placement)
         known = placement.known if request.task == "segment" else None
         walk = Walk(planned, placement, edited, denoiser_of(model, planned, compute, known), compute)
-        return Frames(planned, volume, placement, edited, compute.provenance(), begin).of(walk)
+        return Frames(planned, volume, placement, edited, compute.provenance(), begin, hashed).of(walk)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 
 class Frames:
-    """The frames of a run. ``begin``: `time.monotonic` when it began; ``where``: `Compute.provenance`."""
+    """The frames of a run. ``begin``: `time.monotonic` when it began; ``where``: `Compute.provenance`.
+
+    ``hashed``: gives `Volume.sha256` of the volume, where somebody calculates it already.
+    """
 
     def __init__(
         self,
@@ -40,9 +43,10 @@ class Frames:
         edited: EditedMask | None,
         where: dict[str, Any],
         begin: float,
+        hashed: Callable[[], str] | None = None,
     ) -> None:
         self.plan, self.volume, self.placement, self.edited = plan, volume, placement, edited
-        self.where, self.begin = where, begin
+        self.where, self.begin, self.hashed = where, begin, hashed
         self.metrics: list[FrameMetrics] = []
         self._last: NDArray[np.uint8] | None = None
 
@@ -142,7 +146,7 @@ class Frames:
             "program": {"name": "napari-diffatlas", "version": program_version()},
             "request": self.plan.request.to_json(),
             "model": {"name": card.name, "sha256": card.sha256},
-            "source": None if self.volume is None else plain(RecordedImage.of(self.volume)),
+            "source": None if self.volume is None else plain(RecordedImage.of(self.volume, self.hashed)),
             "placement": {
                 "shape": list(grid.shape),
                 "affine": grid.affine.tolist(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,10 @@ class RecordedImage:
     path: Path | None = None
 
     @classmethod
-    def of(cls, volume: Volume) -> RecordedImage:
-        """The record of ``volume``, without a file."""
+    def of(cls, volume: Volume, hashed: Callable[[], str] | None = None) -> RecordedImage:
+        """The record of ``volume``, without a file; ``hashed`` gives its sha256 where that is known already."""
         affine: Any = volume.grid.affine.tolist()
-        return cls(volume.sha256(), volume.name, volume.grid.shape, affine, volume.modality)
+        return cls((hashed or volume.sha256)(), volume.name, volume.grid.shape, affine, volume.modality)
 
 
 @value(frozen=True, eq=False)

@@ -7,6 +7,9 @@ borders fall between the model's voxels where the distances say so.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,9 +19,12 @@ from scipy import ndimage
 
 from diffatlas.errors import BadInput
 from diffatlas.geometry.distance import distances_to_labels, signed_distance_mm
-from diffatlas.geometry.grid import Grid, inverse_orientation, oriented, reorient
+from diffatlas.geometry.grid import Grid, oriented, reorient
 from diffatlas.geometry.space import FILL, Ranges, Window
 from diffatlas.geometry.volume import LabelMap, LabelScheme, Volume
+
+# Voxels of a slab; two are worked on at a time.
+SLAB_VOXELS = 2_000_000
 
 
 class OnModelGrid(NamedTuple):
@@ -173,23 +179,21 @@ class Resampler:
         axes = np.ogrid[start:stop, y0:y1, z0:z1]
         inside = np.ones((stop - start, y1 - y0, z1 - z0), dtype=bool)
         for axis in range(3):
-            at: NDArray[Any] = self.matrix[axis, 3] + sum(self.matrix[axis, a] * axes[a] for a in range(3))
+            # Axes that the index does not depend on are left out: between parallel grids a line is compared, no slab.
+            turned = [self.matrix[axis, a] * axes[a] for a in range(3) if self.matrix[axis, a] != 0]
+            at: NDArray[Any] = self.matrix[axis, 3] + sum(turned)
             inside &= (at > -0.5 - 1e-6) & (at < self.model.shape[axis] - 0.5 + 1e-6)
         return inside
 
     def _slabs(self) -> list[tuple[int, int]]:
         (x0, x1), (y0, y1), (z0, z1) = self.box
-        rows = max(1, 4_000_000 // max((y1 - y0) * (z1 - z0), 1))
+        rows = max(1, SLAB_VOXELS // max((y1 - y0) * (z1 - z0), 1))
         return [(a, min(a + rows, x1)) for a in range(x0, x1, rows)]
 
     def labels(self, sdf_mm: NDArray[np.float32], scheme: LabelScheme, roi: Ranges | None = None) -> LabelMap:
         """Distances [K, x, y, z] on the model grid to a `LabelMap` on the source grid (within ``roi``, if given)."""
-        out = np.zeros(self.canonical.shape, dtype=np.uint8)
-        (_, _), (y0, y1), (z0, z1) = self.box
-        for start, stop in self._slabs():
-            labels = distances_to_labels(self.slab(sdf_mm, start, stop))
-            out[start:stop, y0:y1, z0:z1] = np.where(self.covered(start, stop), labels, 0)
-        data = reorient(out, inverse_orientation(self.orientation))
+        data = np.zeros(self.source.shape, dtype=np.uint8)
+        self._fill(data, lambda start, stop: distances_to_labels(self.slab(sdf_mm, start, stop)))
         if roi is not None:
             keep = np.zeros_like(data)
             window = tuple(slice(a, b) for a, b in roi)
@@ -199,12 +203,23 @@ class Resampler:
 
     def field(self, values: NDArray[np.float32], outside: float) -> NDArray[np.float32]:
         """One field [x, y, z] on the model grid to the source grid, ``outside`` where the model does not reach."""
-        out = np.full(self.canonical.shape, outside, dtype=np.float32)
+        # Zeros cost nothing where nobody writes them.
+        out = np.full(self.source.shape, outside, np.float32) if outside else np.zeros(self.source.shape, np.float32)
+        self._fill(out, lambda start, stop: self.slab(values[None], start, stop)[0])
+        return out
+
+    def _fill(self, out: NDArray[Any], values: Callable[[int, int], NDArray[Any]]) -> None:
+        """Write ``values`` of every slab to the voxels of ``out`` (the source's axes) that the model covers."""
         (_, _), (y0, y1), (z0, z1) = self.box
-        for start, stop in self._slabs():
-            part = self.slab(values[None], start, stop)[0]
-            out[start:stop, y0:y1, z0:z1] = np.where(self.covered(start, stop), part, outside)
-        return reorient(out, inverse_orientation(self.orientation))
+        canonical = oriented(out, self.orientation)  # a view
+
+        def fill(slab: tuple[int, int]) -> None:
+            part = canonical[slab[0] : slab[1], y0:y1, z0:z1]
+            np.copyto(part, values(*slab), where=self.covered(*slab))
+
+        # Half of this waits for memory; the slabs do not meet.
+        with ThreadPoolExecutor(2) as pool:
+            deque(pool.map(fill, self._slabs()), maxlen=0)
 
 
 Between = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
