@@ -212,13 +212,13 @@ def child_run(samples: int, steps: int) -> dict[str, Any]:
 
 def growth(repeats: int) -> dict[str, Any]:
     out: dict[str, Any] = {"grid": {}, "structures": {}, "batch": {}, "samples": {}, "steps": {}}
-    for size in (32, 64, 96, 128):
+    for size in (32, 64, 96, 128, 192, 256):
         out["grid"][str(size)] = run_child(__file__, "grid", size, 5, 1)
-    for structures in (1, 5, 20):
+    for structures in (1, 5, 20, 50):
         out["structures"][str(structures)] = run_child(__file__, "grid", 64, structures, 1)
     for batch in (1, 2, 4):
         out["batch"][str(batch)] = run_child(__file__, "grid", 64, 5, batch)
-    for samples in (1, 2, 4, 8):
+    for samples in (1, 2, 4, 8, 100, 1000):
         out["samples"][str(samples)] = run_child(__file__, "run", samples, 2)
     for steps in (1, 2, 4, 8, 16):
         out["steps"][str(steps)] = run_child(__file__, "run", 1, steps)

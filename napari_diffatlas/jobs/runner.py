@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, Protocol, cast
 
-from napari.qt.threading import create_worker
+from napari.qt.threading import GeneratorWorker
 from napari.utils import progress
 from qtpy.QtCore import QObject, QTimer, Signal  # type: ignore[attr-defined, unused-ignore]
 
@@ -18,8 +18,8 @@ ACTIVITY_MS = 50
 class Job(Protocol):
     """Work for a runner: ``updates`` is iterated in a worker, the other methods are called from any thread.
 
-    ``updates`` yields `Step`, and values of the job's own, and ends with one `Stopped`, `Failed` or value of a type in
-    ``endings``.
+    ``updates``, a generator, yields `Step`, and values of the job's own, and ends with one `Stopped`, `Failed` or value
+    of a type in ``endings``.
     """
 
     @property
@@ -29,6 +29,27 @@ class Job(Protocol):
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     def shown(self) -> None: ...
+
+
+class _Worker(GeneratorWorker):
+    """Closes what it iterates in its own thread, however it ends.
+
+    napari ends its workers between two values when the viewer closes. What they iterate would stay open then: a run on
+    another machine would go on.
+    """
+
+    def __init__(self, updates: Generator[Any, None, None]) -> None:
+        super().__init__(self._pass_on)
+        self._updates = updates
+
+    def work(self) -> Any:
+        try:
+            return super().work()
+        finally:
+            self._updates.close()
+
+    def _pass_on(self) -> Iterator[Any]:
+        yield from self._updates
 
 
 class Runner(QObject):
@@ -67,7 +88,7 @@ class Runner(QObject):
         self._stop_on_destroyed = run.stop
         self.destroyed.connect(self._stop_on_destroyed)
         self.busy_changed.emit(True)
-        worker = create_worker(run.updates, _start_thread=False)
+        worker = _Worker(cast(Generator[Any, None, None], run.updates()))
         worker.yielded.connect(self._on_update)
         worker.finished.connect(self._on_finished)
         self._workers += 1
