@@ -68,10 +68,28 @@ def start() -> dict[str, Any]:
     return out
 
 
+def from_file_to_file(source: Path, target: Path) -> tuple[list[tuple[float, float]], Any]:
+    """Times before and after reading, at the first frame, the last one, and when labels are written; the volume."""
+    from diffatlas.engine.request import Request
+    from diffatlas.io import read_volume, write_label_map
+    from diffatlas.session import stream
+
+    marks = [now()]
+    volume = read_volume(source)
+    marks.append(now())
+    frames = stream(volume, Request(model=HEART))
+    frame = next(frames)
+    marks.append(now())
+    frame = list(frames)[-1]
+    marks.append(now())
+    assert frame.result is not None
+    write_label_map(frame.result.labels, target, header=volume.header)
+    return [*marks, now()], volume
+
+
 def child_path(repeats: int) -> dict[str, Any]:
     """Read, segment, write, with the model loaded; and the parts of it."""
     from diffatlas.engine.request import Request
-    from diffatlas.io import read_volume, write_label_map
     from diffatlas.session import load_model, stream
 
     load_model(HEART)
@@ -79,17 +97,7 @@ def child_path(repeats: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         source, target = heart_file(Path(name)), Path(name) / "labels.nii.gz"
         for turn in range(repeats + 1):
-            marks = [now()]
-            volume = read_volume(source)
-            marks.append(now())
-            frames = stream(volume, Request(model=HEART))
-            frame = next(frames)
-            marks.append(now())
-            frame = list(frames)[-1]
-            marks.append(now())
-            assert frame.result is not None
-            write_label_map(frame.result.labels, target, header=volume.header)
-            marks.append(now())
+            marks, volume = from_file_to_file(source, target)
             whole = volume.grid.shape
             middle = ((8, whole[0] - 8), (8, whole[1] - 8), (8, whole[2] - 8))
             begin = now()
@@ -236,9 +244,9 @@ def child_volume(use: int, as_float: int) -> dict[str, Any]:
     from diffatlas.engine.request import Request
     from diffatlas.geometry.grid import Grid
     from diffatlas.geometry.volume import Volume
-    from diffatlas.io import read_volume, write_label_map, write_volume
+    from diffatlas.io import write_volume
     from diffatlas.phantom import phantom
-    from diffatlas.session import example, segment, stream
+    from diffatlas.session import example, segment
 
     if not use:  # it is made by a process of its own, for the sake of the peak memory
         small, shape = (128, 128, 100), (512, 512, 400)
@@ -254,17 +262,7 @@ def child_volume(use: int, as_float: int) -> dict[str, Any]:
     segment(example("heart-ct")[0], Request(model=HEART))
     out: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
-        marks = [now()]
-        volume = read_volume(LARGE)
-        marks.append(now())
-        frames = stream(volume, Request(model=HEART))
-        frame = next(frames)
-        marks.append(now())
-        frame = list(frames)[-1]
-        marks.append(now())
-        assert frame.result is not None
-        write_label_map(frame.result.labels, Path(name) / "labels.nii.gz", header=volume.header)
-        marks.append(now())
+        marks, _ = from_file_to_file(LARGE, Path(name) / "labels.nii.gz")
     names = ("read", "first frame, with its search", "other frames, labels, confidence, hash", "write")
     for title, one, two in zip(names, marks[:-1], marks[1:], strict=True):
         out[title] = since(one, two)

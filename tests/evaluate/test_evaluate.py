@@ -210,14 +210,19 @@ def test_a_method_is_taught_by_the_answers_of_another(
 
 
 def test_only_what_is_labelled_is_scored(base: Path) -> None:
-    """A reference of one structure, on some slices; the model knows two."""
+    """A reference of one structure; the model knows two."""
     methods = [{"name": "segmenter", "task": "segmenter"}]
     whole = {"name": "whole", "kind": "same-domain", "train": {"only": ["case0"]}, "test": {"only": ["case4"]}}
     path = protocol_file(base, methods=methods, settings=[whole], compare_to="segmenter")
     protocol = load_protocol(path)
     (name, other) = protocol.testing(protocol.settings[0]).scheme.names
-    one = carry_out(protocol, say=quiet).scores[0].structures
-    assert list(one) == [name, other]
+    both = carry_out(protocol, say=quiet).scores[0].structures
+    assert list(both) == [name, other]
+    own = {"scheme": None, "structures": [{"name": other.upper(), "id": 1}], "labels": {name: 1, other: 2}}
+    test = {"only": ["case4"], **own}
+    path = protocol_file(base, methods=methods, settings=[{**whole, "test": test}], compare_to="segmenter")
+    one = carry_out(load_protocol(path), say=quiet).scores[0].structures
+    assert list(one.values()) == [both[other]]
 
     grid = Grid((4, 4, 3), np.eye(4))
     scheme = named_scheme("own", [("a", 1, None), ("b", 2, None)])

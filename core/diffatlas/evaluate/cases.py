@@ -49,7 +49,7 @@ def slab(labels: NDArray[np.integer[Any]], grid: Grid, share: float) -> NDArray[
     """Voxels of a slab across the middle of what is labelled, bool of the shape of ``labels``.
 
     It takes ``share`` of the length of the labels along the axis of the array that runs along the body most. None where
-    that is not one slice.
+    that is less than one slice.
     """
     axis = int(np.abs(grid.affine[2, :3]).argmax())
     there = np.flatnonzero((labels > 0).any(axis=tuple(a for a in range(3) if a != axis)))

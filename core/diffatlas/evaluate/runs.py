@@ -223,13 +223,21 @@ class _One:
         return self.protocol.output / "scores" / slug(self.setting.name) / name
 
     def _heading(self, run: RunConfig) -> dict[str, Any]:
-        """The weights and the request that scores of a run belong to."""
+        """The weights, the request and the way of scoring that scores of a run belong to."""
         if self.method.model is not None:
             weights = load_model(self.method.model).card.sha256
         else:
             weights = _sha256(self.folder / f"{run.weights}.safetensors")
-        heading = {"weights": weights, "request": run.request, "tolerance_mm": self.protocol.tolerance_mm}
-        return {**heading, "missing": run.missing} if run.missing else heading
+        testing = self.protocol.testing(self.setting)
+        return {
+            "weights": weights,
+            "request": run.request,
+            "tolerance_mm": self.protocol.tolerance_mm,
+            "missing": run.missing,
+            "structures": list(testing.scheme.names),
+            "centre": testing.data.centre,
+            "labelled_slices": self.setting.labelled_slices,
+        }
 
     def scores(self, run: RunConfig) -> dict[str, Score]:
         """What is kept of a run, by case; nothing where it was made with other weights or another request."""
