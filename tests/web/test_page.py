@@ -149,6 +149,8 @@ def test_controls_reach_the_request(site: Site, open_tab: Open) -> None:
     tab.page.fill("#steps input", "6")
     tab.page.fill("#samples input[type=number]", "3")
     tab.page.fill("#noise input[type=number]", "0.35")
+    tab.page.focus("#model input")  # looked at and left: one's own noise stays
+    tab.page.locator("#model input").blur()
     tab.page.fill("#seed input", "3")
     tab.page.locator("#seed input").blur()
     tab.page.click("#run")
@@ -245,6 +247,18 @@ def test_pairs_are_drawn_and_one_is_opened_and_segmented(site: Site, open_tab: O
     volume = site.backend.volumes[-1]
     assert volume is not None
     assert volume.name == "pair-of-seed-6"
+    # Other pairs take the viewer; a run of the image that is still chosen brings it back.
+    patient = "[...document.querySelectorAll('#view *')].find((e) => e.viewer).viewer.patient !== null"
+    tab.page.get_by_role("tab", name="Atlas").click()
+    tab.page.locator("#run >> text=Draw pairs").wait_for()
+    tab.page.click("#run")
+    tab.wait_for_status("Done")
+    assert not tab.page.evaluate(patient)
+    tab.page.get_by_role("tab", name="Segment").click()
+    tab.page.locator("#run >> text=Run").wait_for()
+    tab.page.click("#run")
+    tab.page.wait_for_function(patient, timeout=WAIT_MS)
+    tab.wait_for_status("Done")
 
 
 def test_an_image_is_painted_onto_a_mask(site: Site, open_tab: Open, tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ class Arrival:
             out[self.pages] = gr.Tabs(selected=DEMO)
         try:
             visitor = page.visitor(request)
+            visitor.laid_out, visitor.noise_of = wanted.beside, (wanted.preset, wanted.model)
             if not wanted.example:
                 empty = empty_message("Drop the file that this link was made for.")
                 return {**out, **page.blank, page.shown.view: empty}

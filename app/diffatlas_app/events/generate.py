@@ -31,6 +31,7 @@ class Generate:
         count = settings.whole("pairs", given[c.atlas_count])
         request = pairs.draw_request(given[c.atlas_model], count, seed, given[c.preset])
         # No image is on show: the pair's own image half is what the viewer draws.
+        visitor.viewed = None
         yield {page.shown.view: open_message(None, name="A pair of the atlas", caption=""), page.shown.gallery: ""}
         yield {page.shown.view: frame_message(session.start(None, request))}
         last = None

@@ -20,7 +20,11 @@ from diffatlas_app.visitors.source import EXAMPLES, RECORDED, read_labels
 
 
 class Looking:
-    """The events that open something in the viewer."""
+    """The events that open something in the viewer.
+
+    A dropdown reports its value when it is chosen *and* when it loses the focus, which the press of Run takes from it.
+    So what is on show already is not opened again: that would end the run that has just begun.
+    """
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -31,6 +35,8 @@ class Looking:
         if name is None:  # an upload cleared the choice
             return page.nothing()
         visitor = page.visitor(request)
+        if visitor.viewed is not None and visitor.viewed.key == name:
+            return page.nothing()
         visitor.make_way()
         try:
             recorded = name not in EXAMPLES
@@ -51,7 +57,7 @@ class Looking:
             try:
                 return {**self.opened(visitor, bool(given[page.chosen.beside])), **taken}
             except SeveralVolumes as several:
-                return {**self._asking(several), **taken}
+                return {**self._asking(visitor, several), **taken}
         except Exception as error:
             visitor.source = before
             return {**page.refused(error), page.chosen.upload: None}
@@ -59,21 +65,27 @@ class Looking:
     def open_volume(self, given: Given, request: gr.Request) -> Updates:
         """One of the volumes that an upload holds."""
         page = self.page
+        if given[page.chosen.which] is None:
+            return page.nothing()
         visitor = page.visitor(request)
-        visitor.make_way()
         try:
             if visitor.source is None or visitor.source.path is None:
                 raise BadInput("no file to choose from: drop one")
-            visitor.source = replace(visitor.source, index=settings.whole("volume", given[page.chosen.which]))
+            source = replace(visitor.source, index=settings.whole("volume", given[page.chosen.which]))
+            if visitor.shows(source):
+                return page.nothing()
+            visitor.make_way()
+            visitor.source = source
             out = self.opened(visitor, bool(given[page.chosen.beside]))
             del out[page.chosen.which]  # another volume of the file can be chosen
             return out
         except Exception as error:
             return page.refused(error)
 
-    def _asking(self, several: SeveralVolumes) -> Updates:
+    def _asking(self, visitor: Visitor, several: SeveralVolumes) -> Updates:
         """List the volumes of an upload to choose from; none is shown yet."""
         page = self.page
+        visitor.viewed = None
         choices = [(f"{number}: {choice}", number) for number, choice in enumerate(several.choices)]
         return {
             **page.idle,
@@ -109,6 +121,7 @@ class Looking:
             visitor.mask = visitor.take_labels(Path(given[page.chosen.mask_upload]), "mask")
             name, path = visitor.mask
             view = open_message(None, name=name, labels=read_labels(name, path), hint="Press Paint an image.")
+            visitor.viewed = None
             return {**page.blank, **page.idle, page.shown.view: view}
         except Exception as error:
             visitor.mask = None
@@ -123,6 +136,7 @@ class Looking:
         if source.recorded is not None:
             hint = "A recorded run: press Run to play it. Nothing is computed for it."
         message = open_message(volume, name=source.name, hint=hint, caption="")
+        visitor.viewed = source
         out = {
             **page.idle,
             **page.blank,

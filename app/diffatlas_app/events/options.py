@@ -31,10 +31,15 @@ class Options:
         found = next((m for m in models if m.name == name), None)
         return markup.auto_card(models) if found is None else markup.card(found)
 
-    def noise(self, given: Given) -> float:
-        """The guidance noise of a preset for a model."""
-        c = self.page.chosen
-        return settings.usual_noise(given[c.preset], given[c.model])
+    def noise(self, given: Given, request: gr.Request) -> Updates:
+        """The guidance noise of a preset for a model; one's own stays while these are the same."""
+        page, c = self.page, self.page.chosen
+        visitor = page.visitor(request)
+        chosen = (given[c.preset], given[c.model])
+        if visitor.noise_of == chosen:  # a dropdown also reports that it lost the focus
+            return {c.noise: gr.skip()}
+        visitor.noise_of = chosen
+        return {c.noise: settings.usual_noise(*chosen)}
 
     def hint(self, given: Given) -> str:
         """What a run with these settings will do, from the engine's plan."""
@@ -53,8 +58,11 @@ class Options:
         """Show or hide the second viewer; it shows the same image."""
         page = self.page
         beside = given[page.chosen.beside]
-        out: Updates = {page.shown.second: gr.update(visible=bool(beside))}
         visitor = page.visitor(request)
+        if visitor.laid_out == beside:
+            return {page.shown.second: gr.skip()}
+        visitor.laid_out = beside
+        out: Updates = {page.shown.second: gr.update(visible=bool(beside))}
         if beside and visitor.source is not None and visitor.idle.is_set():
             source = visitor.source
             message = open_message(source.read(), name=source.name, hint="The second run comes here.")

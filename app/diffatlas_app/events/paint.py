@@ -37,6 +37,7 @@ class Paint:
         else:
             name, mask = visitor.mask[0], read_labels(*visitor.mask)
         request = pairs.paint_request(mask, settings.whole("seed", given[c.seed]), given[c.preset])
+        visitor.viewed = None
         yield {page.shown.view: open_message(None, name=f"An image for {name}", labels=mask, caption="")}
         last = None
         for last in pairs.paint(self.visitors, visitor, mask, request, uploads.stem_of(name)):

@@ -13,7 +13,7 @@ from diffatlas_app.events import region as regions
 from diffatlas_app.events.outcome import Outcome
 from diffatlas_app.events.page import Given, Page, Updates
 from diffatlas_app.page.controls import settings_of
-from diffatlas_app.page.viewer import done_message, frame_message, waiting_message
+from diffatlas_app.page.viewer import done_message, frame_message, open_message, waiting_message
 from diffatlas_app.runs import settings
 from diffatlas_app.runs import stream as runs
 from diffatlas_app.visitors.sessions import Visitor, Visitors
@@ -42,6 +42,10 @@ class Segment:
         captions = wanted.captions()
         yield {v: waiting_message("Reading…", caption=c) for v, c in zip(views, captions, strict=False)}
         volume = wanted.named(source.read())
+        if not visitor.shows(source):  # a pair of the atlas, or a mask, was on show since
+            opened = {"name": source.name, "hint": "Starting…"}
+            yield {v: open_message(volume, **opened, caption=c) for v, c in zip(views, captions, strict=False)}
+            visitor.viewed = source
         roi, doubt = regions.chosen(source, volume, wanted), False
         if roi is None:
             for looking in regions.search(volume, wanted.request()):

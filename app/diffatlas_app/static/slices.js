@@ -50,7 +50,13 @@ export class Slices {
     const { scene } = this;
     this.frame.dataset.empty = !scene.back;
     if (!scene.back) return;
+    // All of the scene that this picture shows is taken now: it may be another one when the server answers.
     const cuts = PLANES.map((plane) => cut(scene, plane));
+    const unsure = scene.unsure && scene.unsureOpacity > 0;
+    const look = {
+      opacity: unsure ? scene.unsureOpacity : scene.opacity,
+      colors: unsure ? HEAT : scene.colors,
+    };
     const slices = await Promise.all(
       cuts.map(async (c) => ({
         plane: c.plane.name,
@@ -60,12 +66,7 @@ export class Slices {
         labels: await V.compress(c.labels),
       })),
     );
-    const unsure = scene.unsure && scene.unsureOpacity > 0;
-    const answer = await this.server.drawn_slices({
-      opacity: unsure ? scene.unsureOpacity : scene.opacity,
-      colors: unsure ? HEAT : scene.colors,
-      slices,
-    });
+    const answer = await this.server.drawn_slices({ ...look, slices });
     if (!answer || answer.error) throw new Error((answer && answer.error) || "the server drew nothing");
     this.cuts = cuts;
     await Promise.all(

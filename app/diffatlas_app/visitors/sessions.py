@@ -51,13 +51,18 @@ class Visitor:
     run; ``saved``: its files. ``pairs``: files of image and mask that were drawn from the atlas last, and the scheme
     of the masks. ``absent``: whether nobody listens for the run's answer any more.
     ``address``: where the page was opened from. ``task``: the tab that is open. ``awaits``: the example that the page
-    was opened for while it was not made yet.
+    was opened for while it was not made yet. ``viewed``: the source whose image the viewer shows, None while it shows
+    something else. ``laid_out``, ``noise_of``: the second run, and preset and model, that the page was last arranged
+    for.
     """
 
     folder: Path
     inbox: Inbox
     address: str = ""
     source: Source | None = None
+    viewed: Source | None = None
+    laid_out: str = ""
+    noise_of: tuple[str, str] = ("", "")
     last: str | None = None
     saved: Saved | None = None
     finished: Finished = field(default_factory=lambda: Finished())
@@ -76,6 +81,13 @@ class Visitor:
 
     def __post_init__(self) -> None:
         self.idle.set()
+
+    def shows(self, source: Source) -> bool:
+        """Whether the viewer shows the image of ``source``."""
+        seen = self.viewed
+        return seen is source or (
+            seen is not None and seen.path is not None and (seen.path, seen.index) == (source.path, source.index)
+        )
 
     def press(self) -> None:
         """Ask for a run."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from diffatlas_app.page import viewer
-from tests.web.viewer.bench import MARKS, coloured, frames_of, opened
+from tests.web.viewer.bench import MARKS, coloured, frames_of, opened, viewer_of
 
 pytestmark = MARKS
 
@@ -72,6 +72,30 @@ def test_without_webgl_the_server_draws_and_the_same_controls_work(show: Any, br
     shown.slider("opacity").fill("0")
     shown.settle()
     assert coloured(shown.picture()) == 0
+
+
+def test_another_image_may_come_while_the_server_draws(show: Any, browser: Any) -> None:
+    """A picture has the colours of the moment at which its slices were cut."""
+    shown = show(browser)
+    shown.go((opened(), None))
+    shown.wait("state", "open")
+    shown.run(frames_of(4))
+    asked = shown.page.evaluate(
+        f"""async () => {{
+          const viewer = {viewer_of('#first')};
+          await viewer.updating;
+          let asked = null;
+          const {{ stage, scene }} = viewer;
+          const server = stage.server;
+          stage.server = {{ drawn_slices: (what) => ((asked = what), server.drawn_slices(what)) }};
+          const drawing = stage.update();
+          Object.assign(scene, {{ colors: [], visible: [] }});
+          await drawing;
+          return asked.colors.length;
+        }}"""
+    )
+    assert asked == len(frames_of(1)[0].scheme)
+    assert shown.get("state") == "done"
 
 
 def test_a_lost_context_goes_over_to_slices(show: Any, with_webgl: Any) -> None:
