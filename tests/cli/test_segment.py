@@ -81,7 +81,7 @@ def test_json_has_stdout_to_itself(cli: Cli, image: Path, tmp_path: Path) -> Non
     [
         (["--model", "no-such-model"], "no-such-model"),
         (["--steps", "0"], "steps"),
-        (["--samples", "65"], "samples"),
+        (["--samples", "1025"], "samples"),
         (["--guidance-noise", "1.5"], "--guidance-noise must"),
         (["--seed", "-1"], "seed"),
         (["--roi", "1:2,3:4"], "X0:X1,Y0:Y1,Z0:Z1"),

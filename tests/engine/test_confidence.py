@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -41,13 +42,33 @@ def volume() -> Volume:
     return Volume(data, Grid((20, 22, 18), np.diag([1.0, 1.0, 1.0, 1.0])), "mr", "noise")
 
 
+def given(likely: Any, labels: Any) -> Any:
+    """The probabilities [1 + K, ...] of the ``labels`` [...]."""
+    return np.take_along_axis(likely, labels[None].astype(np.intp), axis=0)[0]
+
+
+def test_several_samples_are_averaged_as_distances_and_as_probabilities(calibrated: str, volume: Volume) -> None:
+    request = Request(model=calibrated, steps=2)
+    alone = [list(stream(volume, replace(request, seed=seed))) for seed in (0, 1, 2)]
+    together = list(stream(volume, replace(request, samples=3)))
+    for step, frame in enumerate(together):
+        parts = [run[step].sdf for run in alone]
+        np.testing.assert_array_equal(frame.sdf, np.mean(parts, axis=0, dtype=np.float32))
+        likely = np.mean([SURE.probabilities(sdf) for sdf in parts], axis=0)
+        assert frame.confidence is not None
+        np.testing.assert_allclose(frame.confidence, given(likely, frame.labels), atol=1e-6)
+    result = together[-1].result
+    assert result is not None
+    assert [m.data.tolist() for m in result.masks] == [run[-1].labels.tolist() for run in alone]
+
+
 def test_one_sample_has_a_confidence_at_its_end(calibrated: str, volume: Volume) -> None:
     frames = list(stream(volume, Request(model=calibrated, steps=3)))
     assert [frame.confidence is None for frame in frames] == [True, True, False]
     last = frames[-1]
     assert last.confidence is not None
     assert last.result is not None
-    np.testing.assert_allclose(last.confidence, SURE.certainty(last.sdf[None], last.labels), atol=1e-6)
+    np.testing.assert_allclose(last.confidence, given(SURE.probabilities(last.sdf), last.labels), atol=1e-6)
     confidence = last.result.confidence
     assert confidence is not None
     assert confidence.shape == volume.grid.shape

@@ -65,7 +65,12 @@ def test_what_else_is_in_the_batch_changes_no_sample() -> None:
     model, planned, compute = load_model("heart-phantom"), plan(volume, request), Compute(CUDA)
     placement = place(planned, volume, one_step(model, planned, compute))
     denoiser = denoiser_of(model, planned, compute)
-    one, many = (list(Walk(planned, placement, None, denoiser, compute, batch=n))[-1].distances for n in (1, 4))
+    one, many = (
+        [np.stack([d for _, d in step.pairs]) for step in Walk(planned, placement, None, denoiser, compute, batch=n)][
+            -1
+        ]
+        for n in (1, 4)
+    )
     assert np.abs(one - many).max() < 1e-3
     labels = [np.stack([distances_to_labels(sample) for sample in found]) for found in (one, many)]
     assert (labels[0] != labels[1]).mean() < 1e-5

@@ -90,12 +90,18 @@ def test_pins_arrive_on_the_model_grid(request_: Request) -> None:
 # -- walk ----------------------------------------------------------------------------------------------------------
 
 
-def walked(request: Request, batch: int | None = None) -> list[WalkStep]:
+def walked(request: Request, batch: int | None = None) -> list[tuple[Any, Any, Any]]:
+    """Of each step: what was seen [X, Y, Z], images [S, X, Y, Z] and distances [S, K, X, Y, Z]."""
     source = None if request.task == "generate" else volume()
     planned = plan(source, request)
     placement = place(planned, source, unasked)
     denoiser = denoiser_of(load_model(request.model), planned, CPU)
-    return list(Walk(planned, placement, edited_mask(planned, placement), denoiser, CPU, batch))
+    walk = Walk(planned, placement, edited_mask(planned, placement), denoiser, CPU, batch)
+    out = []
+    for step in walk:
+        images, distances = zip(*step.pairs, strict=True)
+        out.append((step.seen, np.stack(images), np.stack(distances)))
+    return out
 
 
 LABELS = np.ones((24, 26, 22), np.uint8)
@@ -116,10 +122,10 @@ def test_a_batch_gives_each_sample_what_it_gets_alone(request_: Request, variant
     alone, together = walked(request, batch=1), walked(request, batch=2)  # a full batch and the rest
     assert len(alone) == len(together)
     for one, all_ in zip(alone, together, strict=True):
-        np.testing.assert_allclose(all_.distances, one.distances, atol=2e-4)
-        np.testing.assert_allclose(all_.images, one.images, atol=2e-4)
-        np.testing.assert_allclose(all_.seen, one.seen, atol=2e-4)
-    pairs = [np.concatenate([alone[0].images[i][None], alone[0].distances[i]]) for i in range(2)]
+        for here, there in zip(all_, one, strict=True):
+            np.testing.assert_allclose(here, there, atol=2e-4)
+    _, images, distances = alone[0]
+    pairs = [np.concatenate([images[i][None], distances[i]]) for i in range(2)]
     assert not np.allclose(pairs[0], pairs[1], atol=1e-3)
 
 
@@ -152,7 +158,7 @@ class Steps:
         distances[1, 0, 8:12, 4:12, 4:12] = 0.5
         images = np.zeros((2, 16, 16, 16), np.float32)
         for index in range(2):
-            yield WalkStep(index, 2, 0.5 - index / 2, images[0], images, distances)
+            yield WalkStep(index, 2, 0.5 - index / 2, images[0], zip(images, distances, strict=True))
 
 
 def framed(request: Request) -> tuple[Plan, list[Any]]:
@@ -181,9 +187,8 @@ def test_frames_of_steps_that_no_network_made(request_: Request) -> None:
 
 
 def test_agreement_is_a_share_of_samples() -> None:
-    sdf = np.full((4, 1, 1, 1, 2), -1.0, np.float32)
-    sdf[0, ..., 1] = 1.0
-    np.testing.assert_allclose(agreement(sdf, np.array([[[1, 1]]], np.uint8)), [[[1.0, 0.75]]])
+    masks = [np.array([[[1, int(sample > 0)]]], np.uint8) for sample in range(4)]
+    np.testing.assert_allclose(agreement(masks, np.array([[[1, 1]]], np.uint8)), [[[1.0, 0.75]]])
 
 
 def test_closing_the_frames_closes_the_walk(request_: Request) -> None:

@@ -101,7 +101,7 @@ def test_the_record_of_a_volume_is_the_one_that_is_read() -> None:
     ("bad", "words"),
     [
         ({"steps": True}, "steps must be a whole number, not True"),
-        ({"samples": 65}, "samples must be less than or equal to 64, not 65"),
+        ({"samples": 1025}, "samples must be less than or equal to 1024, not 1025"),
         ({"preset": "slow"}, "preset must be 'fast', 'watch' or 'published', not 'slow'"),
         ({"roi": ((0, 1), (0, 1))}, "roi must be three ranges: X0:X1,Y0:Y1,Z0:Z1 in voxels"),
         ({"ignore": np.ones((2, 2), bool)}, "ignore must be a mask [X, Y, Z]"),

@@ -47,14 +47,6 @@ def test_extreme_distances_are_no_overflow() -> None:
     np.testing.assert_allclose(p, [[0, 1], [1, 0], [0, 0]], atol=1e-6)
 
 
-def test_samples_are_averaged_as_probabilities() -> None:
-    sure, labels = calibration(), np.array([1], dtype=np.uint8)
-    one, two = np.array([[-1.0], [9.0]]), np.array([[3.0], [9.0]])
-    both = sure.certainty(np.stack([one, two]), labels)
-    parts = [sure.certainty(d[None], labels) for d in (one, two)]
-    np.testing.assert_allclose(both, np.mean(parts, axis=0), rtol=1e-6)
-
-
 def test_a_fit_finds_what_made_the_labels() -> None:
     """Labels are drawn from the probabilities of a known calibration; the fit gives its numbers back."""
     true = Calibration(

@@ -198,7 +198,7 @@ def test_one_of_several_volumes_in_a_file_is_chosen(site: Site, open_tab: Open, 
     tab.wait_for_status("holds 3 volumes: choose one")
     tab.page.click("#run")  # nobody guesses
     tab.wait_for_status("0 to 2; choose one")
-    # gradio tells of a choice in a dropdown twice. The second is held back until the run goes on, which must not end it.
+    # gradio tells of a choice in a dropdown twice. The second is held back until the run goes on: it must not end it.
     told: list[Any] = []
 
     def hold_the_second(route: Any) -> None:

@@ -43,8 +43,10 @@ class Segment:
         yield {v: waiting_message("Reading…", caption=c) for v, c in zip(views, captions, strict=False)}
         volume = wanted.named(source.read())
         if not visitor.shows(source):  # a pair of the atlas, or a mask, was on show since
-            opened = {"name": source.name, "hint": "Starting…"}
-            yield {v: open_message(volume, **opened, caption=c) for v, c in zip(views, captions, strict=False)}
+            yield {
+                v: open_message(volume, name=source.name, hint="Starting…", caption=c)
+                for v, c in zip(views, captions, strict=False)
+            }
             visitor.viewed = source
         roi, doubt = regions.chosen(source, volume, wanted), False
         if roi is None:

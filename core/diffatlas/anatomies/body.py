@@ -46,9 +46,9 @@ STRUCTURES = 5
 @dataclass(frozen=True)
 class Change:
     """How a heart differs from the label map: all in mm, positive outwards. ``wall`` is the outer surface of the left
-    ventricle, ``uneven_mm`` the spread of a smooth field added to cavity and outer surface, ``dented_mm`` of one added to
-    the left atrium. ``sleeve_mm``: how much of each pulmonary vein counts as left atrium, from the atrium's own surface;
-    those who outline atria stop there, not where the vein begins. ``vein``: the veins' radius, times that of
+    ventricle, ``uneven_mm`` the spread of a smooth field added to cavity and outer surface, ``dented_mm`` of one added
+    to the left atrium. ``sleeve_mm``: how much of each pulmonary vein counts as left atrium, from the atrium's own
+    surface; those who outline atria stop there, not where the vein begins. ``vein``: the veins' radius, times that of
     `diffatlas.phantom`."""
 
     kind: str

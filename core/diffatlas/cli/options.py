@@ -36,7 +36,7 @@ GuidanceNoise = Annotated[
     typer.Option(metavar="RHO", help="0: the clean image; 1: the published guidance.", show_default="the preset's"),
 ]
 Sampler = Annotated[SamplerName | None, typer.Option(help="How a step is taken.", show_default="the preset's")]
-Samples = Annotated[int, typer.Option(metavar="K", help="Seeds to run and average, 1 to 64.")]
+Samples = Annotated[int, typer.Option(metavar="K", help="Seeds to run and average, 1 to 1024.")]
 Seed = Annotated[int, typer.Option(metavar="S", help="The same seed gives the same result.")]
 RoiText = Annotated[
     str | None,

@@ -91,9 +91,10 @@ def ddim(
         x0 = _ask(denoiser, x, t)
         alpha_t, sigma_t = _levels(schedule, t, x)
         alpha_s, sigma_s = _levels(schedule, s, x)
-        eps = (x - alpha_t.to(x.dtype) * x0) / sigma_t.to(x.dtype)
         variance = eta**2 * _posterior_variance(alpha_t, sigma_t, alpha_s, sigma_s)
+        eps = (x - alpha_t.to(x.dtype) * x0) / sigma_t.to(x.dtype)
         x = alpha_s.to(x.dtype) * x0 + (sigma_s**2 - variance).clamp_min(0).sqrt().to(x.dtype) * eps
+        del eps  # as large as x, and many samples may wait here for their next step
         if eta > 0 and s > 0:
             x = x + variance.sqrt().to(x.dtype) * noise(tuple(x.shape)).to(x)
         yield Step(index, total, s, x, x0)

@@ -14,4 +14,4 @@ PrecisionName = Literal["auto", "fp32", "bf16"]
 Roi = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 MAX_STEPS = 1000
-MAX_SAMPLES = 64
+MAX_SAMPLES = 1024

@@ -132,7 +132,7 @@ class Request:
 
     ``task``: "segment" an image, "generate" pairs from the atlas, or "paint" an image onto the mask in ``edit``.
     ``model``: a name from ``diffatlas models``, a folder, or "auto" (the shipped model that fits the volume best).
-    ``samples``: how many seeds are run and averaged (1 to 64); sample i uses ``seed + i``.
+    ``samples``: how many seeds are run and averaged (1 to 1,024); sample i uses ``seed + i``.
     ``guidance_noise``: rho in [0, 1]; 0 gives the network the clean image, 1 is the published guidance.
     ``roi``: half-open voxel ranges ((x0, x1), (y0, y1), (z0, z1)) of the source array, or None for an automatic field
     of view. ``ignore``: bool [X, Y, Z] on the source grid, voxels of the image that are not to be believed (metal,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,20 @@ from diffatlas.values import plain, program_version
 
 if TYPE_CHECKING:
     from diffatlas.engine.walk import Walk, WalkStep
+
+
+@dataclass(eq=False)
+class Samples:
+    """What is kept of the samples of a step. ``shown`` [K, X, Y, Z]: signed distances, mm, of their mean or the first;
+    ``first`` [X, Y, Z]: the first one's image; ``likely`` [1 + K, X, Y, Z]: their probabilities' sum, where asked for;
+    ``masks`` and ``images`` [X, Y, Z] of each, where a result or their agreement needs them."""
+
+    shown: NDArray[np.float32]
+    first: NDArray[np.float32]
+    count: int = 0
+    likely: NDArray[np.float32] | None = None
+    masks: list[NDArray[np.uint8]] = field(default_factory=list)
+    images: list[NDArray[np.float32]] = field(default_factory=list)
 
 
 class Frames:
@@ -57,10 +71,10 @@ class Frames:
         steps = iter(walk)
         try:
             for step in steps:
-                frame, sdf = self.frame(step, walk.guided)
+                frame, samples = self.frame(step, walk.guided)
                 if step.index == step.total - 1:
                     finishing = time.monotonic()
-                    frame = replace(frame, result=self.result(step, frame, sdf))
+                    frame = replace(frame, result=self.result(frame, samples))
                     rest_s = prepared_s + time.monotonic() - finishing
                     per_step = walk.seconds / (step.total * self.plan.request.samples)
                     pace.record(self.plan.card.sha256, self.plan.request, pace.Pace(per_step, rest_s))
@@ -68,18 +82,16 @@ class Frames:
         finally:
             steps.close()  # type: ignore[attr-defined]
 
-    def frame(self, step: WalkStep, guided: bool) -> tuple[Frame, NDArray[np.float32]]:
-        """The frame of a step, and the signed distances of every sample: float32 [S, K, X, Y, Z], mm.
+    def frame(self, step: WalkStep, guided: bool) -> tuple[Frame, Samples]:
+        """The frame of a step, and what is kept of its samples.
 
         A segmentation shows the mean of its samples, everything else the first one. ``guided``: whether the image
         guides the walk.
         """
         card, grid = self.plan.card, self.placement.grid
-        sdf = step.distances * np.float32(card.space.sdf_clip_mm)
-        segmenting = self.plan.request.task == "segment"
-        shown = sdf.mean(axis=0) if segmenting else sdf[0]
+        samples = self._samples(step)
+        shown, image = samples.shown, samples.first
         labels = distances_to_labels(shown)
-        image = step.images[0].copy()
         residual, change = None, None
         if guided and self.placement.image is not None:
             residual = float(np.abs(image - self.placement.image).mean())
@@ -99,33 +111,57 @@ class Frames:
             noisy_image=step.seen,
             image=image,
             labels=labels,
-            sdf=shown.astype(np.float32),
-            confidence=self._confidence(step, sdf, labels) if segmenting else None,
+            sdf=shown,
+            confidence=self._confidence(samples, labels),
             metrics=self.metrics[-1],
         )
-        return frame, sdf
+        return frame, samples
 
-    def _confidence(
-        self, step: WalkStep, sdf: NDArray[np.float32], labels: NDArray[np.uint8]
-    ) -> NDArray[np.float32] | None:
-        """How likely each label is right, where the card can say: with one sample at the last step only, because what
-        a walk believes on its way was not calibrated. Else how far several samples agree."""
-        calibration = self.plan.card.calibration
-        if calibration is not None and (len(sdf) > 1 or step.index == step.total - 1):
-            return calibration.certainty(sdf, labels)
-        return agreement(sdf, labels) if len(sdf) > 1 else None
+    def _samples(self, step: WalkStep) -> Samples:
+        """The samples of a step, one after the other: what is kept of each does not grow with their distances."""
+        request, calibration = self.plan.request, self.plan.card.calibration
+        clip_mm = np.float32(self.plan.card.space.sdf_clip_mm)
+        segmenting, several, last = request.task == "segment", request.samples > 1, step.index == step.total - 1
+        # With one sample, what a walk believes on its way was not calibrated.
+        sure = segmenting and calibration is not None and (several or last)
+        keep_masks = (several and segmenting and (last or not sure)) or (last and not segmenting)
+        out: Samples | None = None
+        for image, distances in step.pairs:
+            sdf = np.asarray(distances * clip_mm, dtype=np.float32)
+            if out is None:
+                out = Samples(sdf, image.copy())
+            elif segmenting:
+                out.shown += sdf
+            if sure and calibration is not None:
+                likely = calibration.probabilities(sdf)
+                out.likely = likely if out.likely is None else np.add(out.likely, likely, out=likely)
+            if keep_masks:
+                out.masks.append(distances_to_labels(sdf))
+            if last and not segmenting:
+                out.images.append(image.copy())
+            out.count += 1
+        assert out is not None
+        if segmenting and several:
+            out.shown /= np.float32(out.count)
+        return out
 
-    def result(self, step: WalkStep, frame: Frame, sdf: NDArray[np.float32]) -> Result:
-        """The result that belongs to the last step and its frame; ``sdf`` [S, K, X, Y, Z], mm."""
+    @staticmethod
+    def _confidence(samples: Samples, labels: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """How likely each label is right, where the card can say; else how far several samples agree."""
+        if samples.likely is not None:
+            given = np.take_along_axis(samples.likely, labels[None].astype(np.intp), axis=0)[0]
+            return np.asarray(given / np.float32(samples.count), dtype=np.float32)
+        return agreement(samples.masks, labels) if samples.count > 1 and samples.masks else None
+
+    def result(self, frame: Frame, samples: Samples) -> Result:
+        """The result that belongs to the last frame and its samples."""
         place, scheme, task = self.placement, self.plan.card.scheme, self.plan.request.task
         images: tuple[Volume, ...] = ()
-        masks: tuple[LabelMap, ...] = ()
         labels, confidence = LabelMap(frame.labels, place.grid, scheme), frame.confidence
-        if task != "segment" or len(sdf) > 1:
-            masks = tuple(LabelMap(distances_to_labels(one), place.grid, scheme) for one in sdf)
+        masks = tuple(LabelMap(mask, place.grid, scheme) for mask in samples.masks)
         if task != "segment":
             images = tuple(
-                Volume(image.copy(), place.grid, "unknown", f"sample-{i}") for i, image in enumerate(step.images)
+                Volume(image, place.grid, "unknown", f"sample-{i}") for i, image in enumerate(samples.images)
             )
             labels = masks[0] if task == "generate" or self.edited is None else self.edited.labels
         elif place.source is not None:
@@ -158,7 +194,9 @@ class Frames:
         }
 
 
-def agreement(sdf: NDArray[np.float32], labels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Share of samples that give a voxel the label it got: sdf [S, K, X, Y, Z] to float32 [X, Y, Z]."""
-    votes = np.stack([distances_to_labels(one) == labels for one in sdf])
-    return np.asarray(votes.mean(axis=0), dtype=np.float32)
+def agreement(masks: Sequence[NDArray[np.uint8]], labels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Share of ``masks`` that give a voxel the label it has in ``labels``: float32 [X, Y, Z]."""
+    votes = np.zeros(labels.shape, dtype=np.uint16)
+    for mask in masks:
+        votes += mask == labels
+    return np.asarray(votes / np.float32(len(masks)), dtype=np.float32)

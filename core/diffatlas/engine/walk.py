@@ -80,20 +80,23 @@ def one_step(model: Model, plan: Plan, compute: Compute) -> Answer:
     return answer
 
 
+Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""The image [X, Y, Z] and the distances [K, X, Y, Z] (clip units) that a sample's network believes in."""
+
+
 @dataclass(frozen=True, eq=False)
 class WalkStep:
-    """Step ``index`` of ``total`` of all samples, at noise level ``t`` after it; float32 on the model grid.
+    """Step ``index`` of ``total``, at noise level ``t`` after it; float32 on the model grid.
 
-    ``seen`` [X, Y, Z]: the image channel that the network was shown, of the first sample. ``images`` [S, X, Y, Z] and
-    ``distances`` [S, K, X, Y, Z] (clip units): the pair that each sample's network now believes in.
+    ``seen`` [X, Y, Z]: the image channel that the network was shown, of the first sample. ``pairs``: of each sample, to
+    be read once; a sample makes its step when its pair is asked for, so that no more than a batch is held at a time.
     """
 
     index: int
     total: int
     t: float
     seen: NDArray[np.float32]
-    images: NDArray[np.float32]
-    distances: NDArray[np.float32]
+    pairs: Iterator[Pair]
 
 
 class Walk:
@@ -131,25 +134,35 @@ class Walk:
 
     def __iter__(self) -> Iterator[WalkStep]:
         try:
-            while True:
-                begin = time.monotonic()
-                steps = [step for step in (next(walk, None) for walk, _ in self._groups) if step is not None]
-                if not steps:
-                    return
-                made = self._made(steps)
-                self.seconds += time.monotonic() - begin
-                yield made
+            while (first := self._next(0)) is not None:
+                watched = self._groups[0][1]
+                seen = first.x[:, :1] if watched is None or watched.seen is None else watched.seen
+                shown = seen[0, 0].float().cpu().numpy().copy()
+                pairs = self._pairs(first.x0)
+                yield WalkStep(first.index, first.total, first.t, shown, pairs)
+                for _ in pairs:  # of those that nobody asked for
+                    pass
         finally:
             for walk, _ in self._groups:
                 walk.close()  # type: ignore[attr-defined]
 
-    def _made(self, steps: list[Step]) -> WalkStep:
-        x0 = np.concatenate([step.x0.float().cpu().numpy() for step in steps])
-        first, watched = steps[0], self._groups[0][1]
-        seen = first.x[:, :1] if watched is None or watched.seen is None else watched.seen
-        shown = seen[0, 0].float().cpu().numpy().copy()
-        distances = self.convention.distances(x0[:, 1:])
-        return WalkStep(first.index, first.total, first.t, shown, x0[:, 0], distances)
+    def _next(self, group: int) -> Step | None:
+        begin = time.monotonic()
+        step = next(self._groups[group][0], None)
+        self.seconds += time.monotonic() - begin
+        return step
+
+    def _pairs(self, x0: Tensor) -> Iterator[Pair]:
+        """The pairs of the first group, which has made its step, then of the others, which make it now."""
+        yield from self._believed(x0)
+        for group in range(1, len(self._groups)):
+            step = self._next(group)
+            assert step is not None  # all walks have the same number of steps
+            yield from self._believed(step.x0)
+
+    def _believed(self, x0: Tensor) -> Iterator[Pair]:
+        values = x0.float().cpu().numpy()
+        return zip(values[:, 0], self.convention.distances(values[:, 1:]), strict=True)
 
     def _group(self, seeds: Sequence[int]) -> tuple[Iterator[Step], Watched | None]:
         """The walk of a batch of samples, and the guidance whose view of the image is worth showing."""

@@ -70,14 +70,6 @@ class Calibration:
         scores += np.float32(self.floor / len(scores))
         return scores
 
-    def certainty(self, distance_mm: NDArray[np.floating], labels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The probability that ``labels`` [...] is right, float32 [...]; ``distance_mm`` [S, K, ...] of S samples."""
-        total = self.probabilities(distance_mm[0])
-        for one in distance_mm[1:]:
-            total += self.probabilities(one)
-        given = np.take_along_axis(total, labels[None].astype(np.intp), axis=0)[0]
-        return np.asarray(given / np.float32(len(distance_mm)), dtype=np.float32)
-
     def volume_intervals_ml(self, volumes_ml: dict[str, float]) -> dict[str, tuple[float, float]]:
         """Between which volumes the true one lies nine times in ten, by structure; those without a ratio are absent."""
         return {

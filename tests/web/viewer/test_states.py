@@ -82,7 +82,7 @@ def test_another_image_may_come_while_the_server_draws(show: Any, browser: Any) 
     shown.run(frames_of(4))
     asked = shown.page.evaluate(
         f"""async () => {{
-          const viewer = {viewer_of('#first')};
+          const viewer = {viewer_of("#first")};
           await viewer.updating;
           let asked = null;
           const {{ stage, scene }} = viewer;
