@@ -229,7 +229,9 @@ class SegmentTab(Tab):
             return
         outcome = self._scene.results[self._scene.chosen].outcome
         spread, crossed = outcome.spread_ml, outcome.crossed_ml
-        between = {n: f"{low:.3g} to {high:.3g}" for n, (low, high) in outcome.result.volume_intervals_ml.items()}
+        result = outcome.result
+        between = {n: f"{low:.3g} to {high:.3g}" for n, (low, high) in result.volume_intervals_ml.items()}
+        between |= {n: f"cut off: {share:.0%} beyond the image" for n, share in result.cut_off.items()}
         rows = [
             (
                 name,

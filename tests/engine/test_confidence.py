@@ -62,6 +62,21 @@ def test_several_samples_are_averaged_as_distances_and_as_probabilities(calibrat
     assert [m.data.tolist() for m in result.masks] == [run[-1].labels.tolist() for run in alone]
 
 
+def test_a_structure_that_the_image_cuts_off_is_said_and_has_no_interval(calibrated: str, volume: Volume) -> None:
+    found = segment(volume, Request(model=calibrated))  # the model draws noise all over its view, which is larger
+    assert found.cut_off == found.outside
+    assert set(found.cut_off) == set(HIPPOCAMPUS.names)
+    (note,) = [note for note in found.notes if "cut off" in note]
+    assert all(f"{name} ({share:.0%} lies beyond it)" in note for name, share in found.cut_off.items())
+    first, second = HIPPOCAMPUS.names
+    cut = replace(found, outside={first: 0.04, second: 0.62})
+    assert set(cut.volume_intervals_ml) == {first}
+    assert cut.report()["cut_off"] == {second: 0.62}
+    whole = replace(found, outside={})
+    assert set(whole.volume_intervals_ml) == {first, second}
+    assert "cut_off" not in whole.report()
+
+
 def test_one_sample_has_a_confidence_at_its_end(calibrated: str, volume: Volume) -> None:
     frames = list(stream(volume, Request(model=calibrated, steps=3)))
     assert [frame.confidence is None for frame in frames] == [True, True, False]
@@ -82,7 +97,7 @@ def test_samples_are_as_sure_as_their_mean_probability(calibrated: str, volume: 
 
 
 def test_a_report_says_intervals_and_doubt(calibrated: str, volume: Volume) -> None:
-    result = segment(volume, Request(model=calibrated))
+    result = replace(segment(volume, Request(model=calibrated)), outside={})
     report = result.report()
     for name, ml in result.volumes_ml.items():
         if ml:
@@ -103,6 +118,7 @@ def test_a_calibration_travels_to_another_machine(calibrated: str, volume: Volum
     back = wire.read(receive, len(sent))["result"]
     assert back.calibration == SURE
     assert back.volume_intervals_ml == result.volume_intervals_ml
+    assert back.outside == result.outside
 
 
 def test_without_calibration_one_sample_is_not_sure_of_anything(tiny_model: Path, volume: Volume) -> None:

@@ -16,10 +16,11 @@ from diffatlas.engine.device import Compute
 from diffatlas.engine.placement import EditedMask, Placement, edited_mask, place
 from diffatlas.engine.plan import Plan, plan
 from diffatlas.engine.request import MaskEdit, Request
-from diffatlas.engine.result import Frames, agreement
+from diffatlas.engine.result import Frames, agreement, outside
 from diffatlas.engine.run_record import RecordedImage
 from diffatlas.engine.walk import Walk, WalkStep, batch_noise, denoiser_of
-from diffatlas.geometry.volume import Volume
+from diffatlas.geometry.grid import Grid
+from diffatlas.geometry.volume import HIPPOCAMPUS, Volume
 from diffatlas.models.store import load_model
 from tests.geometry.test_space import ball_grid
 
@@ -189,6 +190,18 @@ def test_frames_of_steps_that_no_network_made(request_: Request) -> None:
 def test_agreement_is_a_share_of_samples() -> None:
     masks = [np.array([[[1, int(sample > 0)]]], np.uint8) for sample in range(4)]
     np.testing.assert_allclose(agreement(masks, np.array([[[1, 1]]], np.uint8)), [[[1.0, 0.75]]])
+
+
+def test_what_lies_beyond_the_image_is_a_share_of_each_structure() -> None:
+    grid = Grid((10, 8, 8), np.diag([2.0, 2.0, 2.0, 1.0]))
+    labels = np.zeros(grid.shape, np.uint8)
+    labels[2:6, 2:6, 2:6] = 1
+    labels[6:8, 2:6, 2:6] = 2
+    turned = np.array([[0, 1.0, 0, 0], [-1.0, 0, 0, 20], [0, 0, 1.0, 0], [0, 0, 0, 1]])  # x of the world is its y
+    image = Grid((21, 10, 16), turned)  # x from 0 to 9 mm: of the voxels 2 to 5 at 4, 6, 8, 10 mm one is beyond
+    assert outside(labels, grid, image, HIPPOCAMPUS) == {HIPPOCAMPUS.names[0]: 0.25, HIPPOCAMPUS.names[1]: 1.0}
+    assert outside(labels, grid, grid, HIPPOCAMPUS) == {}
+    assert outside(np.zeros_like(labels), grid, image, HIPPOCAMPUS) == {}
 
 
 def test_closing_the_frames_closes_the_walk(request_: Request) -> None:

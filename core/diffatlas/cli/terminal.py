@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,19 +119,26 @@ def _picture(frame: Frame, title: str, changes: Sequence[float]) -> RenderableTy
 
 
 def volumes_table(
-    volumes_ml: dict[str, float], scheme: LabelScheme, between_ml: dict[str, tuple[float, float]] | None = None
+    volumes_ml: dict[str, float],
+    scheme: LabelScheme,
+    between_ml: Mapping[str, tuple[float, float]] = {},
+    cut_off: Mapping[str, float] = {},
 ) -> Table:
     """Structure, id and volume, each structure in its own colour; where it is known, between which volumes the true
-    one lies nine times in ten."""
+    one lies nine times in ten; and how much of it lies beyond the image."""
     table = Table.grid(padding=(0, 2))
     for structure in scheme.structures:
-        low_high = (between_ml or {}).get(structure.name)
+        more = ""
+        if structure.name in cut_off:
+            more = f"(cut off: {cut_off[structure.name]:.0%} lies beyond the image)"
+        elif structure.name in between_ml:
+            more = "(90 %: {:.2f} to {:.2f})".format(*between_ml[structure.name])
         table.add_row(
             Text("■", style="rgb({},{},{})".format(*structure.color)),
             structure.name,
             Text(str(structure.id), style="dim", justify="right"),
             Text(f"{volumes_ml.get(structure.name, 0.0):.2f} ml", justify="right"),
-            *([] if low_high is None else [Text("(90 %: {:.2f} to {:.2f})".format(*low_high), style="dim")]),
+            Text(more, style="dim"),
         )
     return table
 
@@ -139,7 +146,7 @@ def volumes_table(
 def summary(result: Result, written: dict[str, Path]) -> None:
     """The end of a run on stdout: volumes, time, files."""
     console = stdout()
-    console.print(volumes_table(result.volumes_ml, result.labels.scheme, result.volume_intervals_ml))
+    console.print(volumes_table(result.volumes_ml, result.labels.scheme, result.volume_intervals_ml, result.cut_off))
     if (doubt := result.doubt) is not None:
         say(f"{doubt:.0%} of the labelled voxels are wrong, on average, on cases like those of the model's card")
     model = result.provenance.get("model", {}).get("name", "")

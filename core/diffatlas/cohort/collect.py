@@ -148,7 +148,7 @@ def _done(folder: Path) -> Iterator[Row]:
 def _numbers(record: dict[str, Any], volumes: dict[str, float]) -> dict[str, Any]:
     """What some reports have beside: one number (``confidence``, ``doubt``), or one or an interval a structure."""
     found: dict[str, Any] = {}
-    for key in ("confidence", "doubt", "volumes_interval_ml", "volume_intervals_ml"):
+    for key in ("confidence", "doubt", "cut_off", "volumes_interval_ml", "volume_intervals_ml"):
         value = record.get(key)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             found[key] = f"{value:.4g}"

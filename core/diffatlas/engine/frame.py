@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import LabelMap, LabelScheme, Volume
 from diffatlas.models.calibration import Calibration
+
+CUT_OFF = 0.1
+"""The share of a structure beyond the image from which on it counts as cut off. The border of a whole structure that
+touches the image's is drawn up to a voxel of the model beyond it."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ class Result:
     ``confidence``: float32 on the grid of ``labels``, 0 to 1, or None: how likely each label is right where the model's
     card has a calibration, else the share of samples that agree (None with one sample); 0 where the model did not look.
     ``metrics``: of every frame. ``provenance``: plain data for JSON: request, model name and sha256, versions, device,
-    precision, sha256 of the source voxels, seconds. ``calibration``: the card's.
+    precision, sha256 of the source voxels, seconds. ``calibration``: the card's. ``outside``: structure name to the
+    share, above 0 to 1, of what the model drew of it that lies beyond the image.
     """
 
     labels: LabelMap
@@ -79,6 +84,7 @@ class Result:
     masks: tuple[LabelMap, ...] = ()
     notes: tuple[str, ...] = ()
     calibration: Calibration | None = None
+    outside: dict[str, float] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         volumes = ", ".join(f"{name} {ml:.1f} ml" for name, ml in self.volumes_ml.items())
@@ -89,10 +95,18 @@ class Result:
         return self.labels.volumes_ml()
 
     @property
+    def cut_off(self) -> dict[str, float]:
+        """Those of ``outside`` of which so much is missing that ``volumes_ml`` says little of the whole structure."""
+        return {name: share for name, share in self.outside.items() if share > CUT_OFF}
+
+    @property
     def volume_intervals_ml(self) -> dict[str, tuple[float, float]]:
         """Structure name to the volumes (ml) between which the true one lies nine times in ten; empty without a
-        calibration."""
-        return {} if self.calibration is None else self.calibration.volume_intervals_ml(self.volumes_ml)
+        calibration. Structures that the image cuts off have none."""
+        if self.calibration is None:
+            return {}
+        whole = {name: ml for name, ml in self.volumes_ml.items() if name not in self.cut_off}
+        return self.calibration.volume_intervals_ml(whole)
 
     @property
     def doubt(self) -> float | None:
@@ -109,6 +123,8 @@ class Result:
             sure["volumes_interval_ml"] = {
                 k: [round(v, 4) for v in pair] for k, pair in self.volume_intervals_ml.items()
             }
+        if self.cut_off:
+            sure["cut_off"] = {name: round(share, 4) for name, share in self.cut_off.items()}
         if (doubt := self.doubt) is not None:
             sure["doubt"] = round(doubt, 4)
         return {

@@ -21,8 +21,9 @@ from diffatlas.engine.placement import EditedMask, Placement
 from diffatlas.engine.plan import Plan
 from diffatlas.engine.run_record import RecordedImage
 from diffatlas.geometry.distance import distances_to_labels
+from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.resample import Resampler
-from diffatlas.geometry.volume import LabelMap, Volume
+from diffatlas.geometry.volume import LabelMap, LabelScheme, Volume
 from diffatlas.values import plain, program_version
 
 if TYPE_CHECKING:
@@ -168,12 +169,20 @@ class Frames:
             back = Resampler(place.source, place.grid)
             labels = back.labels(frame.sdf, scheme, self.plan.request.roi)
             confidence = None if confidence is None else back.field(confidence, 0.0)
-        notes = (*(self.volume.notes if self.volume else ()), *place.notes)
+        notes = [*(self.volume.notes if self.volume else ()), *place.notes]
         seconds = time.monotonic() - self.begin
         self.metrics[-1] = replace(self.metrics[-1], seconds=seconds)
         calibration = self.plan.card.calibration if task == "segment" else None
-        provenance = self.provenance(seconds)
-        return Result(labels, confidence, tuple(self.metrics), provenance, images, masks, notes, calibration)
+        beyond: dict[str, float] = {}
+        if task == "segment" and place.source is not None:
+            beyond = outside(frame.labels, place.grid, place.source, scheme)
+        result = Result(
+            labels, confidence, tuple(self.metrics), self.provenance(seconds), images, masks, (), calibration, beyond
+        )
+        if result.cut_off:
+            parts = ", ".join(f"{name} ({share:.0%} lies beyond it)" for name, share in result.cut_off.items())
+            notes.append(f"cut off by the image's border: {parts}; volumes are those of the parts in the image")
+        return replace(result, notes=tuple(notes))
 
     def provenance(self, seconds: float) -> dict[str, Any]:
         """What it takes to run this again, as plain data."""
@@ -192,6 +201,17 @@ class Frames:
             "versions": {"python": platform.python_version(), "torch": version("torch"), "numpy": np.__version__},
             "seconds": round(seconds, 3),
         }
+
+
+def outside(labels: NDArray[np.uint8], grid: Grid, source: Grid, scheme: LabelScheme) -> dict[str, float]:
+    """The share of each structure of ``labels`` [X, Y, Z] on ``grid`` that lies beyond the voxels of ``source``; those
+    of which nothing does are left out."""
+    where = np.argwhere(labels).astype(np.float64)
+    index = source.to_voxel(grid.to_world(where))
+    beyond = ((index < -0.5) | (index > np.array(source.shape) - 0.5)).any(axis=1)
+    found = labels[labels > 0]
+    every, missing = (np.bincount(part, minlength=len(scheme) + 1)[1:] for part in (found, found[beyond]))
+    return {n: float(m / e) for n, m, e in zip(scheme.names, missing, every, strict=True) if m}
 
 
 def agreement(masks: Sequence[NDArray[np.uint8]], labels: NDArray[np.uint8]) -> NDArray[np.float32]:
