@@ -218,7 +218,7 @@ def test_only_what_is_labelled_is_scored(base: Path) -> None:
     (name, other) = protocol.testing(protocol.settings[0]).scheme.names
     both = carry_out(protocol, say=quiet).scores[0].structures
     assert list(both) == [name, other]
-    own = {"scheme": None, "structures": [{"name": other.upper(), "id": 1}], "labels": {name: 1, other: 2}}
+    own = {"structures": [{"name": other.upper(), "id": 1}], "labels": {name: 1, other: 2}}
     test = {"only": ["case4"], **own}
     path = protocol_file(base, methods=methods, settings=[{**whole, "test": test}], compare_to="segmenter")
     one = carry_out(load_protocol(path), say=quiet).scores[0].structures

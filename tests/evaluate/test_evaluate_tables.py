@@ -123,8 +123,9 @@ def test_json_holds_no_nan() -> None:
         {},
         {"settings": [{"name": "4 cases", "kind": "few-shot"}]},
         {"methods": [{"name": "atlas", "runs": [{"name": "fast", "x": 0.5}]}, {"name": "unet"}]},
+        {"settings": [{"name": "4 cases", "kind": "few-shot", "shots": 16}]},  # as many as the other: another test set
     ],
-    ids=["shots", "dots", "sweep"],
+    ids=["shots", "dots", "sweep", "two test sets"],
 )
 def test_figure_and_tables_are_written(tmp_path: Path, more: dict[str, object]) -> None:
     scores = [*SCORES, *(score(s.method, s.case, 0.9, 0.9, setting="16 cases") for s in SCORES)]

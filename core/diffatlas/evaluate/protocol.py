@@ -198,6 +198,8 @@ class Protocol(_Strict):
     def testing(self, setting: SettingConfig) -> TrainConfig:
         """The configuration whose ``data`` names the test cases of a setting."""
         changes = {**self.set, **{f"data.{key}": value for key, value in setting.test.items()}}
+        if "structures" in setting.test:  # in the place of the scheme that is trained
+            changes = {**changes, "data.scheme": None}
         return load_config(self.train, [f"{key}={_flow(value)}" for key, value in changes.items()])
 
 

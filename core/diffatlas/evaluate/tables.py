@@ -235,7 +235,7 @@ def _without_nan(value: Any) -> Any:
 
 def draw(finished: Finished, rows: list[Row], path: Path) -> bool:
     """Mean Dice with its intervals: over ``x`` where runs are a sweep, over the number of training cases where settings
-    are few-shot ones, else method by method. False where there is nothing to draw."""
+    are few-shot ones of one test set, else method by method. False where there is nothing to draw."""
     if not rows:
         return False
     from matplotlib.figure import Figure as Canvas
@@ -244,11 +244,12 @@ def draw(finished: Finished, rows: list[Row], path: Path) -> bool:
     axes = canvas.subplots()
     swept = [r for r in rows if r.x is not None]
     shots = [r for r in rows if r.shots is not None]
+    one_each = len({(r.method, r.run, r.shots) for r in rows})  # else the same cases were tested on several sets
     if swept:
         for (setting, method), group in _groups(swept, lambda r: (r.setting, r.method)):
             _curve(axes, [(float(r.x or 0), r) for r in group], f"{setting}, {method}")
         axes.set_xlabel(finished.protocol.axis)
-    elif len(shots) == len(rows) and len({r.shots for r in rows}) > 1:
+    elif len(shots) == len(rows) and len({r.shots for r in rows}) > 1 and one_each == len(rows):
         for (method, run), group in _groups(rows, lambda r: (r.method, r.run)):
             many = sum(r.method == method for r in rows) > len(group)
             _curve(axes, [(float(r.shots or 0), r) for r in group], f"{method}, {run}" if many else method)
