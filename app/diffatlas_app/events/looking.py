@@ -148,7 +148,7 @@ class Looking:
         return {**out, page.shown.second: gr.update(value=message, visible=True)} if beside else out
 
     def show_region(self, given: Given, request: gr.Request) -> Updates:
-        """The region of interest as a box in the viewer, and in words."""
+        """The region of interest in words, and as a box in the viewer unless that shows a run."""
         page, c = self.page, self.page.chosen
         visitor = page.visitor(request)
         on = bool(given[c.roi])
@@ -156,18 +156,18 @@ class Looking:
         try:
             if visitor.source is None:
                 raise BadInput("no image yet: choose an example or drop a file")
-            volume = visitor.source.read()
+            volume, running = visitor.source.read(), visitor.pressed or not visitor.idle.is_set()
             if not on:
-                return {**out, c.region: "", page.shown.view: open_message(volume, name=visitor.source.name)}
+                view = {} if running else {page.shown.view: open_message(volume, name=visitor.source.name)}
+                return {**out, c.region: "", **view}
             wanted = settings_of(c, given, None)
             assert wanted.centre is not None
             card = regions.card_for(wanted.named(volume), wanted.model)
             roi = settings.region(volume.grid, wanted.centre, card.space.extent_mm)
-            seen = regions.view_of(card, volume.grid, roi)
-            return {
-                **out,
-                c.region: markup.paragraph(regions.in_words(roi)),
-                page.shown.view: open_message(volume, name=visitor.source.name, labels=seen),
-            }
+            out[c.region] = markup.paragraph(regions.in_words(roi))
+            if not running:
+                seen = regions.view_of(card, volume.grid, roi)
+                out[page.shown.view] = open_message(volume, name=visitor.source.name, labels=seen)
+            return out
         except Exception as error:
             return {**out, c.region: markup.error(told(error))}
