@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -212,10 +213,13 @@ def test_one_of_several_volumes_in_a_file_is_chosen(site: Site, open_tab: Open, 
     tab.page.locator("#source >> text=12×14×10").wait_for()
     while len(told) < 2:
         tab.page.wait_for_timeout(50)
-    site.backend.delay_s = 0.5
+    begin = threading.Event()
+    site.backend.before, site.backend.delay_s = lambda: begin.wait(60), 0.5
     tab.page.click("#run")
-    tab.wait_for_status("Step 1 of")
-    told[1].continue_()
+    tab.wait_for_status("Noise, where")
+    with tab.page.expect_response("**/queue/join*"):
+        told[1].continue_()
+    begin.set()
     tab.wait_for_status("Done")
     volume = site.backend.volumes[-1]
     assert volume is not None
