@@ -21,7 +21,7 @@ from diffatlas.phantom.fields import Field, Vector, rotation_matrix
 
 Kind = Literal["volume", "short axis", "lost header", "low crop", "slab"]
 KINDS: tuple[Kind, ...] = ("volume", "short axis", "lost header", "low crop", "slab")
-SHARES = (0.22, 0.19, 0.18, 0.31, 0.10)
+SHARES = (0.25, 0.22, 0.20, 0.22, 0.11)
 # Samples averaged over the thickness of a slice.
 _WITHIN = 3
 _PLANE_MM = 2.2  # of the slices' own pixels: what is finer is gone on a grid of 2.5 mm
@@ -62,7 +62,7 @@ def sample_acquisition(pose: Pose, kind: Kind, rng: np.random.Generator) -> Acqu
         step = float(rng.uniform(0.6, 3.0))
         return Acquisition(kind, centre, centre, straight, size, step, step, 0.0, 0.0)
     if kind == "low crop":
-        about = pose.middles["la"] if rng.uniform() < 0.85 else rng.uniform(-45, 45, 3)
+        about = pose.middles["la"] if rng.uniform() < 0.75 else rng.uniform(-45, 45, 3)
         middle = about + rng.normal(0, 9, 3)
         size = np.array([rng.uniform(85, 150), rng.uniform(70, 120), rng.uniform(38, 85)])
         step = float(rng.uniform(0.6, 3.0))

@@ -46,10 +46,7 @@ STRUCTURES = 5
 @dataclass(frozen=True)
 class Change:
     """How a heart differs from the label map: all in mm, positive outwards. ``wall`` is the outer surface of the left
-    ventricle, ``uneven_mm`` the spread of a smooth field added to cavity and outer surface, ``dented_mm`` of one added
-    to the left atrium. ``sleeve_mm``: how much of each pulmonary vein counts as left atrium, from the atrium's own
-    surface; those who outline atria stop there, not where the vein begins. ``vein``: the veins' radius, times that of
-    `diffatlas.phantom`."""
+    ventricle, ``uneven_mm`` the spread of a smooth field added to cavity and outer surface."""
 
     kind: str
     lv: float
@@ -60,9 +57,6 @@ class Change:
     uneven_mm: float
     rv_wall_mm: float
     fat_mm: float
-    dented_mm: float
-    sleeve_mm: float
-    vein: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +97,7 @@ class Body:
 def sample_change(rng: np.random.Generator) -> Change:
     """Health, systole, dilation, hypertrophy, right or atrial enlargement; each with everyone's own variation."""
     kind = str(rng.choice(["healthy", "systole", "dilated", "hypertrophic", "right", "atrial"],
-                          p=[0.26, 0.20, 0.14, 0.12, 0.08, 0.20]))  # fmt: skip
+                          p=[0.30, 0.22, 0.15, 0.13, 0.08, 0.12]))  # fmt: skip
     lv, wall, rv, la, ra = (float(v) for v in rng.normal(0, (1.2, 0.8, 1.5, 1.5, 1.5)))
     more = float(rng.uniform())
     if kind == "systole":
@@ -119,8 +113,7 @@ def sample_change(rng: np.random.Generator) -> Change:
         la, ra = la + 2 + 6 * more, ra + 5 * more
     return Change(
         kind, lv, wall, rv, la, ra, float(rng.uniform(0.2, 1.2)), float(rng.uniform(1, 3.5)),
-        float(max(0.5, rng.normal(2.5, 2.5))), float(rng.uniform(0.2, 2.0)), float(rng.uniform(6, 18)),
-        float(rng.uniform(0.75, 1.25)),
+        float(max(0.5, rng.normal(2.5, 2.5))),
     )  # fmt: skip
 
 
@@ -130,7 +123,7 @@ def sample_pose(shape: HeartShape, seed: int, frame: Frame = "body") -> Pose:
     anatomy = replace(sample_anatomy(seed), heart_rotation_deg=(0.0, 0.0, 0.0))
     change = sample_change(rng)
     turn = rotation_matrix(rng.normal(0, (6, 6, 8)).tolist())  # of the heart in its chest
-    size = np.exp(rng.normal(0, 0.12)) * np.exp(rng.normal(0, 0.06, 3))  # and how large it is
+    size = np.exp(rng.normal(0, 0.09)) * np.exp(rng.normal(0, 0.04, 3))  # and how large it is
     axes = _lv_axes(shape) @ turn.T  # body frame
     to_body = _frame(axes, frame, rng).T / anatomy.body_scale
     warp_mm = float(rng.uniform(2.0, 5.0))
@@ -239,9 +232,6 @@ def _changed(fields: dict[str, Field], change: Change, points: Points, seed: int
     other = read_lattice(noise_lattice(seed, 52, 24, 1.2), 12.0, points.x, points.y, points.z) * np.float32(
         change.uneven_mm
     )
-    dents = read_lattice(noise_lattice(seed, 54, 32, 1.0), 9.0, points.x, points.y, points.z) * np.float32(
-        change.dented_mm
-    )
     inner, outer = np.float32(change.lv) + uneven, np.float32(change.wall) + other
     base = np.minimum(np.minimum(fields["la"], fields["ra"]), np.minimum(fields["aorta"], fields["pulmonary"]))
     shrunk = np.maximum(fields["lv"], -inner - fields["myocardium"])
@@ -257,7 +247,7 @@ def _changed(fields: dict[str, Field], change: Change, points: Points, seed: int
     out = dict(fields)
     out["lv"], out["myocardium"] = cavity, muscle
     out["rv"] = fields["rv"] - (np.float32(change.rv) + uneven)
-    out["la"] = fields["la"] - (np.float32(change.la) + dents)
+    out["la"] = fields["la"] - (np.float32(change.la) + other)
     out["ra"] = fields["ra"] - (np.float32(change.ra) - other)
     parts = ("lv", "myocardium", "rv", "la", "ra", "aorta", "pulmonary")
     out["heart"] = np.minimum.reduce([out[k] for k in parts]) - 2
@@ -269,10 +259,7 @@ def _layers(
 ) -> Iterator[Layer]:
     root = np.array([0.3, 0.25, 0.92])
     lines = great_vessels(anatomy, marks["aorta"] - 14 * root, marks["pulmonary"] - 8 * root, marks["la"], marks["ra"])
-    vessel = {
-        name: tube(points, middle, radius * change.vein if name.startswith("pv") else radius)
-        for name, (middle, radius) in lines.items()
-    }
+    vessel = {name: tube(points, *line) for name, line in lines.items()}
     veins = np.minimum.reduce([d for name, d in vessel.items() if name.startswith("pv")])
     cavities = np.minimum.reduce([heart[k] for k in ("lv", "rv", "la", "ra", "myocardium")])
     aorta = smooth_min(heart["aorta"] + 1.5, np.maximum(vessel["aorta"], 1 - cavities), 4.0)
@@ -285,9 +272,7 @@ def _layers(
     epicardium = np.minimum(heart["lv"], heart["myocardium"])
     rv = np.maximum(heart["rv"], 0.5 - np.minimum(epicardium, np.minimum(heart["aorta"], heart["pulmonary"])))
     septum = np.float32(1.5)
-    # The veins leave the atrium as funnels, and belong to it until they are `sleeve_mm` away.
-    atrium = smooth_min(heart["la"], np.maximum(veins, heart["la"] - np.float32(change.sleeve_mm)), 3.0)
-    la = np.maximum(atrium, septum - np.minimum(heart["aorta"], heart["lv"] + 1))
+    la = np.maximum(heart["la"], septum - np.minimum(heart["aorta"], heart["lv"] + 1))
     ra = np.maximum(heart["ra"], septum - np.minimum(np.minimum(la, heart["aorta"]), heart["rv"] + 1))
 
     yield Layer("myocardium", LV, lv_muscle)
