@@ -3,7 +3,8 @@
 Each takes an x0-denoiser and a schedule and yields a `Step` after every move; the caller decides what to show and when
 to stop. ``t`` is shared by all samples of the batch.
 
-They are decorated with ``torch.no_grad()``: a ``with`` around a ``yield`` would leak the mode to the consumer.
+``torch.no_grad()`` ends before each ``yield``, or it would leak to the consumer. It is no decorator: that would keep
+the first state and the last step alive for as long as a sample waits for its next step, and many may wait.
 """
 
 from __future__ import annotations
@@ -81,22 +82,22 @@ def _levels(schedule: Schedule, t: float, like: Tensor) -> tuple[Tensor, Tensor]
     return schedule(torch.tensor(t, dtype=torch.float64, device=like.device))
 
 
-@torch.no_grad()
 def ddim(
     denoiser: Denoiser, schedule: Schedule, x: Tensor, times: Sequence[float], noise: NoiseSource, eta: float = 0.0
 ) -> Iterator[Step]:
     """Song et al. 2021 (arXiv 2010.02502), eq. 12; ``eta`` 0 is deterministic, 1 is ancestral sampling."""
     total = len(times) - 1
     for index, (t, s) in enumerate(pairwise(times)):
-        x0 = _ask(denoiser, x, t)
-        alpha_t, sigma_t = _levels(schedule, t, x)
-        alpha_s, sigma_s = _levels(schedule, s, x)
-        variance = eta**2 * _posterior_variance(alpha_t, sigma_t, alpha_s, sigma_s)
-        eps = (x - alpha_t.to(x.dtype) * x0) / sigma_t.to(x.dtype)
-        x = alpha_s.to(x.dtype) * x0 + (sigma_s**2 - variance).clamp_min(0).sqrt().to(x.dtype) * eps
-        del eps  # as large as x, and many samples may wait here for their next step
-        if eta > 0 and s > 0:
-            x = x + variance.sqrt().to(x.dtype) * noise(tuple(x.shape)).to(x)
+        with torch.no_grad():
+            x0 = _ask(denoiser, x, t)
+            alpha_t, sigma_t = _levels(schedule, t, x)
+            alpha_s, sigma_s = _levels(schedule, s, x)
+            variance = eta**2 * _posterior_variance(alpha_t, sigma_t, alpha_s, sigma_s)
+            eps = (x - alpha_t.to(x.dtype) * x0) / sigma_t.to(x.dtype)
+            x = alpha_s.to(x.dtype) * x0 + (sigma_s**2 - variance).clamp_min(0).sqrt().to(x.dtype) * eps
+            del eps
+            if eta > 0 and s > 0:
+                x = x + variance.sqrt().to(x.dtype) * noise(tuple(x.shape)).to(x)
         yield Step(index, total, s, x, x0)
 
 
@@ -110,23 +111,22 @@ def ancestral(x: Tensor, x0: Tensor, at_t: tuple[Tensor, Tensor], at_s: tuple[Te
     return mean, _posterior_variance(alpha_t, sigma_t, alpha_s, sigma_s).sqrt()
 
 
-@torch.no_grad()
 def ddpm(
     denoiser: Denoiser, schedule: Schedule, x: Tensor, times: Sequence[float], noise: NoiseSource
 ) -> Iterator[Step]:
     """Ancestral sampling, Ho et al. 2020 (arXiv 2006.11239), eq. 6 and 7, for any two levels; the published sampler."""
     total = len(times) - 1
     for index, (t, s) in enumerate(pairwise(times)):
-        x0 = _ask(denoiser, x, t)
-        alpha_t, sigma_t = _levels(schedule, t, x)
-        alpha_s, sigma_s = _levels(schedule, s, x)
-        x, deviation = ancestral(x, x0, (alpha_t, sigma_t), (alpha_s, sigma_s))
-        if s > 0:
-            x = x + deviation.to(x.dtype) * noise(tuple(x.shape)).to(x)
+        with torch.no_grad():
+            x0 = _ask(denoiser, x, t)
+            alpha_t, sigma_t = _levels(schedule, t, x)
+            alpha_s, sigma_s = _levels(schedule, s, x)
+            x, deviation = ancestral(x, x0, (alpha_t, sigma_t), (alpha_s, sigma_s))
+            if s > 0:
+                x = x + deviation.to(x.dtype) * noise(tuple(x.shape)).to(x)
         yield Step(index, total, s, x, x0)
 
 
-@torch.no_grad()
 def dpmpp_2m(
     denoiser: Denoiser, schedule: Schedule, x: Tensor, times: Sequence[float], noise: NoiseSource
 ) -> Iterator[Step]:
@@ -134,19 +134,20 @@ def dpmpp_2m(
     total = len(times) - 1
     before: tuple[Tensor, Tensor] | None = None  # x0 and log-SNR of the last step
     for index, (t, s) in enumerate(pairwise(times)):
-        x0 = _ask(denoiser, x, t)
-        alpha_t, sigma_t = _levels(schedule, t, x)
-        alpha_s, sigma_s = _levels(schedule, s, x)
-        snr_t = (alpha_t / sigma_t).log()
-        estimate = x0
-        if before is not None and s > 0 and bool(torch.isfinite(before[1]).all()):
-            r = (snr_t - before[1]) / ((alpha_s / sigma_s).log() - snr_t)
-            estimate = x0 + (x0 - before[0]) / (2 * r).to(x.dtype)
-        shrink = (sigma_s / sigma_t).to(x.dtype)
-        # alpha_s (1 - exp(-h)), with exp(-h) written so that it stays finite
-        weight = (alpha_s - alpha_t * sigma_s / sigma_t).to(x.dtype)
-        x = shrink * x + weight * estimate
-        before = (x0, snr_t)
+        with torch.no_grad():
+            x0 = _ask(denoiser, x, t)
+            alpha_t, sigma_t = _levels(schedule, t, x)
+            alpha_s, sigma_s = _levels(schedule, s, x)
+            snr_t = (alpha_t / sigma_t).log()
+            estimate = x0
+            if before is not None and s > 0 and bool(torch.isfinite(before[1]).all()):
+                r = (snr_t - before[1]) / ((alpha_s / sigma_s).log() - snr_t)
+                estimate = x0 + (x0 - before[0]) / (2 * r).to(x.dtype)
+            shrink = (sigma_s / sigma_t).to(x.dtype)
+            # alpha_s (1 - exp(-h)), with exp(-h) written so that it stays finite
+            weight = (alpha_s - alpha_t * sigma_s / sigma_t).to(x.dtype)
+            x = shrink * x + weight * estimate
+            before = (x0, snr_t)
         yield Step(index, total, s, x, x0)
 
 
