@@ -17,6 +17,7 @@ from diffatlas.engine import backend as local
 from diffatlas.engine import pace
 from diffatlas.engine.request import MaskEdit, PresetName, Request
 from diffatlas.errors import BadInput
+from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import Volume
 from diffatlas.published.convert import Options, convert
 from tests import published_files
@@ -140,6 +141,24 @@ def test_where_a_run_looks(tiny_model: Path, converted: str) -> None:
 def test_auto_is_settled_by_the_plan() -> None:
     volume = replace(SMALL, modality="unknown")
     assert session.plan(volume, Request()).request.model == session.choose_model(volume)
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize(
+    ("size_mm", "model"),
+    [
+        ((35, 51, 35), "hippocampus-mri"),  # a crop about a hippocampus, as in the Decathlon
+        ((60, 80, 60), "hippocampus-mri"),
+        ((114, 88, 55), "heart"),  # a crop about a left atrium: nearer to the hippocampus's view in ml
+        ((92, 82, 55), "heart"),
+        ((160, 150, 70), "heart"),
+        ((487, 380, 473), "heart"),  # larger than either sees
+    ],
+)
+def test_auto_takes_the_model_that_sees_the_volume(size_mm: tuple[int, int, int], model: str) -> None:
+    shape = tuple(n // 5 for n in size_mm)
+    grid = Grid(shape, np.diag([*(mm / n for mm, n in zip(size_mm, shape, strict=True)), 1.0]))  # type: ignore[arg-type]
+    assert session.choose_model(Volume(np.zeros(shape, np.float32), grid, "mr", "sized")) == model
 
 
 def test_a_plan_refuses_what_the_run_refuses(tiny_model: Path) -> None:
