@@ -123,7 +123,9 @@ def row_of(model: str, cases: list[Case]) -> dict[str, Any]:
         if known.all():
             names = result.labels.scheme.names
             ml = result.labels.grid.voxel_volume_ml
-            for name, (low, high) in result.volume_intervals_ml.items():
+            # A run gives none for a structure that the image cuts off; here they count as well.
+            assert result.calibration is not None
+            for name, (low, high) in result.calibration.volume_intervals_ml(result.volumes_ml).items():
                 k = names.index(name) + 1
                 if k in case.labels and (true := float((truth == k).sum()) * ml) > 0:
                     volumes += 1

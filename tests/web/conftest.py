@@ -114,7 +114,8 @@ class Tab:
         return path
 
 
-Open = Callable[[Site], Tab]
+Open = Callable[..., Tab]
+"""`open_tab`: a site, and the query of an address on it with the state in which its viewer opens -> its page."""
 
 
 def arrived(inbox: Inbox, path: Path, name: str = "") -> Path:
@@ -242,10 +243,13 @@ def site(fake_site: Site) -> Site:
 
 @pytest.fixture
 def open_tab(browser: Any) -> Iterator[Any]:
-    """Opens tabs, each a visitor of its own; at the end none may have asked another host or written an error."""
+    """Opens tabs, each a visitor of its own; at the end none may have asked another host or written an error.
+
+    An address is opened by a tab of its own: gradio writes an error where a page is left while an answer is on its way.
+    """
     tabs: list[Tab] = []
 
-    def open_on(site: Site) -> Tab:
+    def open_on(site: Site, query: str = "", state: str = "open") -> Tab:
         context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
         context.set_default_timeout(WAIT_MS)
         page = context.new_page()
@@ -254,8 +258,8 @@ def open_tab(browser: Any) -> Iterator[Any]:
         page.on("console", lambda m: tab.errors.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda e: tab.errors.append(str(e)))
         page.on("request", lambda r: None if is_local(r.url, site) else tab.outside.append(r.url))
-        page.goto(site.url)
-        tab.wait_for_viewer("state", "open", timeout_ms=START_MS)
+        page.goto(f"{site.url}/{query}")
+        tab.wait_for_viewer("state", state, timeout_ms=START_MS)
         return tab
 
     yield open_on

@@ -164,7 +164,7 @@ def test_controls_reach_the_request(site: Site, open_tab: Open) -> None:
     tab.page.get_by_role("link", name="Confidence").wait_for()
     # The link restores all of it, in a page of its own.
     link = tab.page.locator("a[data-copy]").get_attribute("href")
-    tab.page.goto(f"{site.url}/{link}")
+    tab = open_tab(site, link)
     tab.wait_for_status("Press Run")
     tab.page.click("#run")
     tab.wait_for_status("Done")
@@ -182,10 +182,8 @@ def test_a_new_seed_is_chosen(site: Site, open_tab: Open) -> None:
 
 
 def test_a_link_that_asks_for_what_cannot_be_says_so(site: Site, open_tab: Open) -> None:
-    tab = open_tab(site)
-    tab.page.goto(f"{site.url}/?run=1&model=/etc&steps=4")
+    tab = open_tab(site, "?run=1&model=/etc&steps=4", "error")
     tab.wait_for_status("no model '/etc'")
-    assert tab.viewer("state") == "error"
     tab.page.click("#run")
     tab.wait_for_status("Done")
     assert site.backend.requests[-1].model == "auto"
