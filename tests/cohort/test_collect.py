@@ -49,7 +49,8 @@ def test_robust_z_by_hand() -> None:
 def test_a_table_of_what_a_cohort_left(tmp_path: Path) -> None:
     for index in range(11):
         report(tmp_path, f"case{index:02d}", 100 + index % 5)
-    report(tmp_path / "sub" / "anat", "far", 400, doubt=0.25, volumes_interval_ml={"left ventricle": [390, 410]})
+    more = {"volumes_interval_ml": {"left ventricle": [390, 410]}, "cut_off": {"left ventricle": 0.3}}
+    report(tmp_path / "sub" / "anat", "far", 400, doubt=0.25, **more)
     (tmp_path / "notes.json").write_text("{}")
     with Attempts(tmp_path / FOLDER) as attempts:
         for state in ("failed", "failed"):
@@ -69,6 +70,7 @@ def test_a_table_of_what_a_cohort_left(tmp_path: Path) -> None:
     assert table["far"]["outliers"] == "left ventricle"
     assert float(table["far"]["left ventricle ml"]) == 400
     assert (table["far"]["doubt"], table["far"]["left ventricle ml low"]) == ("0.25", "390")
+    assert table["far"]["left ventricle cut_off"] == "0.3"
     assert table["case00"]["image"] == "/scans/case00.nii.gz"
     assert table["case00"]["labels"] == "case00_labels.nii.gz"
     assert (table["case00"]["seconds"], table["case00"]["steps"], table["case00"]["seed"]) == ("1.50", "2", "3")

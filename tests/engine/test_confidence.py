@@ -141,6 +141,7 @@ def test_the_command_line_writes_the_confidence_of_one_sample(
     assert not labels.exists()
     done = CliRunner().invoke(app, [*arguments, calibrated])
     assert done.exit_code == 0, done.output
+    assert done.output.count("lies beyond the image)") == len(HIPPOCAMPUS.names)  # in the table, a row each
     data = np.asarray(nib.load(sure).dataobj)  # type: ignore[attr-defined]
     assert data.shape == volume.grid.shape
     assert 0 < data.max() <= 1

@@ -307,6 +307,7 @@ def test_a_reference_is_compared(site: Site, open_tab: Open, tmp_path: Path) -> 
     heads = tab.page.locator(".da-volumes thead th")
     heads.first.wait_for()
     assert heads.all_inner_texts() == ["ml"]
+    assert tab.page.inner_text(".da-volumes caption") == "Volumes"  # there is no truth to agree with
     tab.page.click("#reference-panel >> text=Compare with")
     tab.page.set_input_files("#reference input[type=file]", str(labels))
     tab.page.locator("#result >> text=agreement with scan_labels.nii.gz").wait_for()

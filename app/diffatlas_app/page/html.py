@@ -98,7 +98,7 @@ def table(
 
     ``between_ml``: of each run, between which volumes the true one lies nine times in ten, where that is known.
     """
-    caption = "Volumes" + (f", and agreement with {against}" if against else "")
+    caption = "Volumes" + (f", and agreement with {against}" if scores else "")
     runs = ("", ", second")
     heads = [f"ml{runs[i]}" for i in range(len(volumes_ml))]
     for i, score in enumerate(scores):
