@@ -1,20 +1,24 @@
-"""OpenVINO beside PyTorch on the heart model's network: seconds a pass, what it takes to begin, what becomes of labels.
+"""OpenVINO and int8 beside PyTorch on the heart model's network: seconds a pass, to begin, what becomes of labels.
 
     python -m venv --system-site-packages PATH && PATH/bin/pip install openvino==2026.4.1 nncf==3.4.0
     PATH/bin/python benchmarks/bench_openvino.py
 
 The passes are timed in turns. The labels of each are compared with those of PyTorch's fp32 and with the truth, on
-digital hearts that no model was trained on. int8 is calibrated on other hearts.
+digital hearts that no model was trained on. OpenVINO's int8 is calibrated on other hearts; PyTorch's takes the range of
+every input as it comes (``Int8``), by operators that are not public.
 
 Importing OpenVINO reports to its makers over the network, unless its package ``openvino_telemetry`` cannot be imported:
-that is what this script sees to. Writes benchmarks/results/openvino.json.
+that is what this script sees to. ``ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI`` before it: as on a processor without bf16 and
+AMX. Writes benchmarks/results/openvino.json, the instructions allowed beside one another.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib
 import importlib.util
+import os
 import statistics
 import subprocess
 import sys
@@ -31,7 +35,11 @@ from unittest import mock
 
 import numpy as np
 import torch
-from common import hearts, write_results  # before torch: it imports diffatlas, which says how torch's threads wait
+from common import (
+    hearts,
+    read_results,
+    write_results,
+)  # before torch: it imports diffatlas, which says how torch's threads wait
 from common_speed import alternating
 from tables import openvino_table
 from torch import Tensor, nn
@@ -59,6 +67,41 @@ class Compiled(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return torch.from_numpy(self.request.infer([x.contiguous().float().numpy() for x in inputs])[0].copy())
+
+
+class Int8(nn.Module):
+    """A convolution in int8: weights by output channel, the input by its largest value, both without an offset."""
+
+    def __init__(self, conv: nn.Conv3d) -> None:
+        super().__init__()
+        weight = conv.weight.detach().float()
+        self.scales = weight.abs().amax(dim=(1, 2, 3, 4)).clamp_min(1e-12) / 127
+        rounded = (weight / self.scales[:, None, None, None, None]).round().to(torch.int8)
+        self.shape = [list(conv.stride), list(conv.padding), list(conv.dilation), conv.groups]
+        self.weight = torch.ops.onednn.qconv_prepack(rounded, self.scales, 1.0, 128, *self.shape)
+        self.bias = None if conv.bias is None else conv.bias.detach().float()
+        self.zeros, self.offset = torch.zeros(len(weight), dtype=torch.int32), torch.tensor(128, dtype=torch.int32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = x.permute(0, 2, 3, 4, 1)  # as it lies in memory: a copy would take longer than the look
+        low, high = torch.aminmax(last if last.is_contiguous() else x)
+        scale = torch.maximum(high, -low).clamp_min(1e-12) / 127
+        bytes_ = torch.add(128.5, x, alpha=1 / float(scale)).to(torch.uint8)
+        bytes_ = bytes_.contiguous(memory_format=torch.channels_last_3d)
+        weights = (self.weight, self.scales, self.zeros, self.bias, *self.shape)
+        out = (1.0, 0, torch.float32, "none", [], "")
+        answer: Tensor = torch.ops.onednn.qconv_pointwise.tensor(bytes_, scale, self.offset, *weights, *out)
+        return answer
+
+
+def in_int8(network: nn.Module) -> nn.Module:
+    """A copy of ``network`` whose convolutions, those that grow the grid excepted, are in int8."""
+    network = copy.deepcopy(network)
+    for name, part in list(network.named_modules()):
+        if isinstance(part, nn.Conv3d):
+            above, _, own = name.rpartition(".")
+            setattr(network.get_submodule(above), own, Int8(part))
+    return network
 
 
 def calibration(model: Model, count: int, others: list[Tensor]) -> list[list[Any]]:
@@ -129,7 +172,8 @@ def main() -> None:
         settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         return Compiled(core.compile_model(made, "CPU", settings).create_infer_request())
 
-    bf16 = has_bf16(torch.device("cpu"))
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "all")
+    bf16 = has_bf16(torch.device("cpu")) and (allowed == "all" or "BF16" in allowed or "AMX" in allowed)
     engines: dict[str, Compiled] = {}
     failed: dict[str, int] = {}
 
@@ -153,6 +197,8 @@ def main() -> None:
         if bf16:
             add("OpenVINO int8, else bf16", small, "bf16")
 
+    int8 = in_int8(network)
+
     @torch.no_grad()
     def eager(dtype: torch.dtype) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -160,6 +206,7 @@ def main() -> None:
             return out
 
     calls: dict[str, Callable[[], Any]] = {"PyTorch fp32": lambda: eager(torch.float32)}
+    calls["PyTorch int8"] = torch.no_grad()(lambda: int8(*inputs))
     if bf16:
         calls["PyTorch bf16"] = lambda: eager(torch.bfloat16)
     calls |= {title: partial(engine, *inputs) for title, engine in engines.items()}
@@ -177,7 +224,7 @@ def main() -> None:
         request = Request(model=HEART, roi=ROI, precision=precision)
         same, gained = [], []
         for volume, truth, exact_labels in cases:
-            with network_of(model, engines.get(title)):
+            with network_of(model, int8 if title == "PyTorch int8" else engines.get(title)):
                 labels = segment(volume, request).labels
             same.append(dice(labels, exact_labels))
             gained.append(dice(labels, truth) - dice(exact_labels, truth))
@@ -189,7 +236,8 @@ def main() -> None:
             "lowest_gained": round(min(gained), 5),
             "n": len(cases),
         }
-    results = {"once": once, "call": seconds, "agreement": agreement, "failed": failed}
+    results = read_results("openvino")
+    results[allowed] = {"once": once, "call": seconds, "agreement": agreement, "failed": failed}
     write_results("openvino", results)
     print(openvino_table(results))
 

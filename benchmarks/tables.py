@@ -173,9 +173,11 @@ def spread(row: dict[str, Any]) -> str:
 
 
 def openvino_table(results: dict[str, Any]) -> str:
-    """What `bench_openvino.py` measured."""
-    if not results:
-        return ""
+    """What `bench_openvino.py` measured, a table for each set of instructions that were allowed."""
+    return "\n\n".join(_engines(allowed, found) for allowed, found in results.items())
+
+
+def _engines(allowed: str, results: dict[str, Any]) -> str:
     calls, agreement = results["call"], results["agreement"]
     rows: list[Sequence[Any]] = []
     for title, row in agreement.items():
@@ -186,19 +188,18 @@ def openvino_table(results: dict[str, Any]) -> str:
         rows.append((title, spread, f"{1e3 * took['cpu_s']:.0f}", row["largest_difference"], same, gained))
     n = next(iter(agreement.values()))["n"]
     head = (
-        "a pass of `heart`",
+        "a pass of `heart`, " + ("all instructions" if allowed == "all" else f"instructions up to {allowed}"),
         "ms (spread)",
         "processor ms",
         "largest difference of a value",
         f"Dice with PyTorch's fp32, n = {n} (lowest)",
         "Dice gained against the truth (lowest)",
     )
-    once = table(("once", "s"), [(k, f"{v:.2f}") for k, v in results["once"].items()])
+    once = ", ".join(f"{k} {v:.2f}" for k, v in results["once"].items())
     failed = "".join(
-        f"\n\n{title}: does not compile here, its process ends with code {code}."
-        for title, code in results["failed"].items()
+        f" {title} does not compile, its process ends with code {code}." for title, code in results["failed"].items()
     )
-    return f"{table(head, rows)}{failed}\n\n{once}"
+    return f"{table(head, rows)}\n\nOnce, s: {once}.{failed}"
 
 
 def gpu_table(results: dict[str, Any]) -> str:

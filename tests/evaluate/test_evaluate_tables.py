@@ -7,9 +7,11 @@ import io
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from diffatlas.evaluate import tables
 from diffatlas.evaluate.protocol import Protocol
 from diffatlas.evaluate.runs import Finished, Score, Training
 from diffatlas.evaluate.tables import calibration_error, rows_of, to_csv, to_json, to_markdown, write
@@ -76,6 +78,20 @@ def test_training_seeds_are_averaged_before_cases_are_counted() -> None:
     assert row.measures["mean"]["dice"].mean == pytest.approx((0.5 + 0.7) / 2)
 
 
+def test_what_the_seeds_differ_by_is_said_where_there_are_several() -> None:
+    done = finished([score("atlas", c, v, v, seed=s) for c, s, v in (("a", 0, 0.4), ("a", 3, 0.6))], seeds=[0, 3])
+    rows = rows_of(done)
+    assert rows[0].by_seed == pytest.approx({0: 0.4, 3: 0.6})
+    text = to_markdown(done, rows)
+    assert "| seeds |" in text
+    assert "| 2: 0.400 to 0.600 |" in text
+    table = list(csv.DictReader(io.StringIO(to_csv(rows))))
+    assert [r["mean"] for r in table if r["measure"] in ("dice of seed 0", "dice of seed 3")] == ["0.4", "0.6"]
+    one = finished(SCORES)
+    assert "seeds" not in to_markdown(one, rows_of(one))
+    assert "of seed" not in to_csv(rows_of(one))
+
+
 def test_interval_of_equal_values_is_a_point_and_of_none_is_nothing() -> None:
     same = interval([0.5, 0.5, 0.5])
     assert (same.low, same.mean, same.high, same.n) == (0.5, 0.5, 0.5, 3)
@@ -124,17 +140,37 @@ def test_json_holds_no_nan() -> None:
         {"settings": [{"name": "4 cases", "kind": "few-shot"}]},
         {"methods": [{"name": "atlas", "runs": [{"name": "fast", "x": 0.5}]}, {"name": "unet"}]},
         {"settings": [{"name": "4 cases", "kind": "few-shot", "shots": 16}]},  # as many as the other: another test set
+        {"settings": [{"name": "4 cases", "kind": "few-shot", "budget_tflop": 5}]},
     ],
-    ids=["shots", "dots", "sweep", "two test sets"],
+    ids=["shots", "dots", "sweep", "two test sets", "arithmetic"],
 )
 def test_figure_and_tables_are_written(tmp_path: Path, more: dict[str, object]) -> None:
     scores = [*SCORES, *(score(s.method, s.case, 0.9, 0.9, setting="16 cases") for s in SCORES)]
     settings = more.get("settings", [{"name": "4 cases", "kind": "few-shot", "shots": 4}])
     assert isinstance(settings, list)
     sixteen = settings[0] | {"name": "16 cases"} | ({"shots": 16} if "shots" in settings[0] else {})
+    sixteen |= {"budget_tflop": 20} if "budget_tflop" in settings[0] else {}
     written = write(finished(scores, **(more | {"settings": [*settings, sixteen]})), tmp_path)
     assert [p.name for p in written] == ["results.json", "results.csv", "results.md", "figure.png"]
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_settings_that_differ_in_arithmetic_alone_are_a_curve_over_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    drawn: list[tuple[str, list[float]]] = []
+    curve = tables._curve
+
+    def noted(axes: Any, points: list[tuple[float, tables.Row]], label: str) -> None:
+        drawn.append((label, [x for x, _ in points]))
+        curve(axes, points, label)
+
+    monkeypatch.setattr(tables, "_curve", noted)
+    settings = [{"name": f"{n} TFLOP", "kind": "few-shot", "budget_tflop": n} for n in (5, 20)]
+    scores = [score(s.method, s.case, 0.9, 0.9, setting=f"{n} TFLOP") for s in SCORES for n in (5, 20)]
+    done = finished(scores, settings=settings)
+    assert tables.draw(done, rows_of(done), tmp_path / "figure.png")
+    assert drawn == [("atlas", [5, 20]), ("unet", [5, 20])]
 
 
 def test_nothing_done_is_a_table_of_what_is_lacking(tmp_path: Path) -> None:

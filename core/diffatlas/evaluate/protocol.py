@@ -94,8 +94,8 @@ class SettingConfig(_Strict):
     structure is not scored, and ``centre: labels`` there puts the field of view of every method on the reference.
     ``shots``: the number of training cases, where settings are a few-shot series. ``methods``: only these of the
     protocol's methods (None: all). ``labelled_slices``: slices of the last axis without a label are not scored.
-    ``unlabelled``: further training cases, for methods that are ``taught_by`` another. ``budget_tflop``: the protocol's
-    for this setting."""
+    ``unlabelled``: further training cases, for methods that are ``taught_by`` another. ``budget_tflop`` and ``seeds``:
+    the protocol's for this setting."""
 
     name: str = Name
     kind: Kind
@@ -106,6 +106,7 @@ class SettingConfig(_Strict):
     labelled_slices: bool = False
     unlabelled: tuple[str, ...] = ()
     budget_tflop: float | None = Field(None, gt=0)
+    seeds: tuple[int, ...] | None = Field(None, min_length=1)
 
 
 class Protocol(_Strict):
@@ -180,6 +181,11 @@ class Protocol(_Strict):
         """The arithmetic of a training in ``setting``, TFLOP; None where the configuration's ``steps`` decide."""
         return setting.budget_tflop or self.budget_tflop
 
+    def seeds_of(self, setting: SettingConfig, method: MethodConfig) -> tuple[int, ...]:
+        """The training seeds of ``method`` in ``setting``; one where nothing is trained."""
+        seeds = setting.seeds or self.seeds
+        return seeds[:1] if method.model else seeds
+
     def teacher_of(self, method: MethodConfig) -> MethodConfig | None:
         """The method whose answers ``method`` learns from."""
         return next((m for m in self.methods if m.name == method.taught_by), None)
@@ -230,6 +236,6 @@ def load_protocol(path: Path) -> Protocol:
     protocol = protocol.model_copy(update=moved)
     for setting in protocol.settings:  # whatever is wrong in any of them is said before the first is trained
         for method in protocol.methods_of(setting):
-            task_of(protocol.training(setting, method, protocol.seeds[0]))
+            task_of(protocol.training(setting, method, protocol.seeds_of(setting, method)[0]))
         protocol.testing(setting)
     return protocol

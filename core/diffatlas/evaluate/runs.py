@@ -106,7 +106,7 @@ def carry_out(protocol: Protocol, minutes: float | None = None, say: Say = print
     for setting in protocol.settings:
         cases = subjects(protocol.testing(setting))
         for method in protocol.methods_of(setting):
-            for seed in protocol.seeds if method.model is None else protocol.seeds[:1]:
+            for seed in protocol.seeds_of(setting, method):
                 what = f"{setting.name} / {method.name} / seed {seed}"
                 one = _One(protocol, setting, method, seed)
                 if not only_read and not one.trained and time.monotonic() < end:

@@ -29,7 +29,7 @@ class Row:
     """One method, asked in one way, in one setting. ``measures``: name of a structure, or "mean", to measure to
     figure; ``difference``: Dice minus that of the method compared with, on the cases both have (None for that method
     itself); ``calibration_error``: expected difference between confidence and the share that is right (None with one
-    sample)."""
+    sample); ``by_seed``: the mean Dice of each training seed; ``budget_tflop``: the arithmetic of its training."""
 
     setting: str
     method: str
@@ -40,6 +40,8 @@ class Row:
     difference: Figure | None
     seconds: float
     calibration_error: float | None
+    by_seed: dict[int, float]
+    budget_tflop: float | None
 
 
 def rows_of(finished: Finished) -> list[Row]:
@@ -70,6 +72,11 @@ def rows_of(finished: Finished) -> list[Row]:
                         difference=None if scores is reference else _paired(scores, reference),
                         seconds=float(np.median([s.seconds for s in scores])),
                         calibration_error=calibration_error(scores),
+                        by_seed={
+                            seed: interval(_by_case([s for s in scores if s.seed == seed], "dice").values()).mean
+                            for seed in dict.fromkeys(s.seed for s in scores)
+                        },
+                        budget_tflop=None if method.model else protocol.budget_of(setting),
                     )
                 )
     return rows
@@ -129,6 +136,8 @@ def to_markdown(finished: Finished, rows: list[Row]) -> str:
         head = ["method", "asked", "n", "Dice (95 % interval)", "NSD", "HD95 mm", f"against {protocol.compare_to}"]
         calibrated = any(r.calibration_error is not None for r in mine)
         head += ["calibration error"] if calibrated else []
+        seeded = any(len(r.by_seed) > 1 for r in mine)
+        head += ["seeds"] if seeded else []
         head += [f"{s}" for s in structures] + ["s a case"]
         out += [f"### {setting.name} ({setting.kind})", "", _line(head), _line(["---"] * len(head))]
         for row in mine:
@@ -143,6 +152,7 @@ def to_markdown(finished: Finished, rows: list[Row]) -> str:
                 "" if row.difference is None else _signed(row.difference),
             ]
             cells += [_number(row.calibration_error, 3)] if calibrated else []
+            cells += [_seeds(row.by_seed)] if seeded else []
             cells += [_number(row.measures[s]["dice"].mean, 3) for s in structures]
             out.append(_line([*cells, f"{row.seconds:.2f}"]))
         out.append("")
@@ -173,6 +183,12 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
+def _seeds(by_seed: dict[int, float]) -> str:
+    """How many trainings, and the Dice of the worst and the best."""
+    low, high = (_number(f(by_seed.values()), 3) for f in (min, max))
+    return f"{len(by_seed)}: {low} to {high}" if len(by_seed) > 1 else ""
+
+
 def _with_interval(figure: Figure, digits: int) -> str:
     if not figure.n:
         return "-"
@@ -196,6 +212,9 @@ def to_csv(rows: list[Row]) -> str:
         if row.difference is not None:
             f = row.difference
             writer.writerow([*place, "mean", "dice difference", *(_blank(v) for v in (f.mean, f.low, f.high)), f.n])
+        if len(row.by_seed) > 1:
+            for seed, value in row.by_seed.items():
+                writer.writerow([*place, "mean", f"dice of seed {seed}", _blank(value), "", "", ""])
         if row.calibration_error is not None:
             writer.writerow([*place, "mean", "calibration error", _blank(row.calibration_error), "", "", ""])
     return text.getvalue()
@@ -235,7 +254,8 @@ def _without_nan(value: Any) -> Any:
 
 def draw(finished: Finished, rows: list[Row], path: Path) -> bool:
     """Mean Dice with its intervals: over ``x`` where runs are a sweep, over the number of training cases where settings
-    are few-shot ones of one test set, else method by method. False where there is nothing to draw."""
+    are few-shot ones of one test set, over arithmetic where they differ in that alone, else method by method. False
+    where there is nothing to draw."""
     if not rows:
         return False
     from matplotlib.figure import Figure as Canvas
@@ -245,6 +265,7 @@ def draw(finished: Finished, rows: list[Row], path: Path) -> bool:
     swept = [r for r in rows if r.x is not None]
     shots = [r for r in rows if r.shots is not None]
     one_each = len({(r.method, r.run, r.shots) for r in rows})  # else the same cases were tested on several sets
+    budgets = {r.setting: r.budget_tflop for r in rows if r.budget_tflop is not None}
     if swept:
         for (setting, method), group in _groups(swept, lambda r: (r.setting, r.method)):
             _curve(axes, [(float(r.x or 0), r) for r in group], f"{setting}, {method}")
@@ -257,6 +278,14 @@ def draw(finished: Finished, rows: list[Row], path: Path) -> bool:
         ticks = sorted({r.shots or 0 for r in rows})
         axes.set_xticks(ticks, [str(t) for t in ticks])
         axes.set_xlabel("training cases")
+    elif len({r.shots for r in rows}) == 1 and len(set(budgets.values())) == len(budgets) > 1:
+        for (method, run), group in _groups(rows, lambda r: (r.method, r.run)):
+            many = sum(r.method == method for r in rows) > len(group)
+            _curve(axes, [(budgets[r.setting], r) for r in group], f"{method}, {run}" if many else method)
+        axes.set_xscale("log", base=2)
+        ticks = sorted(budgets.values())
+        axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        axes.set_xlabel("TFLOP of training")
     else:
         _dots(axes, rows)
     if axes.get_legend() is None:
