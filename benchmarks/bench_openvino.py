@@ -89,7 +89,7 @@ class Int8(nn.Module):
         bytes_ = torch.add(128.5, x, alpha=1 / float(scale)).to(torch.uint8)
         bytes_ = bytes_.contiguous(memory_format=torch.channels_last_3d)
         weights = (self.weight, self.scales, self.zeros, self.bias, *self.shape)
-        out = (1.0, 0, torch.float32, "none", [], "")
+        out: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")
         answer: Tensor = torch.ops.onednn.qconv_pointwise.tensor(bytes_, scale, self.offset, *weights, *out)
         return answer
 

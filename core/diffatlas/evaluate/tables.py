@@ -283,8 +283,8 @@ def draw(finished: Finished, rows: list[Row], path: Path) -> bool:
             many = sum(r.method == method for r in rows) > len(group)
             _curve(axes, [(budgets[r.setting], r) for r in group], f"{method}, {run}" if many else method)
         axes.set_xscale("log", base=2)
-        ticks = sorted(budgets.values())
-        axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        spent = sorted(budgets.values())
+        axes.set_xticks(spent, [f"{t:g}" for t in spent])
         axes.set_xlabel("TFLOP of training")
     else:
         _dots(axes, rows)
