@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from functools import partial
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ from diffatlas.diffusion.denoise import Denoiser, as_denoiser
 from diffatlas.diffusion.guidance import GradientGuidance, ImageGuidance, MaskGiven, MaskPinned
 from diffatlas.diffusion.sample import SAMPLERS, crowded_times, ddim, ddpm, dpmpp_2m, mask_first, uniform_times
 from diffatlas.diffusion.schedule import DiscreteCosine, Schedule, cosine, trailing
+from diffatlas.published.paper import GradientPull
 
 MEAN, DEVIATION = 0.3, 0.2
 SHAPE = (1, 3, 8, 8, 8)
@@ -28,6 +30,20 @@ def gaussian_denoiser(schedule: Schedule) -> Denoiser:
         return (MEAN + gain * (x.double() - alpha * MEAN)).to(x.dtype)
 
     return denoise
+
+
+@pytest.mark.parametrize("name", [*SAMPLERS, "pull"])
+def test_a_walk_that_waits_does_not_keep_where_it_began(name: str) -> None:
+    """Many samples may wait for their next step: each has one state, not two."""
+    levels = DiscreteCosine(30)
+    pull = GradientPull(torch.zeros(1, 1, 8, 8, 8), levels, Draws(1), below=0)
+    sampler = pull if name == "pull" else SAMPLERS[name]
+    x = torch.randn(SHAPE)
+    first = weakref.ref(x)
+    walk = sampler(gaussian_denoiser(levels), levels, x, uniform_times(30), Draws(0))
+    del x
+    next(walk)
+    assert first() is None
 
 
 class Draws:

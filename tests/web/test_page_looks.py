@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from diffatlas.geometry.volume import HIPPOCAMPUS
+from diffatlas_app.page import html as markup
+from diffatlas_app.runs.results import Measured
 from tests import fakes
 from tests.fakes import FakeBackend
 from tests.web.conftest import (
@@ -84,6 +87,15 @@ def test_a_structure_has_one_volume_on_the_page(site: Site, open_tab: Open) -> N
     in_table = [float(c) for c in tab.page.locator(".da-volumes tbody tr td:nth-child(2)").all_inner_texts() if c]
     in_legend = [float(t.split()[0]) for t in tab.page.locator("#view .dv-legend b").all_inner_texts()]
     assert in_legend == pytest.approx(in_table, rel=0.02, abs=0.6)
+
+
+def test_a_structure_that_is_cut_off_says_so_where_its_interval_would_stand() -> None:
+    first, second = HIPPOCAMPUS.names
+    run = Measured({first: 1.0, second: 2.0}, {second: (1.5, 2.5)}, {first: 0.25})
+    rows = markup.table([run], HIPPOCAMPUS).split("<tr>")[2:]
+    assert "1.0 <small>cut off: 25% beyond the image</small>" in rows[0]
+    assert "1.5 to 2.5</small>" in rows[1]
+    assert "cut off" not in rows[1]
 
 
 def test_a_find_in_doubt_is_amber_and_folded(site: Site, open_tab: Open, tmp_path: Path) -> None:

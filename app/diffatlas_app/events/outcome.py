@@ -15,7 +15,7 @@ from diffatlas_app.events.page import Given, Page, Updates
 from diffatlas_app.page import html as markup
 from diffatlas_app.runs import pairs
 from diffatlas_app.runs import stream as runs
-from diffatlas_app.runs.results import Made
+from diffatlas_app.runs.results import Made, Measured
 from diffatlas_app.visitors.error_line import told
 from diffatlas_app.visitors.sessions import Finished, Visitor
 from diffatlas_app.visitors.source import read_labels
@@ -42,10 +42,9 @@ class Outcome:
         results = [end.frame.result for end in ends if end.frame.result is not None]
         saved = ends[-1].saved
         assert saved is not None
-        volumes = [r.volumes_ml for r in results]
-        between = [r.volume_intervals_ml for r in results]
-        visitor.finished = Finished(volumes, results[0].notes, link, doubt, between)
-        table = markup.result(volumes, saved.scheme, results[0].notes, scores, against, doubt=doubt, between_ml=between)
+        measured = [Measured.of(r) for r in results]
+        visitor.finished = Finished(measured, results[0].notes, link, doubt)
+        table = markup.result(measured, saved.scheme, results[0].notes, scores, against, doubt=doubt)
         return {
             **page.idle,
             page.shown.result: table,
@@ -91,12 +90,11 @@ class Outcome:
         table = ""
         if saved is not None:
             table = markup.result(
-                finished.volumes_ml,
+                finished.measured,
                 saved.scheme,
                 finished.notes,
                 scores,
                 name,
                 doubt=finished.doubt and not scores,
-                between_ml=finished.between_ml,
             )
         return {shown.result: refused + table, shown.reference: None}

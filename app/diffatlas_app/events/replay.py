@@ -5,6 +5,7 @@ from __future__ import annotations
 from diffatlas_app.events.page import Page, Updates
 from diffatlas_app.page import html as markup
 from diffatlas_app.page.viewer import recording_message
+from diffatlas_app.runs.results import Measured
 from diffatlas_app.visitors.source import Source
 
 
@@ -24,5 +25,5 @@ class Replay:
         return {
             **self.page.idle,
             self.page.shown.view: recording_message(frames, result.metrics, words="Recorded run"),
-            self.page.shown.result: markup.result([result.volumes_ml], result.labels.scheme, notes),
+            self.page.shown.result: markup.result([Measured.of(result)], result.labels.scheme, notes),
         }

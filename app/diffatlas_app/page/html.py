@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from diffatlas import session
 from diffatlas.geometry.volume import LabelScheme, Volume
 from diffatlas.session import ModelCard, Plan
-from diffatlas_app.runs.results import OFFERED, Saved
+from diffatlas_app.runs.results import OFFERED, Measured, Saved
 
 if TYPE_CHECKING:
     from diffatlas.metrics import Comparison
@@ -88,33 +88,23 @@ def seconds(value: float) -> str:
 
 
 def table(
-    volumes_ml: Sequence[dict[str, float]],
-    scheme: LabelScheme,
-    scores: Sequence[Comparison] = (),
-    against: str = "",
-    between_ml: Sequence[dict[str, tuple[float, float]]] = (),
+    measured: Sequence[Measured], scheme: LabelScheme, scores: Sequence[Comparison] = (), against: str = ""
 ) -> str:
-    """Volume of each structure beside its colour, ml, for one run or two, and with ``scores`` the agreement of each.
-
-    ``between_ml``: of each run, between which volumes the true one lies nine times in ten, where that is known.
-    """
+    """Volume of each structure beside its colour, ml, for one run or two, and with ``scores`` the agreement of each."""
     caption = "Volumes" + (f", and agreement with {against}" if scores else "")
     runs = ("", ", second")
-    heads = [f"ml{runs[i]}" for i in range(len(volumes_ml))]
+    heads = [f"ml{runs[i]}" for i in range(len(measured))]
     for i, score in enumerate(scores):
         heads += [f"Dice{runs[i]}", f"surface Dice, {score.tolerance_mm:g} mm{runs[i]}", f"HD95, mm{runs[i]}"]
     rows = []
     for i, structure in enumerate(scheme.structures):
-        cells = [
-            _volume(volumes[structure.name], between.get(structure.name))
-            for volumes, between in zip(volumes_ml, between_ml or [{}] * len(volumes_ml), strict=True)
-        ]
+        cells = [_volume(structure.name, run) for run in measured]
         for score in scores:
             row = score.rows[i]
             cells += [_number(row.dice, 3), _number(row.surface_dice, 3), _number(row.hd95_mm, 1)]
         rows.append(_row(f'<i style="background:rgb{structure.color}"></i>{text(structure.name)}', cells))
     if scores:
-        cells = [""] * len(volumes_ml)
+        cells = [""] * len(measured)
         for score in scores:
             mean = score.mean
             cells += [_number(mean["dice"], 3), _number(mean["surface_dice"], 3), _number(mean["hd95_mm"], 1)]
@@ -126,11 +116,14 @@ def table(
     )
 
 
-def _volume(ml: float, between: tuple[float, float] | None) -> str:
-    if between is None:
-        return f"{ml:.1f}"
+def _volume(name: str, run: Measured) -> str:
+    ml = f"{run.volumes_ml[name]:.1f}"
+    if name in run.cut_off:
+        return f"{ml} <small>cut off: {run.cut_off[name]:.0%} beyond the image</small>"
+    if name not in run.between_ml:
+        return ml
     title = "the true volume lies between these nine times in ten, on cases like those it was measured on"
-    return '{:.1f} <small title="{}">{:.1f} to {:.1f}</small>'.format(ml, title, *between)
+    return '{} <small title="{}">{:.1f} to {:.1f}</small>'.format(ml, title, *run.between_ml[name])
 
 
 def _row(name: str, cells: Sequence[str]) -> str:
@@ -142,20 +135,19 @@ def _number(value: float, digits: int) -> str:
 
 
 def result(
-    volumes_ml: Sequence[dict[str, float]],
+    measured: Sequence[Measured],
     scheme: LabelScheme,
     notes: Sequence[str] = (),
     scores: Sequence[Comparison] = (),
     against: str = "",
     doubt: bool = False,
-    between_ml: Sequence[dict[str, tuple[float, float]]] = (),
 ) -> str:
     """The table below a finished run, and what was found on the way; ``against``: what ``scores`` compare with.
 
     ``doubt``: the search was not sure of what it found; the volumes are then folded away.
     """
     said = "".join(f'<p class="da-note">{text(note)}</p>' for note in notes)
-    shown = table(volumes_ml, scheme, scores, against, between_ml)
+    shown = table(measured, scheme, scores, against)
     if doubt:
         shown = f"<details><summary>Show the volumes all the same</summary>{shown}</details>"
     kind = "da-result da-doubt" if doubt else "da-result"

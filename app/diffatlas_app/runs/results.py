@@ -51,6 +51,20 @@ FILM_FPS = 12
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What a run says of each structure, by name: its volume, ml; between which volumes the true one lies nine times in
+    ten, where that is known; and of those that the image cuts off, the share that lies beyond."""
+
+    volumes_ml: dict[str, float]
+    between_ml: dict[str, tuple[float, float]] = field(default_factory=dict)
+    cut_off: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, result: Result) -> Measured:
+        return cls(result.volumes_ml, result.volume_intervals_ml, result.cut_off)
+
+
+@dataclass(frozen=True)
 class Saved:
     """A run's folder, the visitor's name for the volume, the scheme its labels are in, and the DICOM series they are
     of."""

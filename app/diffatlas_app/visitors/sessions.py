@@ -22,7 +22,7 @@ from diffatlas.geometry.volume import LabelMap, LabelScheme, Volume
 from diffatlas_app import limits
 from diffatlas_app.runs import recording
 from diffatlas_app.runs.queue import Turns
-from diffatlas_app.runs.results import Saved
+from diffatlas_app.runs.results import Measured, Saved
 from diffatlas_app.visitors import uploads
 from diffatlas_app.visitors.folders import ProcessFolder
 from diffatlas_app.visitors.inbox import Inbox
@@ -32,14 +32,13 @@ from diffatlas_app.visitors.source import EXAMPLES, RECORDED, Source
 
 @dataclass(frozen=True)
 class Finished:
-    """What the page says of the last finished run: volumes of each structure (of one run or two), notes, the address
-    that restores its settings, whether the search was in doubt, and the volumes' intervals."""
+    """What the page says of the last finished run: each structure's volume (of one run or two), notes, the address that
+    restores its settings, and whether the search was in doubt."""
 
-    volumes_ml: Sequence[dict[str, float]] = ()
+    measured: Sequence[Measured] = ()
     notes: Sequence[str] = ()
     link: str | None = None
     doubt: bool = False
-    between_ml: Sequence[dict[str, tuple[float, float]]] = ()
 
 
 @dataclass

@@ -215,17 +215,17 @@ class GradientPull:
     limit: float = 1.5
     seen: Tensor | None = field(default=None, init=False)
 
-    @torch.no_grad()
     def __call__(
         self, denoiser: Denoiser, schedule: Schedule, x: Tensor, times: Sequence[float], noise: NoiseSource
     ) -> Iterator[Step]:
         total = len(times) - 1
         for index, (t, s) in enumerate(pairwise(times)):
-            if int(self.schedule.index(torch.tensor(t))) < self.below:
-                x = self._moved(denoiser, x, t, s, noise)
-            self.seen = x[:, :1]
-            (step,) = self.step(denoiser, schedule, x, (t, s), noise)
-            x = step.x
+            with torch.no_grad():  # no decorator: that would keep the first state for as long as the walk lasts
+                if int(self.schedule.index(torch.tensor(t))) < self.below:
+                    x = self._moved(denoiser, x, t, s, noise)
+                self.seen = x[:, :1].clone()  # a view would keep all channels
+                (step,) = self.step(denoiser, schedule, x, (t, s), noise)
+                x = step.x
             yield replace(step, index=index, total=total)
 
     def _moved(self, denoiser: Denoiser, x: Tensor, t: float, s: float, noise: NoiseSource) -> Tensor:
