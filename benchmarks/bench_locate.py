@@ -4,10 +4,10 @@
     python benchmarks/bench_locate.py --real           # real volumes with a heart and without, and noise; adds to it
     python benchmarks/bench_locate.py --split choose   # other seeds: the curve of `locate.confidence`
 
-A digital volume is 270 to 400 mm long on each side; the heart lies anywhere in it, whole, or (every third volume) beyond
-its border. A hit is a proposal within `diffatlas.engine.locate.HIT_MM` of the middle of the box around the true labels.
-Where labels do not tell that middle (ventricles alone, or the pulmonary trunk too), ``held`` says more: the share
-of them that the field of view at the proposal holds. Real volumes (../shared/data, left out where it is absent):
+A digital volume is 270 to 400 mm long on each side; the heart lies anywhere in it, whole, or (every third volume)
+beyond its border. A hit is a proposal within `diffatlas.engine.locate.HIT_MM` of the middle of the box around the true
+labels. Where labels do not tell that middle (ventricles alone, a trunk besides), ``held`` says more: the share of them
+that the field of view at the proposal holds. Real volumes (../shared/data, left out where it is absent):
 late-enhancement MR of 350 to 390 mm and a chest CT, with labels; a contrast CT with a heart but without labels; an
 abdomen in CT and in MR; crops of heads, the first of `val`.
 """

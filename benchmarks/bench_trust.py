@@ -1,12 +1,21 @@
 """When to trust the atlas: Dice as the evidence goes, for one step and for walks at several guidance noises.
 
     python benchmarks/bench_trust.py --model heart --cases 6
+    python benchmarks/bench_trust.py --cases 4 --kind ghost void    these alone; the other rows stay
 
 Cases: unseen digital hearts (CT and MR) and, where ../shared/data/hearts is there, late-enhancement MR. Of each
-volume, by degrees: a slab across the heart is crossed out (`Request.ignore`; the share is of the heart's length along
-the body), Gaussian noise is added (standard deviation in units of the 1st to 99th percentiles' range), or the contrast
-is turned into its negative (0 as it is, 1 the negative). The field of view stays where the whole, clean volume
-puts it, so that only what the network sees changes. Scored is the whole truth, what is crossed out included.
+volume, by degrees (intensities in units of the 1st to 99th percentiles' range):
+
+- missing: a slab across the heart is crossed out (`Request.ignore`; the share is of its length along the body);
+- noise: Gaussian noise of this standard deviation is added;
+- contrast: the contrast is turned into its negative (0 as it is, 1 the negative);
+- ghost: a breath between the lines of a scan: two copies, a quarter of the image to either side, so bright;
+- bias: one side is e to this power times as bright as the other;
+- void: a ball of this radius, mm, about the middle of the myocardium is as dark as air, as metal makes it in MR;
+- void, crossed out: the same, and the ball is crossed out.
+
+The field of view stays where the whole, clean volume puts it, so that only what the network sees changes. Scored is the
+whole truth, what is crossed out included.
 """
 
 from __future__ import annotations
@@ -18,8 +27,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_hearts import DATA, SETS, Case, digital, scores
-from common import interval, write_results
+from bench_hearts import DATA, MYO, SETS, Case, digital, scores
+from common import interval, read_results, write_results
 from numpy.typing import NDArray
 
 from diffatlas.engine.request import Request
@@ -27,20 +36,45 @@ from diffatlas.evaluate.cases import slab
 from diffatlas.geometry.volume import Volume
 from diffatlas.session import segment
 
-DEGREES = {"missing": (0.0, 0.25, 0.5, 0.75), "noise": (0.0, 0.1, 0.2, 0.4), "contrast": (0.0, 0.5, 1.0)}
+DEGREES = {
+    "missing": (0.0, 0.25, 0.5, 0.75),
+    "noise": (0.0, 0.1, 0.2, 0.4),
+    "contrast": (0.0, 0.5, 1.0),
+    "ghost": (0.2, 0.5),
+    "bias": (1.0, 2.0),
+    "void": (10.0, 20.0, 30.0),
+    "void, crossed out": (10.0, 20.0, 30.0),
+}
 
 
 def degraded(case: Case, kind: str, degree: float) -> tuple[Volume, NDArray[np.bool_] | None]:
     """The volume, and what of it is crossed out."""
     data = case.volume.data.astype(np.float32)
-    low, high = np.percentile(data, (1, 99))
+    low, high = (np.float32(v) for v in np.percentile(data, (1, 99)))
     if kind == "noise":
         noise = np.random.default_rng(0).normal(0, degree * (high - low), data.shape)
         return replace(case.volume, data=(data + noise).astype(np.float32)), None
     if kind == "contrast":
         turned = (1 - degree) * data + degree * (low + high - data)
         return replace(case.volume, data=np.clip(turned, low, high).astype(np.float32)), None
-    return case.volume, slab(case.truth, case.volume.grid, degree)
+    if kind == "missing":
+        return case.volume, slab(case.truth, case.volume.grid, degree)
+    if kind == "ghost":
+        quarter = data.shape[1] // 4
+        twice = np.roll(data, quarter, axis=1) + np.roll(data, -quarter, axis=1)
+        return replace(case.volume, data=data + np.float32(degree / 2) * (twice - 2 * low)), None
+    if kind == "bias":
+        gain = np.exp(degree * np.linspace(-0.5, 0.5, data.shape[0], dtype=np.float32))[:, None, None]
+        return replace(case.volume, data=(data - low) * gain + low), None
+    ball = _ball(case, degree)
+    return replace(case.volume, data=np.where(ball, low, data)), ball if kind == "void, crossed out" else None
+
+
+def _ball(case: Case, radius_mm: float) -> NDArray[np.bool_]:
+    """Voxels within ``radius_mm`` of the middle one of the myocardium."""
+    wall = np.argwhere(case.truth == MYO)
+    away = np.indices(case.truth.shape).reshape(3, -1).T - wall[len(wall) // 2]
+    return (np.linalg.norm(away @ case.volume.grid.affine[:3, :3].T, axis=1) <= radius_mm).reshape(case.truth.shape)
 
 
 def cases_of(name: str, count: int) -> Iterator[Case]:
@@ -55,6 +89,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=6, help="of each set")
     parser.add_argument("--steps", type=int, default=10, help="of the walks")
     parser.add_argument("--rho", type=float, nargs="*", default=[0.0, 0.5, 1.0])
+    parser.add_argument("--kind", nargs="+", choices=tuple(DEGREES), default=list(DEGREES))
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
     if arguments.threads:
@@ -64,12 +99,12 @@ def main() -> None:
         ways[f"walk, rho {rho:g}"] = Request(
             model=arguments.model, preset="watch", steps=arguments.steps, guidance_noise=rho
         )
-    results: dict[str, Any] = {}
+    results: dict[str, Any] = read_results("trust") if arguments.kind != list(DEGREES) else {}
     for name in ("digital", *(("mscmr",) if DATA.is_dir() else ())):
         cases = list(cases_of(name, arguments.cases))
         places = [segment(case.volume, ways["fast"]).provenance["placement"]["affine"] for case in cases]
-        for kind, degrees in DEGREES.items():
-            for degree in degrees:
+        for kind in arguments.kind:
+            for degree in DEGREES[kind]:
                 for way, request in ways.items():
                     means = []
                     for case, affine in zip(cases, places, strict=True):
