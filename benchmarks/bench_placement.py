@@ -2,12 +2,13 @@
 
     python benchmarks/bench_placement.py --set left_atrium --limit 40
 
-One pass from the clean image, with the volume's middle moved in the field of view by `SHIFTS` (mm, R A S), with
-voxels of the model's grid `SCALES` times as large as it was trained for (below 1 the heart looks larger), with the
-distance between the volume's slices taken to be `STRETCHES` times what its header tells, and from other noise. For each way: mean
-Dice as in bench_hearts.py; the best of a case, chosen with the truth; and the mean of the distances over all shifts of
-at most 37.5 mm. Cases to choose by, never those that bench_hearts.py reports of `left_atrium`: its first 60; every
-second volume of acdc's train part (end-diastole); sunnybrook at end-systole; mscmr, of which there is no other part.
+One pass from the clean image, with the volume's middle moved in the field of view by `SHIFTS` (mm, R A S), with voxels
+of the model's grid `SCALES` times as large as it was trained for (below 1 the heart looks larger), with the distance
+between the volume's slices taken to be `STRETCHES` times what its header tells, and from other noise. For each way:
+mean Dice as in bench_hearts.py; the best of a case, chosen with the truth; and the mean of the distances over all
+shifts of at most 37.5 mm. Cases to choose by, never those that bench_hearts.py reports of `left_atrium`: its first 60;
+every second volume of acdc's train part (end-diastole); sunnybrook at end-systole; mscmr, of which there is no other
+part.
 """
 
 from __future__ import annotations
