@@ -17,10 +17,16 @@ from diffatlas.engine.locate import AUTOMATIC_LOOKS, Answer, glance, search
 from diffatlas.engine.plan import Plan, larger_than_view_note, window_note
 from diffatlas.engine.request import MaskEdit
 from diffatlas.errors import BadInput
+from diffatlas.geometry.distance import distances_to_labels
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.resample import image_to_model, labels_to_model
 from diffatlas.geometry.space import Window, field_of_view
 from diffatlas.geometry.volume import LabelMap, Volume
+
+# A volume is low where it has at most this share of the field of view, and of its own second edge.
+LOW, SLAB = 0.4, 0.75
+# Slices are then tried so many times as far apart as told; so much less of the labels must be expected to be wrong.
+STRETCH, SURER = 1.5, 0.007
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +55,60 @@ def place(plan: Plan, volume: Volume | None, answer: Answer) -> Placement:
         return Placement(space.grid_at(np.zeros(3)), notes=plan.notes)
     begin = time.monotonic()
     grid, where, confidence = (plan.grid, plan.where, None) if plan.grid is not None else find(plan, volume, answer)
+    grid, stretched = as_it_looks_surest(plan, volume, grid, answer)
     search_s = time.monotonic() - begin
     seen = image_to_model(volume, grid, space.window_for(volume.modality), space.fill, plan.request.ignore)
-    notes = [*plan.notes, *([where] if where else []), window_note(volume, *seen.limits)]
+    told = [text for text in (where, stretched) if text]
+    notes = [*plan.notes, *told, window_note(volume, *seen.limits)]
     if seen.limits[1] - seen.limits[0] < 1e-6 or float(np.ptp(seen.image)) == 0:
         notes.append("the image is constant within the field of view; there is nothing to see in it")
     return Placement(grid, volume.grid, seen.image, seen.known, search_s, confidence, tuple(notes))
+
+
+def as_it_looks_surest(plan: Plan, volume: Volume, grid: Grid, answer: Answer) -> tuple[Grid, str]:
+    """``grid``, or one that takes the slices of a low crop to lie further apart than its header tells, where the model
+    is surer of what it sees so; and a sentence on it, else "". `docs/decisions/0028-wrong-distances.md`.
+
+    Headers with a wrong distance between slices are common, and nothing in a file gives them away. A view of the
+    volume that is longer than true is a model grid that is squeezed along the slices' normal: labels stay on the
+    volume's voxels, and ml those of its header. The model is asked where one look can tell (it has a calibration), the
+    volume lies within its view, and it is a slab too low for a whole structure.
+    """
+    request, card = plan.request, plan.card
+    calibration, shortest = card.calibration, int(np.argmin(volume.grid.extent_mm))
+    height, width = sorted(volume.grid.extent_mm)[:2]
+    asked = request.task == "segment" and request.guidance == "image" and request.roi is None and not plan.search
+    low = height <= LOW * min(card.space.extent_mm) and height <= SLAB * width
+    if not (asked and low and card.convention.one_step) or calibration is None:
+        return grid, ""
+
+    def doubt(at: Grid) -> float:
+        seen = image_to_model(volume, at, card.space.window_for(volume.modality), card.space.fill, request.ignore)
+        distance_mm = answer(seen.image, seen.known, 0) * np.float32(card.space.sdf_clip_mm)
+        labels = distances_to_labels(distance_mm)
+        found = (labels > 0) & seen.known
+        right = np.take_along_axis(calibration.probabilities(distance_mm), labels[None].astype(np.intp), 0)[0]
+        return float(1 - right[found].mean(dtype=np.float64)) if found.any() else 1.0
+
+    normal = volume.grid.affine[:3, shortest] / np.linalg.norm(volume.grid.affine[:3, shortest])
+    longer = _squeezed(grid, normal, STRETCH)
+    as_told, stretched = doubt(grid), doubt(longer)
+    if stretched > as_told - SURER:
+        return grid, ""
+    return longer, (
+        f"the volume is only {height:.0f} mm high; the model is surer of it with slices {STRETCH:g} times as far apart "
+        f"as the header tells ({stretched:.1%} instead of {as_told:.1%} expected to be wrong), and looked at it so; "
+        f"volumes are by the header; a region of interest keeps to the header"
+    )
+
+
+def _squeezed(grid: Grid, normal: NDArray[np.float64], factor: float) -> Grid:
+    """``grid`` about its middle, shorter by ``factor`` along ``normal`` [3]."""
+    squeeze = np.eye(3) + (1 / factor - 1) * np.outer(normal, normal)
+    affine = grid.affine.copy()
+    affine[:3, :3] = squeeze @ affine[:3, :3]
+    affine[:3, 3] = grid.centre_mm - affine[:3, :3] @ ((np.array(grid.shape) - 1) / 2)
+    return Grid(grid.shape, affine)
 
 
 def find(plan: Plan, volume: Volume, answer: Answer) -> tuple[Grid, str, float | None]:
