@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diffatlas.anatomies.acquisition import KINDS, acquire, sample_acquisition, sample_kind, sample_stretch
+from diffatlas.anatomies.acquisition import KINDS, acquire, sample_acquisition, sample_kind
 from diffatlas.anatomies.body import draw_distances, paint_body, sample_pose
 from diffatlas.anatomies.looks import FAMILIES, Family, sample_look
 from diffatlas.anatomies.source import HeartShape, label_ids, read_shapes, shape_of, write_shapes
@@ -48,7 +48,7 @@ def draw_pair(shape: HeartShape, seed: int, space: ModelSpace, looks: int = 2) -
     """A patient around ``shape`` on the grid of ``space``, in ``looks`` pictures of it."""
     rng = np.random.default_rng([seed, 100])
     kind, frame = sample_kind(rng)
-    pose = sample_pose(shape, seed, frame, sample_stretch(kind, seed))
+    pose = sample_pose(shape, seed, frame)
     plan = sample_acquisition(pose, kind, rng)
     grid = space.grid_at(plan.centre_mm)
     body = paint_body(pose, grid)

@@ -51,18 +51,6 @@ def sample_kind(rng: np.random.Generator) -> tuple[Kind, Frame]:
     return kind, "short axis" if lost else "body"
 
 
-def sample_stretch(kind: Kind, seed: int) -> float:
-    """How many times the true distance between slices the file tells; not 1 in half of the crops and lost headers.
-
-    Short-axis stacks of 5 to 10 mm are handed on as 8 or 10 mm, and crops of the atrium at half of their height.
-    """
-    if kind not in ("low crop", "lost header"):
-        return 1.0
-    rng = np.random.default_rng([seed, 104])
-    low, high = (0.45, 1.1) if kind == "low crop" else (0.75, 1.7)
-    return float(np.exp(rng.uniform(np.log(low), np.log(high)))) if rng.uniform() < 0.5 else 1.0
-
-
 def sample_acquisition(pose: Pose, kind: Kind, rng: np.random.Generator) -> Acquisition:
     """An acquisition of this ``kind`` of the patient ``pose``."""
     ventricles = (pose.middles["lv"] * 2 + pose.middles["rv"]) / 3

@@ -117,16 +117,15 @@ def sample_change(rng: np.random.Generator) -> Change:
     )  # fmt: skip
 
 
-def sample_pose(shape: HeartShape, seed: int, frame: Frame = "body", stretch: float = 1.0) -> Pose:
-    """The patient with this ``seed`` around the heart ``shape``. ``stretch``: by how much the body is longer in the
-    image's third axis than it is, where a file tells another distance between slices than the scanner's."""
+def sample_pose(shape: HeartShape, seed: int, frame: Frame = "body") -> Pose:
+    """The patient with this ``seed`` around the heart ``shape``."""
     rng = np.random.default_rng([seed, 101])
     anatomy = replace(sample_anatomy(seed), heart_rotation_deg=(0.0, 0.0, 0.0))
     change = sample_change(rng)
     turn = rotation_matrix(rng.normal(0, (6, 6, 8)).tolist())  # of the heart in its chest
     size = np.exp(rng.normal(0, 0.09)) * np.exp(rng.normal(0, 0.04, 3))  # and how large it is
     axes = _lv_axes(shape) @ turn.T  # body frame
-    to_body = _frame(axes, frame, rng).T / anatomy.body_scale @ np.diag([1, 1, 1 / stretch])
+    to_body = _frame(axes, frame, rng).T / anatomy.body_scale
     warp_mm = float(rng.uniform(2.0, 5.0))
     to_world = np.linalg.inv(to_body)
     world_axes = axes @ to_world.T
