@@ -61,7 +61,7 @@ def real(heads: int = 6) -> Iterator[tuple[str, Volume, np.ndarray[Any, Any] | N
         yield "heart_ct", replace(read_volume(others / "heart_ct.nii.gz"), modality="ct"), None, True
         for modality in ("ct", "mr"):
             volume = read_volume(others / f"example_{modality}_sm.nii.gz")
-            yield f"abdomen, {modality}", replace(volume, modality=modality), None, False  # type: ignore[arg-type]
+            yield f"abdomen, {modality}", replace(volume, modality=modality), None, False
     if HIPPOCAMPUS_DATA.is_dir():
         for name, volume, _ in hippocampus("val", heads):
             yield f"head, {name}", replace(volume, modality="mr"), None, False
@@ -77,7 +77,7 @@ def measure(volume: Volume, found: np.ndarray[Any, Any] | None, request: Request
     looks = list(locate(volume, request))
     proposal = looks[-1].proposal
     assert proposal is not None
-    places = np.argwhere(found) if found is not None else np.empty((0, 3))
+    places = (np.argwhere(found) if found is not None else np.empty((0, 3))).astype(np.float64)
     error_mm = held = None
     if len(places):
         middle = volume.grid.to_world((places.min(axis=0) + places.max(axis=0)) / 2)

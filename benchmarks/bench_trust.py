@@ -74,7 +74,8 @@ def _ball(case: Case, radius_mm: float) -> NDArray[np.bool_]:
     """Voxels within ``radius_mm`` of the middle one of the myocardium."""
     wall = np.argwhere(case.truth == MYO)
     away = np.indices(case.truth.shape).reshape(3, -1).T - wall[len(wall) // 2]
-    return (np.linalg.norm(away @ case.volume.grid.affine[:3, :3].T, axis=1) <= radius_mm).reshape(case.truth.shape)
+    distance_mm = np.linalg.norm(away @ case.volume.grid.affine[:3, :3].T, axis=1)
+    return np.asarray(distance_mm <= radius_mm).reshape(case.truth.shape)
 
 
 def cases_of(name: str, count: int) -> Iterator[Case]:
