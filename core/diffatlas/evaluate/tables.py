@@ -271,21 +271,9 @@ def draw(finished: Finished, rows: list[Row], path: Path) -> bool:
             _curve(axes, [(float(r.x or 0), r) for r in group], f"{setting}, {method}")
         axes.set_xlabel(finished.protocol.axis)
     elif len(shots) == len(rows) and len({r.shots for r in rows}) > 1 and one_each == len(rows):
-        for (method, run), group in _groups(rows, lambda r: (r.method, r.run)):
-            many = sum(r.method == method for r in rows) > len(group)
-            _curve(axes, [(float(r.shots or 0), r) for r in group], f"{method}, {run}" if many else method)
-        axes.set_xscale("log", base=2)
-        ticks = sorted({r.shots or 0 for r in rows})
-        axes.set_xticks(ticks, [str(t) for t in ticks])
-        axes.set_xlabel("training cases")
+        _curves(axes, rows, lambda r: float(r.shots or 0), "training cases")
     elif len({r.shots for r in rows}) == 1 and len(set(budgets.values())) == len(budgets) > 1:
-        for (method, run), group in _groups(rows, lambda r: (r.method, r.run)):
-            many = sum(r.method == method for r in rows) > len(group)
-            _curve(axes, [(budgets[r.setting], r) for r in group], f"{method}, {run}" if many else method)
-        axes.set_xscale("log", base=2)
-        spent = sorted(budgets.values())
-        axes.set_xticks(spent, [f"{t:g}" for t in spent])
-        axes.set_xlabel("TFLOP of training")
+        _curves(axes, rows, lambda r: budgets[r.setting], "TFLOP of training")
     else:
         _dots(axes, rows)
     if axes.get_legend() is None:
@@ -301,6 +289,17 @@ def _groups(rows: list[Row], key: Callable[[Row], tuple[str, str]]) -> list[tupl
     for row in rows:
         found.setdefault(key(row), []).append(row)
     return list(found.items())
+
+
+def _curves(axes: Any, rows: list[Row], x: Callable[[Row], float], name: str) -> None:
+    """A curve of each method, and of each way of asking it, over ``x``, which doubles from tick to tick."""
+    for (method, run), group in _groups(rows, lambda r: (r.method, r.run)):
+        many = sum(r.method == method for r in rows) > len(group)
+        _curve(axes, [(x(r), r) for r in group], f"{method}, {run}" if many else method)
+    axes.set_xscale("log", base=2)
+    ticks = sorted({x(r) for r in rows})
+    axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    axes.set_xlabel(name)
 
 
 def _curve(axes: Any, points: list[tuple[float, Row]], label: str) -> None:
