@@ -238,7 +238,9 @@ class Options(QWidget):
         samples = plan.request.samples
         if plan.steps != plan.preset.steps or samples > 1:
             text += f" ({plan.steps} steps{f', {samples} samples' if samples > 1 else ''})"
-        time = "announced once a run has shown it" if plan.seconds is None else f"about {about(plan.seconds)} here"
+        time = "announced once a run has shown it"
+        if plan.seconds is not None:
+            time = f"{'' if plan.seconds < 1 else 'about '}{about(plan.seconds)} here"
         self.preset_text.setText(f"{text}. Time: {time}.")
         self.changed.emit()
 

@@ -100,6 +100,10 @@ def test_the_time_is_the_plans(panel: Panel, monkeypatch: pytest.MonkeyPatch) ->
     assert "about 2 min here" in options.preset_text.text()  # 300 x 0.5 s
     options.advanced.form["samples"].value = 4
     assert "about 10 min here" in options.preset_text.text()
+    options.advanced.form["samples"].value = 1
+    monkeypatch.setattr(options, "_plan", lambda *asked: replace(timed(*asked), seconds=0.4))
+    options.refresh()
+    assert "Time: under 1 s here" in options.preset_text.text()
 
 
 def test_what_auto_chose_is_said(panel: Panel) -> None:
