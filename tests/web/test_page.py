@@ -265,8 +265,8 @@ def test_pairs_are_drawn_and_one_is_opened_and_segmented(site: Site, open_tab: O
     tab.page.get_by_role("tab", name="Atlas").click()
     tab.page.locator("#run >> text=Draw pairs").wait_for()
     tab.page.click("#run")
+    tab.page.wait_for_function(f"!({patient})", timeout=WAIT_MS)  # "Done" may be that of the run before
     tab.wait_for_status("Done")
-    assert not tab.page.evaluate(patient)
     tab.page.get_by_role("tab", name="Segment").click()
     tab.page.locator("#run >> text=Run").wait_for()
     tab.page.click("#run")
