@@ -332,6 +332,19 @@ def test_a_box_holds_all_labels() -> None:
     assert box_of(labels) == ((1, 4), (2, 3), (3, 7))
 
 
+def test_a_setting_may_have_seeds_of_its_own_and_a_finished_model_has_one(base: Path) -> None:
+    two = {"name": "two cases", "kind": "few-shot", "train": {"only": ["case0", "case1"]}, "test": {"only": ["case4"]}}
+    methods = [{"name": "atlas"}, {"name": "heart", "model": "heart"}]
+    settings = [two, two | {"name": "again", "seeds": [4, 7]}]
+    protocol = load_protocol(protocol_file(base, methods=methods, settings=settings, seeds=[1, 2, 3]))
+    found = [[protocol.seeds_of(setting, method) for method in protocol.methods] for setting in protocol.settings]
+    assert found == [[(1, 2, 3), (1,)], [(4, 7), (4,)]]
+    lacking = carry_out(protocol, only_read=True).lacking
+    assert [line for line in lacking if "again / atlas" in line] == [
+        f"again / atlas / seed {seed}: not trained to the end" for seed in (4, 7)
+    ]
+
+
 def test_a_budget_is_spent_in_updates_of_each_method(base: Path) -> None:
     protocol = load_protocol(protocol_file(base, budget_tflop=0.02))
     trained = {t.method: t for t in carry_out(protocol, say=quiet).trainings}
