@@ -21,6 +21,15 @@ def evaluate(
     minutes: Annotated[
         float | None, typer.Option(help="Stop after this long, minutes.", show_default="when everything is done")
     ] = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method", metavar="NAME", help="Train and score only this method; repeatable.", show_default="all"
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, metavar="N", help="How many trainings to make side by side, a process each.")
+    ] = 1,
     tables: Annotated[bool, typer.Option("--tables", help="Train and score nothing; write the tables again.")] = False,
 ) -> None:
     """Train an atlas and baselines on the same cases, score them on others, and write tables with intervals.
@@ -44,7 +53,7 @@ def evaluate(
     def say(text: str) -> None:
         console.print(text, soft_wrap=True)
 
-    finished = carry_out(asked, minutes, say, only_read=tables)
+    finished = carry_out(asked, minutes, say, only_read=tables, methods=methods or (), workers=workers)
     written = write(finished, output or asked.output, machine())
     lines = []
     for row in rows_of(finished):

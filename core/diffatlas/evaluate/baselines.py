@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffatlas.engine.device import pick_device
 from diffatlas.errors import BadInput
 from diffatlas.models.unet import channels_last, with_evidence
 from diffatlas.train.config import NetworkConfig, ObjectiveConfig, TrainConfig, told_evidence
@@ -179,14 +180,15 @@ def forward_and_backward_flop(config: TrainConfig, updates: int = 4) -> float:
         return conv_flop_count(x, weight, out_shape)
 
     task = task_of(config)
-    network = task.build(config)
+    device = pick_device(config.accelerator)
+    network = task.build(config).to(device)
     shape = (config.batch, 1 + len(config.scheme) + told_evidence(config), *config.space.shape)
     # torch counts convolutions under their general name only.
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mkldnn_convolution: by_onednn})
     with counter:
         for update in range(updates):
-            draws = Draws(config.seed, update, config.batch, tuple(range(config.batch)))
-            total, _ = task.losses(network, torch.zeros(shape), draws)
+            draws = Draws(config.seed, update, config.batch, tuple(range(config.batch)), device)
+            total, _ = task.losses(network, torch.zeros(shape, device=device), draws)
             total.mean().backward()  # type: ignore[no-untyped-call]
     return float(counter.get_total_flops()) / updates
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from diffatlas.engine.request import Request
 from diffatlas.errors import BadInput
 from diffatlas.evaluate import baselines as _baselines  # noqa: F401  (registers their tasks)
+from diffatlas.models.store import file_sha256, find_model, read_card
 from diffatlas.train.config import TrainConfig, load_config, read_mapping
 from diffatlas.train.task import task_of
 from diffatlas.values import load
@@ -195,6 +196,8 @@ class Protocol(_Strict):
         plain = config.model_dump(mode="json", exclude={"run_folder", "export", *NOT_LEARNT})
         for key in ("cache", "path"):
             plain["data"].pop(key)
+        if config.start_from is not None:
+            plain["start_from"] = _weights_of(config.start_from)
         plain["budget_tflop"] = self.budget_of(setting)
         if (teacher := self.teacher_of(method)) is not None:
             taught = self.training(setting, teacher, config.seed).run_folder.parent.name
@@ -207,6 +210,13 @@ class Protocol(_Strict):
         if "structures" in setting.test:  # in the place of the scheme that is trained
             changes = {**changes, "data.scheme": None}
         return load_config(self.train, [f"{key}={_flow(value)}" for key, value in changes.items()])
+
+
+def _weights_of(start: str) -> str:
+    """What decides which weights a run begins with: their sha256, or the name where they are not there yet."""
+    if not start.endswith(".safetensors"):
+        return read_card(find_model(start)).sha256
+    return file_sha256(Path(start)) if Path(start).is_file() else Path(start).name
 
 
 def _flow(value: Any) -> str:

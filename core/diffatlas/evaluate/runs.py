@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diffatlas.data import canonical
+from diffatlas.engine.device import pick_device
 from diffatlas.errors import BadInput
 from diffatlas.evaluate.baselines import forward_and_backward_flop
 from diffatlas.evaluate.cases import Subject, slab, subjects
@@ -93,40 +96,111 @@ class Finished:
     lacking: list[str]
 
 
-def carry_out(protocol: Protocol, minutes: float | None = None, say: Say = print, only_read: bool = False) -> Finished:
+def carry_out(
+    protocol: Protocol,
+    minutes: float | None = None,
+    say: Say = print,
+    only_read: bool = False,
+    methods: Sequence[str] = (),
+    workers: int = 1,
+) -> Finished:
     """Do what is not yet done, up to ``minutes`` (None: all of it), and return everything there is.
 
-    ``only_read``: do nothing. Time is looked at before every training and every case; a training is told what is left
+    ``only_read``: do nothing. ``methods``: do only these of the protocol's. ``workers``: how many processes do it side
+    by side, a training each. Time is looked at before every training and every case; a training is told what is left
     and stops in time.
     """
+    if unknown := [name for name in methods if name not in {m.name for m in protocol.methods}]:
+        raise BadInput(
+            f"the protocol has no method '{unknown[0]}'; it has: {', '.join(m.name for m in protocol.methods)}"
+        )
     end = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    units = [
+        _Unit(setting.name, method.name, seed)
+        for setting in protocol.settings
+        for method in protocol.methods_of(setting)
+        for seed in protocol.seeds_of(setting, method)
+    ]
+    todo = [] if only_read else [unit for unit in units if not methods or unit.method in methods]
+    if workers > 1:
+        _side_by_side(protocol, todo, end, workers)
     scores: list[Score] = []
     trainings: list[Training] = []
     lacking: list[str] = []
-    for setting in protocol.settings:
-        cases = subjects(protocol.testing(setting))
-        for method in protocol.methods_of(setting):
-            for seed in protocol.seeds_of(setting, method):
-                what = f"{setting.name} / {method.name} / seed {seed}"
-                one = _One(protocol, setting, method, seed)
-                if not only_read and not one.trained and time.monotonic() < end:
-                    one.train(end, partial(_prefixed, say, what))
-                if not one.trained:
-                    lacking.append(f"{what}: not trained to the end")
-                    continue
-                trainings.append(one.training())
-                for run in method.runs:
-                    wanted = cases[: run.cases]
-                    found = one.scores(run)
-                    todo = [c for c in wanted if c.name not in found]
-                    if todo and not only_read and time.monotonic() < end:
-                        for score in one.score(run, todo, end):
-                            found[score.case] = score
-                            say(f"{what} / {run.name} / {score.case}: Dice {_mean(score):.3f}, {score.seconds:.1f} s")
-                    scores += [found[c.name] for c in wanted if c.name in found]
-                    if missing := sum(c.name not in found for c in wanted):
-                        lacking.append(f"{what} / {run.name}: {missing} of {len(wanted)} cases not scored")
+    for unit in units:
+        done = unit.carry_out(protocol, end, say, only_read=workers > 1 or unit not in todo)
+        scores += done[0]
+        trainings += done[1]
+        lacking += done[2]
     return Finished(protocol, scores, trainings, lacking)
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """One method in one setting from one seed, by name."""
+
+    setting: str
+    method: str
+    seed: int
+
+    def carry_out(
+        self, protocol: Protocol, end: float, say: Say, only_read: bool
+    ) -> tuple[list[Score], list[Training], list[str]]:
+        """What there is in the end: scores, the training, and a line for each thing that is lacking."""
+        what = f"{self.setting} / {self.method} / seed {self.seed}"
+        one = self.one(protocol)
+        if not only_read and not one.trained and time.monotonic() < end:
+            one.train(end, partial(_prefixed, say, what))
+        if not one.trained:
+            return [], [], [f"{what}: not trained to the end"]
+        cases = subjects(protocol.testing(one.setting))
+        scores: list[Score] = []
+        lacking: list[str] = []
+        for run in one.method.runs:
+            wanted = cases[: run.cases]
+            found = one.scores(run)
+            todo = [c for c in wanted if c.name not in found]
+            if todo and not only_read and time.monotonic() < end:
+                for score in one.score(run, todo, end):
+                    found[score.case] = score
+                    say(f"{what} / {run.name} / {score.case}: Dice {_mean(score):.3f}, {score.seconds:.1f} s")
+            scores += [found[c.name] for c in wanted if c.name in found]
+            if missing := sum(c.name not in found for c in wanted):
+                lacking.append(f"{what} / {run.name}: {missing} of {len(wanted)} cases not scored")
+        return scores, [one.training()], lacking
+
+    def one(self, protocol: Protocol) -> _One:
+        """The same with everything that the protocol says of it."""
+        setting = next(s for s in protocol.settings if s.name == self.setting)
+        return _One(protocol, setting, next(m for m in protocol.methods if m.name == self.method), self.seed)
+
+
+def _side_by_side(protocol: Protocol, units: Sequence[_Unit], end: float, workers: int) -> None:
+    """Do ``units`` in ``workers`` processes. Those that share a training, or learn from one, stay together."""
+    groups: dict[Path, list[_Unit]] = {}
+    for unit in units:
+        first = unit.one(protocol)
+        while (teacher := protocol.teacher_of(first.method)) is not None:
+            first = _One(protocol, first.setting, teacher, unit.seed)
+        groups.setdefault(first.folder, []).append(unit)
+    for cache in {unit.one(protocol).config.data.cache: unit for unit in units}.values():
+        one = cache.one(protocol)
+        if one.method.model is None:  # prepared once, not by each
+            load_or_prepare(one.config.data.model_copy(update={"only": None}), one.config.space)
+    # A process that holds a GPU must not be forked.
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        waiting = [pool.submit(_group, protocol, group, end) for group in groups.values()]
+        try:
+            for done in as_completed(waiting):
+                done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _group(protocol: Protocol, units: Sequence[_Unit], end: float) -> None:
+    for unit in units:
+        unit.carry_out(protocol, end, partial(print, flush=True), only_read=False)
 
 
 def _prefixed(say: Say, what: str, text: str) -> None:
@@ -165,8 +239,8 @@ class _One:
         if run.step < steps:
             say(f"stopped after {run.step} of {steps} updates")
             return
-        save_weights(run.averaged, self.folder / "ema.safetensors")
-        save_weights(run.network, self.folder / "raw.safetensors")
+        save_weights(run.averaged, self.folder / "ema.safetensors", config.scheme)
+        save_weights(run.network, self.folder / "raw.safetensors", config.scheme)
         if self._is_atlas:
             export(run, self.folder / "model-raw", weights="raw")
         _write(
@@ -191,7 +265,8 @@ class _One:
         path = self.folder / "taught.safetensors"
         if not path.is_file():
             network = teacher.network("ema")
-            teach(config, partial(teacher.task.answer, network), unlabelled, path)
+            device = next(network.parameters()).device
+            teach(config, lambda image: teacher.task.answer(network, image.to(device)).cpu(), unlabelled, path)
         shown = (*labelled * max(1, round(len(unlabelled) / len(labelled))), *unlabelled)
         data = config.data.model_copy(update={"cache": path, "only": shown})
         return config.model_copy(update={"data": data})
@@ -200,7 +275,7 @@ class _One:
         """The trained network, in evaluation mode."""
         network = self.task.build(self.config)
         load_weights(network, self.folder / f"{weights}.safetensors")
-        return network.eval()
+        return network.to(pick_device(self.config.accelerator)).eval()
 
     def training(self) -> Training:
         if self.method.model is not None:
@@ -340,8 +415,8 @@ def answer(
     image = torch.from_numpy(seen.image)[None, None]
     if told_evidence(config):
         image = torch.cat([image, torch.from_numpy(seen.known.astype(np.float32))[None, None]], dim=1)
-    inside = task.answer(network, image)[0]
-    return Resampler(volume.grid, grid).labels(inside.float().numpy(), config.scheme)
+    inside = task.answer(network, image.to(next(network.parameters()).device))[0]
+    return Resampler(volume.grid, grid).labels(inside.float().cpu().numpy(), config.scheme)
 
 
 @torch.no_grad()
@@ -402,10 +477,11 @@ def _resumed(config: TrainConfig) -> Run:
     return run
 
 
-def save_weights(network: nn.Module, path: Path) -> None:
-    """The weights of a network, float32, in the place of what was there."""
+def save_weights(network: nn.Module, path: Path, scheme: LabelScheme) -> None:
+    """The weights of a network, float32, in the place of what was there; a training can begin with them."""
     with atomic_path(path) as part:
-        save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, part)
+        told = {"structures": json.dumps(scheme.names)}
+        save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, part, told)
         part.chmod(0o644)
 
 

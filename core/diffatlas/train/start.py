@@ -1,15 +1,18 @@
-"""Starting weights of a run that begins with another model (``start_from``)."""
+"""Starting weights of a run that begins with another model, or a file of weights (``start_from``)."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from diffatlas.data import canonical
 from diffatlas.errors import BadInput
-from diffatlas.geometry.volume import LabelScheme
 from diffatlas.models.card import ModelCard
 from diffatlas.models.monai_unet import MonaiUNet
 from diffatlas.models.store import find_model, load_model, read_card
@@ -23,7 +26,7 @@ def settled(config: TrainConfig) -> TrainConfig:
         "mask_range",
         "orientation",
     }
-    if config.start_from is None or ("network" in config.model_fields_set and known):
+    if config.start_from is None or _is_file(config.start_from) or ("network" in config.model_fields_set and known):
         return config
     card = read_card(find_model(config.start_from))
     changes: dict[str, Any] = {}
@@ -51,19 +54,31 @@ CHANNELS = {
     "init_conv.weight": 1,
     "final_conv.1.weight": 0,
     "final_conv.1.bias": 0,
+    # DynUNet: background, then structures, at each resolution that is supervised.
+    **{
+        f"{'skip_layers.' + 'next_layer.' * n + 'super_head' if n else 'output_block'}.conv.conv.{part}": 0
+        for n in range(6)
+        for part in ("weight", "bias")
+    },
 }
 
 
 def starting_weights(config: TrainConfig, network: nn.Module) -> dict[str, Tensor]:
     """The weights of the model in ``config.start_from`` for ``network``; `BadInput` if they are another network's.
 
-    Where the model knows other structures, or in another order, what belongs to a structure (a slice of the first and
-    of the last convolution) goes by its name, and a structure that is new keeps the values ``network`` has. A network
-    that is new to evidence (`AtlasUNet`) begins as if there were none: its weights are zero.
+    It may also name a safetensors file of weights alone, whose metadata list its ``structures``: what `diffatlas
+    evaluate` keeps of a baseline, which has no card. Where the model knows other structures, or in another order, what
+    belongs to a structure (a slice of the first and of the last convolution) goes by its name, and a structure that is
+    new keeps the values ``network`` has. A network that is new to evidence (`AtlasUNet`) begins as if there were none:
+    its weights are zero.
     """
-    model = load_model(str(config.start_from))
-    before, now = _channels(model.network, model.card.scheme), _channels(network, config.scheme)
-    wanted, given = network.state_dict(), model.network.state_dict()
+    now, wanted = _channels(network, config.scheme.names), network.state_dict()
+    if _is_file(str(config.start_from)):
+        names, given = _read(Path(str(config.start_from)))
+        before = _channels(network, names)
+    else:
+        model = load_model(str(config.start_from))
+        before, given = _channels(model.network, model.card.scheme.names), model.network.state_dict()
     try:
         if extra := given.keys() - wanted.keys():
             raise ValueError(f"'{min(extra)}' has no place in it")
@@ -75,11 +90,27 @@ def starting_weights(config: TrainConfig, network: nn.Module) -> dict[str, Tenso
         ) from error
 
 
-def _channels(network: nn.Module, scheme: LabelScheme) -> list[str]:
+def _is_file(start: str) -> bool:
+    return start.endswith(".safetensors")
+
+
+def _read(path: Path) -> tuple[list[str], dict[str, Tensor]]:
+    """The structures and the tensors of a file of weights."""
+    try:
+        with safe_open(path, "pt") as file:
+            names = json.loads((file.metadata() or {})["structures"])
+            return [str(n) for n in names], {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise BadInput(f"{path}: no such file") from error
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{path}: not a file of weights that names its structures ({error})") from error
+
+
+def _channels(network: nn.Module, names: Sequence[str]) -> list[str]:
     """What the channels of the first convolution are: the image, the structures, `MonaiUNet`'s level, the evidence."""
     more = ["level"] if isinstance(network, MonaiUNet) else []
     more += ["evidence"] if getattr(network, "evidence", False) else []
-    return ["", *(canonical(n) for n in scheme.names), *more]
+    return ["", *(canonical(n) for n in names), *more]
 
 
 def _fitted(key: str, given: Tensor, wanted: Tensor, before: list[str], now: list[str]) -> Tensor:
