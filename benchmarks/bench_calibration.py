@@ -3,9 +3,11 @@
     python benchmarks/bench_calibration.py --model heart-phantom --fit       # fit on cases kept apart, write the card
     python benchmarks/bench_calibration.py --model heart-phantom             # measure on cases never seen
 
-Fitted on: hippocampus, the 16 cases kept from training to choose settings by; digital hearts, 12 a modality of the
-seeds to choose by. ``diffatlas train`` fits its own models on the cases held out of training. Measured on: the 40
-validation cases; 20 unseen hearts a modality; sets of real hearts (../shared/data/hearts) for models of hearts.
+Fitted on: hippocampus, the 16 cases kept from training to choose settings by; `heart-phantom`, 12 digital hearts a
+modality of the seeds to choose by; `heart`, 120 drawn hearts around the label maps that its training held out
+(../shared/data/hearts/anatomies). ``diffatlas train`` fits its own models on the cases held out of training. Measured
+on: the 40 validation cases; 20 unseen hearts a modality; sets of real hearts (../shared/data/hearts) for models of
+hearts.
 
 Counted are the voxels that are labelled, in truth or answer, or of which the model is less than 99 % sure. Expected
 calibration error: over ten ranges of confidence, the distance between the mean that was said and the share that was
@@ -16,6 +18,7 @@ the share of wrong labels among the surest half, and among all.
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,18 +27,26 @@ import numpy as np
 import torch
 from bench_hearts import DATA as HEARTS
 from bench_hearts import SETS, VENTRICLES
-from common import HIPPOCAMPUS_DATA, hearts, hippocampus, read_results, write_results
+from common import HIPPOCAMPUS_DATA, ROOT, hearts, hippocampus, read_results, write_results
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from diffatlas.data import DrawnAnatomy, PreparedCase, prepare_case
 from diffatlas.engine.request import Request
 from diffatlas.evaluate.runs import SURE
 from diffatlas.geometry.volume import LabelMap, Volume
 from diffatlas.models.calibration import fit
-from diffatlas.models.store import find_model, read_card, write_card
+from diffatlas.models.store import find_model, load_model, read_card, write_card
 from diffatlas.session import segment, stream
+from diffatlas.train.config import load_config
+from diffatlas.train.prepared import Prepared
+from diffatlas.train.renewal import APART
+from diffatlas.train.sources import collection_of
+from diffatlas.train.task import task_of
+from diffatlas.train.validate import held_out
 
 CHOOSING = 800_000
+AGAIN = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,22 +87,52 @@ def measuring(model: str) -> Iterator[tuple[str, list[Case]]]:
         yield name, [Case(c.name, c.volume, c.truth, ids) for c in SETS[name]()]
 
 
+def drawn_apart() -> tuple[list[NDArray[np.float32]], list[NDArray[np.uint8]], list[NDArray[np.bool_]]]:
+    """Answers of `heart` (mm), truth and what was acquired of drawn hearts: those that its training held out, around
+    label maps that no other case of it uses, and `AGAIN` more patients around the label map of each."""
+    model = load_model("heart")
+    with tempfile.TemporaryDirectory() as folder:
+        config = load_config(ROOT / "weights" / "heart" / "train.yaml", [f"data.cache={folder}/heart.safetensors"])
+        collection, planned = collection_of(config.data, config.space)
+        cases = []
+        for case in collection.cases[-config.data.holdout :]:
+            assert isinstance(case.image, DrawnAnatomy)
+            for number in range(AGAIN + 1):
+                patient = replace(case.image, seed=case.image.seed + number * APART)
+                cases.append(prepare_case(replace(case, image=patient), planned))
+    drawn = [case for case in cases if isinstance(case, PreparedCase)]
+    image, sdf = (torch.from_numpy(np.stack([getattr(case, name) for case in drawn])) for name in ("image", "sdf"))
+    everywhere = np.ones_like(drawn[0].image)
+    known = torch.from_numpy(np.stack([everywhere if case.known is None else case.known for case in drawn]))
+    data = config.data.model_copy(update={"holdout": len(drawn)})
+    prepared = Prepared(image, sdf, tuple(map(str, range(len(drawn)))), known)
+    held = held_out(prepared, config.model_copy(update={"data": data}))
+    task, clip_mm = task_of(config), np.float32(config.space.sdf_clip_mm)
+    with torch.no_grad():
+        answers = [task.answer(model.network, one[None])[0].float().numpy() * clip_mm for one in held.image]
+    assert held.seen is not None
+    return answers, list(held.truth), held.seen
+
+
 def fit_card(model: str) -> None:
     card = read_card(find_model(model))
-    answers, truths = [], []
-    for volume, truth in fitting(card.name):
-        *_, last = stream(volume, Request(model=model))
-        # The nearest voxel: distances, once interpolated, shrink what is small.
-        matrix = np.linalg.inv(truth.grid.affine) @ last.grid.affine
-        moved = ndimage.affine_transform(truth.data, matrix[:3, :3], matrix[:3, 3], last.grid.shape, order=0)
-        answers.append(last.sdf)
-        truths.append(moved)
-    which = (
-        "cases kept from training (hippocampus)"
-        if card.name == "hippocampus-mri"
-        else "digital hearts never trained on"
-    )
-    found = fit(card.scheme.names, answers, truths, which)
+    answers: list[NDArray[np.float32]] = []
+    truths: list[NDArray[np.uint8]] = []
+    if card.name == "heart":
+        answers, truths, seen = drawn_apart()
+        found = fit(card.scheme.names, answers, truths, "drawn hearts held out of training", seen=seen)
+    else:
+        for volume, truth in fitting(card.name):
+            *_, last = stream(volume, Request(model=model))
+            # The nearest voxel: distances, once interpolated, shrink what is small.
+            matrix = np.linalg.inv(truth.grid.affine) @ last.grid.affine
+            moved = ndimage.affine_transform(truth.data, matrix[:3, :3], matrix[:3, 3], last.grid.shape, order=0)
+            answers.append(last.sdf)
+            truths.append(moved)
+        which = "digital hearts never trained on"
+        if card.name == "hippocampus-mri":
+            which = "cases kept from training (hippocampus)"
+        found = fit(card.scheme.names, answers, truths, which)
     assert found is not None
     write_card(replace(card, calibration=found), card.path)
     for border in found.borders:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from diffatlas.data.schemes import named_scheme
 from diffatlas.engine.request import Request
@@ -29,7 +31,9 @@ from diffatlas.geometry.volume import LabelMap, Volume
 from diffatlas.metrics import compare
 from diffatlas.train.config import TrainConfig, load_config
 from diffatlas.train.draws import Draws
+from diffatlas.train.loop import train
 from diffatlas.train.prepared import REACH, load_or_prepare
+from diffatlas.train.start import starting_weights
 from diffatlas.train.task import task_of
 from tests.training import balls
 
@@ -92,6 +96,110 @@ def test_every_method_is_trained_and_scored_and_nothing_is_done_twice(
     monkeypatch.setattr(runs, "train", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr(runs, "compare", lambda *_, **__: pytest.fail("scored again"))
     assert carry_out(protocol, say=quiet).scores == first.scores
+
+
+def test_two_workers_find_what_one_finds(base: Path) -> None:
+    """A training that two settings share, and one that learns from another, stay in one process."""
+    methods = [
+        {"name": "segmenter", "task": "segmenter"},
+        {"name": "pupil", "task": "segmenter", "taught_by": "segmenter"},
+        {"name": "unet", "task": "unet", "set": {"task_options": UNET}},
+    ]
+    one = {
+        "name": "a",
+        "kind": "few-shot",
+        "train": {"only": ["case0"]},
+        "unlabelled": ["case1", "case2"],
+        "test": {"only": ["case4"]},
+    }
+    settings = [one, one | {"name": "b", "test": {"only": ["case5"]}}]
+    path = protocol_file(base, methods=methods, settings=settings, compare_to="unet", output="alone")
+    alone = carry_out(load_protocol(path), say=quiet)
+    side_by_side = load_protocol(protocol_file(base, methods=methods, settings=settings, compare_to="unet"))
+    found = carry_out(side_by_side, say=quiet, workers=2)
+    assert found.lacking == []
+    assert [replace(s, seconds=0) for s in found.scores] == [replace(s, seconds=0) for s in alone.scores]
+    assert len(list((side_by_side.output / "trainings").iterdir())) == 3
+
+
+def test_what_fails_in_a_worker_is_said_by_the_whole(base: Path) -> None:
+    methods = [{"name": "segmenter", "task": "segmenter", "set": {"network.widths": [16, 16], "start_from": "model"}}]
+    train(load_config(base, ["steps=1"]))
+    protocol = load_protocol(protocol_file(base, methods=methods, compare_to="segmenter"))
+    with pytest.raises(BadInput, match="another architecture"):
+        carry_out(protocol, say=quiet, workers=2)
+
+
+def test_only_the_methods_that_were_asked_for_are_trained(base: Path) -> None:
+    protocol = load_protocol(protocol_file(base))
+    found = carry_out(protocol, say=quiet, methods=["unet"])
+    assert {t.method for t in found.trainings} == {"unet"}
+    assert [line.split(" / ")[1] for line in found.lacking] == ["atlas", "segmenter"]
+    with pytest.raises(BadInput, match="no method 'U-Net'; it has: atlas, segmenter, unet"):
+        carry_out(protocol, say=quiet, methods=["U-Net"])
+
+
+def test_scores_outlive_the_weights_they_belong_to(base: Path) -> None:
+    protocol = load_protocol(protocol_file(base))
+    before = carry_out(protocol, say=quiet)
+    for file in (protocol.output / "trainings").rglob("*.safetensors"):
+        file.unlink()
+    after = carry_out(protocol, say=quiet, only_read=True)
+    assert after.lacking == []
+    assert after.scores == before.scores
+
+
+def test_a_unet_begins_with_the_weights_of_another(base: Path) -> None:
+    """What belongs to a structure goes by its name; the background is the first of the outputs."""
+    first = load_protocol(protocol_file(base))
+    carry_out(first, say=quiet, methods=["unet"])
+    (file,) = first.output.rglob("ema.safetensors")
+    held = load_file(file)
+    names = ("posterior hippocampus", "a new one", "anterior hippocampus")
+    own = {
+        "data.scheme": None,
+        "data.structures": [{"name": name, "id": i + 1} for i, name in enumerate(names)],
+        "task_options": UNET,
+        "start_from": str(file),
+    }
+    methods = [{"name": "unet", "task": "unet", "set": own}]
+    protocol = load_protocol(protocol_file(base, methods=methods, compare_to="unet"))
+    config = protocol.training(protocol.settings[0], protocol.methods[0], 0)
+    begun = starting_weights(config, task_of(config).build(config))
+    heads = [key for key in held if held[key].shape[0] == 3 and key.split(".")[-3] == "conv"]
+    assert len(heads) == 4  # weight and bias at two resolutions
+    for key in heads:
+        assert torch.equal(begun[key][[0, 3, 1]], held[key])  # background, anterior, posterior
+    assert all(torch.equal(begun[key], held[key]) for key in held.keys() - set(heads))
+
+    other = protocol.training(protocol.settings[0], first.methods[2], 0)
+    assert other.run_folder != config.run_folder
+    file.write_bytes(b"no weights")
+    with pytest.raises(BadInput, match="not a file of weights"):
+        starting_weights(config, task_of(config).build(config))
+    file.unlink()
+    with pytest.raises(BadInput, match="no such file"):
+        starting_weights(config, task_of(config).build(config))
+
+
+def test_a_training_is_another_one_when_the_weights_it_begins_with_change(base: Path) -> None:
+    train(load_config(base, ["steps=1"]))
+    methods = [{"name": "segmenter", "task": "segmenter", "set": {"start_from": "model"}}]
+    path = protocol_file(base, methods=methods, compare_to="segmenter")
+
+    def folder(path: Path) -> str:
+        protocol = load_protocol(path)
+        return protocol.training(protocol.settings[0], protocol.methods[0], 0).run_folder.parent.name
+
+    before = folder(path)
+    elsewhere = base.parent / "elsewhere"
+    elsewhere.mkdir()
+    (base.parent / "model").rename(elsewhere / "model")
+    methods[0]["set"] = {"start_from": "elsewhere/model"}
+    path = protocol_file(base, methods=methods, compare_to="segmenter")
+    assert folder(path) == before  # where it lies decides nothing
+    train(load_config(base, ["steps=2", "run_folder=again", "export=elsewhere/model"]))
+    assert folder(path) != before
 
 
 def test_settings_that_differ_only_in_what_is_tested_share_a_training(base: Path) -> None:

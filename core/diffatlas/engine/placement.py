@@ -69,21 +69,50 @@ def as_it_looks_surest(plan: Plan, volume: Volume, grid: Grid, answer: Answer) -
     """``grid``, or one that takes the slices of a low crop to lie further apart than its header tells, where the model
     is surer of what it sees so; and a sentence on it, else "". `docs/decisions/0028-wrong-distances.md`.
 
-    Headers with a wrong distance between slices are common, and nothing in a file gives them away. A view of the
-    volume that is longer than true is a model grid that is squeezed along the slices' normal: labels stay on the
-    volume's voxels, and ml those of its header. The model is asked where one look can tell (it has a calibration), the
-    volume lies within its view, and it is a slab too low for a whole structure.
+    Headers with a wrong distance between slices are common, and nothing in a file gives them away. The model is asked
+    where one look can tell (it has a calibration), the volume lies within its view, and it is a slab too low for a
+    whole structure.
     """
-    request, card = plan.request, plan.card
-    calibration, shortest = card.calibration, int(np.argmin(volume.grid.extent_mm))
-    height, width = sorted(volume.grid.extent_mm)[:2]
+    request = plan.request
     asked = request.task == "segment" and request.guidance == "image" and request.roi is None and not plan.search
-    low = height <= LOW * min(card.space.extent_mm) and height <= SLAB * width
-    if not (asked and low and card.convention.one_step) or calibration is None:
+    looks = two_looks(plan, volume, grid, answer) if asked else None
+    if looks is None or looks.stretched > looks.as_told - SURER:
         return grid, ""
+    return looks.longer, (
+        f"the volume is only {min(volume.grid.extent_mm):.0f} mm high; the model is surer of it with slices "
+        f"{STRETCH:g} times as far apart as the header tells ({looks.stretched:.1%} instead of {looks.as_told:.1%} "
+        f"expected to be wrong), and looked at it so; volumes are by the header; a region of interest keeps to the "
+        f"header"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class TwoLooks:
+    """A low crop as its header tells and with its slices `STRETCH` times as far apart: the share of the labels that is
+    expected to be wrong, ``as_told`` and ``stretched``, and the model grid of the second, ``longer``."""
+
+    longer: Grid
+    as_told: float
+    stretched: float
+
+
+def two_looks(plan: Plan, volume: Volume, grid: Grid, answer: Answer) -> TwoLooks | None:
+    """Both looks at ``volume`` from the model grid ``grid``; None where it is no low crop, or the model has no
+    calibration.
+
+    A view of the volume that is longer than true is a model grid that is squeezed along the slices' normal: labels stay
+    on the volume's voxels, and ml those of its header.
+    """
+    card, shortest = plan.card, int(np.argmin(volume.grid.extent_mm))
+    calibration = card.calibration
+    height, width = sorted(volume.grid.extent_mm)[:2]
+    low = height <= LOW * min(card.space.extent_mm) and height <= SLAB * width
+    if not (low and card.convention.one_step) or calibration is None:
+        return None
 
     def doubt(at: Grid) -> float:
-        seen = image_to_model(volume, at, card.space.window_for(volume.modality), card.space.fill, request.ignore)
+        window = card.space.window_for(volume.modality)
+        seen = image_to_model(volume, at, window, card.space.fill, plan.request.ignore)
         distance_mm = answer(seen.image, seen.known, 0) * np.float32(card.space.sdf_clip_mm)
         labels = distances_to_labels(distance_mm)
         found = (labels > 0) & seen.known
@@ -92,14 +121,7 @@ def as_it_looks_surest(plan: Plan, volume: Volume, grid: Grid, answer: Answer) -
 
     normal = volume.grid.affine[:3, shortest] / np.linalg.norm(volume.grid.affine[:3, shortest])
     longer = _squeezed(grid, normal, STRETCH)
-    as_told, stretched = doubt(grid), doubt(longer)
-    if stretched > as_told - SURER:
-        return grid, ""
-    return longer, (
-        f"the volume is only {height:.0f} mm high; the model is surer of it with slices {STRETCH:g} times as far apart "
-        f"as the header tells ({stretched:.1%} instead of {as_told:.1%} expected to be wrong), and looked at it so; "
-        f"volumes are by the header; a region of interest keeps to the header"
-    )
+    return TwoLooks(longer, doubt(grid), doubt(longer))
 
 
 def _squeezed(grid: Grid, normal: NDArray[np.float64], factor: float) -> Grid:

@@ -298,11 +298,13 @@ class _One:
         return self.protocol.output / "scores" / slug(self.setting.name) / name
 
     def _heading(self, run: RunConfig) -> dict[str, Any]:
-        """The weights, the request and the way of scoring that scores of a run belong to."""
+        """The weights (None where they were deleted), request and way of scoring that scores of a run belong to."""
+        file = self.folder / f"{run.weights}.safetensors"
+        weights: str | None
         if self.method.model is not None:
             weights = load_model(self.method.model).card.sha256
         else:
-            weights = _sha256(self.folder / f"{run.weights}.safetensors")
+            weights = _sha256(file) if file.is_file() else None
         testing = self.protocol.testing(self.setting)
         return {
             "weights": weights,
@@ -326,7 +328,10 @@ class _One:
                 values.append(json.loads(line))
             except json.JSONDecodeError:
                 break  # cut short in the middle of a line: what follows was not written
-        if not values or values[0] != self._heading(run):
+        heading = self._heading(run)
+        if heading["weights"] is None and values:  # scores outlive the weights, which take the room of a model each
+            heading["weights"] = values[0].get("weights")
+        if not values or values[0] != heading:
             return {}
         return {
             value["case"]: Score(self.setting.name, self.method.name, run.name, self.seed, **value)

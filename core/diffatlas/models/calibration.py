@@ -7,8 +7,7 @@ With d_k the signed distance of structure k (mm, negative inside), K structures 
 b_k moves a border that a model draws too tight or too wide; w_k is the width of its usual error, one inside of the
 moved border and one outside; e is the share of voxels at which it is wrong whatever the distance. All are fitted by
 likelihood on cases that were not trained on. The probabilities of several samples are averaged. A structure's volume
-gets the interval in which nine of ten true volumes lie, from the ratio of true to found volume on the same cases
-(log-normal, Student's t for few cases).
+gets the interval in which nine of ten true volumes lie, from the ratio of true to found volume on the same cases.
 """
 
 from __future__ import annotations
@@ -27,8 +26,12 @@ from diffatlas.values import Positive, Real, Whole, value
 Ratio = Annotated[Real, Field(gt=0, le=1000)]
 Width = Annotated[Positive, Field(ge=0.01, le=100)]
 LEAST_CASES = 5
+MANY_CASES = 30
 NEAR_MM = 10.0  # a voxel further than this from every structure is background to anyone
 FITTED_VOXELS = 200_000
+CUT_OFF = 0.1
+"""The share of a structure beyond the image from which on it counts as cut off. The border of a whole structure that
+touches the image's is drawn up to a voxel of the model beyond it."""
 WIDE = math.log(3)  # an interval from a third to three times a volume, and one that is wider, says nothing
 
 
@@ -85,17 +88,23 @@ def fit(
     truths: Sequence[NDArray[np.uint8]],
     fitted_on: str,
     seed: int = 0,
+    seen: Sequence[NDArray[np.bool_]] | None = None,
 ) -> Calibration | None:
     """The calibration of a model from its ``answers`` (mm, [K, X, Y, Z] a case) and the true labels [X, Y, Z] of cases
-    that were not trained on; None for fewer than `LEAST_CASES`."""
+    that were not trained on; None for fewer than `LEAST_CASES`.
+
+    ``seen`` [X, Y, Z]: where the image of a case was acquired, None where all of it was. Nothing else counts, because a
+    run labels nothing else; and no volume counts of a structure of which more than `CUT_OFF` was found elsewhere.
+    """
     from scipy.optimize import minimize
 
     if len(answers) < LEAST_CASES:
         return None
     rng = np.random.default_rng(seed)
+    seen = [np.ones(truth.shape, dtype=bool) for truth in truths] if seen is None else seen
     distance, label = [], []
-    for answer, truth in zip(answers, truths, strict=True):
-        near = np.flatnonzero((answer.min(axis=0) < NEAR_MM) | (truth > 0))
+    for answer, truth, here in zip(answers, truths, seen, strict=True):
+        near = np.flatnonzero(((answer.min(axis=0) < NEAR_MM) | (truth > 0)) & here)
         near = rng.permutation(near)[: FITTED_VOXELS // len(answers)]
         distance.append(answer.reshape(len(names), -1)[:, near])
         label.append(truth.ravel()[near])
@@ -132,7 +141,7 @@ def fit(
     start = np.concatenate([np.zeros(3 * k), [math.log(0.01)]])
     limits = [(-20.0, 20.0)] * k + [(math.log(1 / 50), math.log(20.0))] * 2 * k + [(math.log(1e-6), math.log(0.5))]
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=limits).x
-    ratios = _ratios(k, answers, truths)
+    ratios = _ratios(k, answers, truths, seen)
     borders = tuple(
         Border(
             name=name,
@@ -148,25 +157,37 @@ def fit(
 
 
 def _ratios(
-    count: int, answers: Sequence[NDArray[np.floating]], truths: Sequence[NDArray[np.uint8]]
+    count: int,
+    answers: Sequence[NDArray[np.floating]],
+    truths: Sequence[NDArray[np.uint8]],
+    seen: Sequence[NDArray[np.bool_]],
 ) -> list[tuple[float, float] | None]:
-    """Prediction interval, 90 %, of the next case's true volume over its found one, by structure."""
+    """Prediction interval, 90 %, of the next case's true volume over its found one, by structure: from `MANY_CASES` on
+    between order statistics (split conformal, Vovk et al. 2005), before that of a log-normal."""
     from scipy.stats import t
 
-    found = np.array([np.bincount(distances_to_labels(a).ravel(), minlength=count + 1)[1 : count + 1] for a in answers])
-    true = np.array([np.bincount(x.ravel(), minlength=count + 1)[1 : count + 1] for x in truths])
+    def voxels(labels: NDArray[np.uint8]) -> NDArray[np.intp]:
+        return np.bincount(labels.ravel(), minlength=count + 1)[1 : count + 1]
+
+    drawn = [distances_to_labels(answer) for answer in answers]
+    found, true = (np.array([voxels(x[here]) for x, here in zip(xs, seen, strict=True)]) for xs in (drawn, truths))
+    whole = found >= (1 - CUT_OFF) * np.array([voxels(x) for x in drawn])
     ratios: list[tuple[float, float] | None] = []
-    for f, v in zip(found.T, true.T, strict=True):
-        both = (f > 0) & (v > 0)
+    for f, v, uncut in zip(found.T, true.T, whole.T, strict=True):
+        both = (f > 0) & (v > 0) & uncut
         n = int(both.sum())
         if n < LEAST_CASES:
             ratios.append(None)
             continue
         log = np.log(v[both] / f[both])
-        spread = float(t.ppf(0.95, n - 1) * log.std(ddof=1) * math.sqrt(1 + 1 / n))
-        if spread > WIDE:
+        if n >= MANY_CASES:  # one that was missed altogether moves nothing
+            edge = int(0.05 * (n + 1))
+            low, high = np.sort(log)[[edge - 1, n - edge]]
+        else:
+            spread = float(t.ppf(0.95, n - 1) * log.std(ddof=1) * math.sqrt(1 + 1 / n))
+            low, high = log.mean() - spread, log.mean() + spread
+        if high - low > 2 * WIDE:
             ratios.append(None)
             continue
-        low, high = np.exp(log.mean() - spread), np.exp(log.mean() + spread)
-        ratios.append((round(float(low), 4), round(float(high), 4)))
+        ratios.append((round(math.exp(low), 4), round(math.exp(high), 4)))
     return ratios

@@ -106,7 +106,7 @@ def measured(run: Run, weights: dict[str, Tensor], held: Held) -> tuple[dict[str
         "interval": [round(mean.low, 4), round(mean.high, 4)],
         "structures": {name: round(value, 4) for name, value in by_structure.items() if not math.isnan(value)},
     }
-    return row, fit(names, answers, list(held.truth), "cases held out of training")
+    return row, fit(names, answers, list(held.truth), "cases held out of training", seen=held.seen)
 
 
 def export_run(source: Path, folder: Path | None = None, weights: Which = "ema") -> Path:

@@ -50,6 +50,11 @@ class Held:
     def __len__(self) -> int:
         return len(self.image)
 
+    @property
+    def seen(self) -> list[NDArray[np.bool_]] | None:
+        """Where each image was acquired, bool [X, Y, Z]; None where the cases do not tell."""
+        return None if self.image.shape[1] == 1 else [known.numpy() > 0.5 for known in self.image[:, 1]]
+
 
 def held_out(data: Prepared, config: TrainConfig) -> Held:
     """The last ``config.data.holdout`` cases of ``data``, without margin or augmentation; of a case that has several
