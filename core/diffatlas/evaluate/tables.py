@@ -265,14 +265,16 @@ def draw(finished: Finished, rows: list[Row], path: Path) -> bool:
     swept = [r for r in rows if r.x is not None]
     shots = [r for r in rows if r.shots is not None]
     one_each = len({(r.method, r.run, r.shots) for r in rows})  # else the same cases were tested on several sets
-    budgets = {r.setting: r.budget_tflop for r in rows if r.budget_tflop is not None}
+    there = {r.setting for r in rows}  # of a setting there may be but a finished model's row, which took no arithmetic
+    told = {s.name: finished.protocol.budget_of(s) for s in finished.protocol.settings if s.name in there}
+    budgets = {name: budget for name, budget in told.items() if budget is not None}
     if swept:
         for (setting, method), group in _groups(swept, lambda r: (r.setting, r.method)):
             _curve(axes, [(float(r.x or 0), r) for r in group], f"{setting}, {method}")
         axes.set_xlabel(finished.protocol.axis)
     elif len(shots) == len(rows) and len({r.shots for r in rows}) > 1 and one_each == len(rows):
         _curves(axes, rows, lambda r: float(r.shots or 0), "training cases")
-    elif len({r.shots for r in rows}) == 1 and len(set(budgets.values())) == len(budgets) > 1:
+    elif len({r.shots for r in rows}) == 1 and len(set(budgets.values())) == len(told) > 1:
         _curves(axes, rows, lambda r: budgets[r.setting], "TFLOP of training")
     else:
         _dots(axes, rows)
