@@ -175,10 +175,10 @@ def test_settings_that_differ_in_arithmetic_alone_are_a_curve_over_it(
 
 def test_a_setting_with_but_a_finished_model_s_row_is_drawn(tmp_path: Path) -> None:
     """Its trainings are not done yet, and what was not trained took no arithmetic."""
-    settings = [{"name": f"{n} TFLOP", "kind": "few-shot", "budget_tflop": n} for n in (5, 20)]
+    settings = [{"name": f"{n} TFLOP", "kind": "few-shot", "budget_tflop": n} for n in (5, 20, 80)]
     methods = [{"name": "atlas", "model": "heart"}, {"name": "unet", "task": "unet"}]
-    scores = [score("atlas", "a", 0.9, 0.9, setting=f"{n} TFLOP") for n in (5, 20)]
-    scores += [score("unet", "a", 0.8, 0.8, setting="5 TFLOP")]
+    scores = [score("atlas", "a", 0.9, 0.9, setting=f"{n} TFLOP") for n in (5, 20, 80)]
+    scores += [score("unet", "a", 0.8, 0.8, setting=f"{n} TFLOP") for n in (5, 20)]
     done = finished(scores, settings=settings, methods=methods)
     assert tables.draw(done, rows_of(done), tmp_path / "figure.png")
 
