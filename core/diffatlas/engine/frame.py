@@ -10,7 +10,11 @@ from numpy.typing import NDArray
 
 from diffatlas.geometry.grid import Grid
 from diffatlas.geometry.volume import LabelMap, LabelScheme, Volume
-from diffatlas.models.calibration import CUT_OFF, Calibration
+from diffatlas.models.calibration import Calibration
+
+CUT_OFF = 0.1
+"""The share of a structure beyond the image from which on it counts as cut off. The border of a whole structure that
+touches the image's is drawn up to a voxel of the model beyond it."""
 
 
 @dataclass(frozen=True)

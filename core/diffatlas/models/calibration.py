@@ -7,7 +7,8 @@ With d_k the signed distance of structure k (mm, negative inside), K structures 
 b_k moves a border that a model draws too tight or too wide; w_k is the width of its usual error, one inside of the
 moved border and one outside; e is the share of voxels at which it is wrong whatever the distance. All are fitted by
 likelihood on cases that were not trained on. The probabilities of several samples are averaged. A structure's volume
-gets the interval in which nine of ten true volumes lie, from the ratio of true to found volume on the same cases.
+gets the interval in which nine of ten true volumes lie, from the ratio of true to found volume on the same cases
+(log-normal, Student's t for few cases).
 """
 
 from __future__ import annotations
@@ -26,12 +27,8 @@ from diffatlas.values import Positive, Real, Whole, value
 Ratio = Annotated[Real, Field(gt=0, le=1000)]
 Width = Annotated[Positive, Field(ge=0.01, le=100)]
 LEAST_CASES = 5
-MANY_CASES = 30
 NEAR_MM = 10.0  # a voxel further than this from every structure is background to anyone
 FITTED_VOXELS = 200_000
-CUT_OFF = 0.1
-"""The share of a structure beyond the image from which on it counts as cut off. The border of a whole structure that
-touches the image's is drawn up to a voxel of the model beyond it."""
 WIDE = math.log(3)  # an interval from a third to three times a volume, and one that is wider, says nothing
 
 
@@ -93,8 +90,8 @@ def fit(
     """The calibration of a model from its ``answers`` (mm, [K, X, Y, Z] a case) and the true labels [X, Y, Z] of cases
     that were not trained on; None for fewer than `LEAST_CASES`.
 
-    ``seen`` [X, Y, Z]: where the image of a case was acquired, None where all of it was. Nothing else counts, because a
-    run labels nothing else; and no volume counts of a structure of which more than `CUT_OFF` was found elsewhere.
+    ``seen`` [X, Y, Z]: where the image of a case was acquired, None where all of it was. A run labels nothing else, so
+    nothing else counts; but volumes are those of whole structures.
     """
     from scipy.optimize import minimize
 
@@ -141,7 +138,7 @@ def fit(
     start = np.concatenate([np.zeros(3 * k), [math.log(0.01)]])
     limits = [(-20.0, 20.0)] * k + [(math.log(1 / 50), math.log(20.0))] * 2 * k + [(math.log(1e-6), math.log(0.5))]
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=limits).x
-    ratios = _ratios(k, answers, truths, seen)
+    ratios = _ratios(k, answers, truths)
     borders = tuple(
         Border(
             name=name,
@@ -157,37 +154,25 @@ def fit(
 
 
 def _ratios(
-    count: int,
-    answers: Sequence[NDArray[np.floating]],
-    truths: Sequence[NDArray[np.uint8]],
-    seen: Sequence[NDArray[np.bool_]],
+    count: int, answers: Sequence[NDArray[np.floating]], truths: Sequence[NDArray[np.uint8]]
 ) -> list[tuple[float, float] | None]:
-    """Prediction interval, 90 %, of the next case's true volume over its found one, by structure: from `MANY_CASES` on
-    between order statistics (split conformal, Vovk et al. 2005), before that of a log-normal."""
+    """Prediction interval, 90 %, of the next case's true volume over its found one, by structure."""
     from scipy.stats import t
 
-    def voxels(labels: NDArray[np.uint8]) -> NDArray[np.intp]:
-        return np.bincount(labels.ravel(), minlength=count + 1)[1 : count + 1]
-
-    drawn = [distances_to_labels(answer) for answer in answers]
-    found, true = (np.array([voxels(x[here]) for x, here in zip(xs, seen, strict=True)]) for xs in (drawn, truths))
-    whole = found >= (1 - CUT_OFF) * np.array([voxels(x) for x in drawn])
+    found = np.array([np.bincount(distances_to_labels(a).ravel(), minlength=count + 1)[1 : count + 1] for a in answers])
+    true = np.array([np.bincount(x.ravel(), minlength=count + 1)[1 : count + 1] for x in truths])
     ratios: list[tuple[float, float] | None] = []
-    for f, v, uncut in zip(found.T, true.T, whole.T, strict=True):
-        both = (f > 0) & (v > 0) & uncut
+    for f, v in zip(found.T, true.T, strict=True):
+        both = (f > 0) & (v > 0)
         n = int(both.sum())
         if n < LEAST_CASES:
             ratios.append(None)
             continue
         log = np.log(v[both] / f[both])
-        if n >= MANY_CASES:  # one that was missed altogether moves nothing
-            edge = int(0.05 * (n + 1))
-            low, high = np.sort(log)[[edge - 1, n - edge]]
-        else:
-            spread = float(t.ppf(0.95, n - 1) * log.std(ddof=1) * math.sqrt(1 + 1 / n))
-            low, high = log.mean() - spread, log.mean() + spread
-        if high - low > 2 * WIDE:
+        spread = float(t.ppf(0.95, n - 1) * log.std(ddof=1) * math.sqrt(1 + 1 / n))
+        if spread > WIDE:
             ratios.append(None)
             continue
-        ratios.append((round(math.exp(low), 4), round(math.exp(high), 4)))
+        low, high = np.exp(log.mean() - spread), np.exp(log.mean() + spread)
+        ratios.append((round(float(low), 4), round(float(high), 4)))
     return ratios
