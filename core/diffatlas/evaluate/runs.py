@@ -122,7 +122,7 @@ def carry_out(
         for seed in protocol.seeds_of(setting, method)
     ]
     todo = [] if only_read else [unit for unit in units if not methods or unit.method in methods]
-    if workers > 1:
+    if workers > 1 and todo:
         _side_by_side(protocol, todo, end, workers)
     scores: list[Score] = []
     trainings: list[Training] = []
