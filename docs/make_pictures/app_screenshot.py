@@ -60,7 +60,7 @@ def beside(page: Any, steps: int) -> None:
 def atlas(page: Any, steps: int) -> None:
     settings(page, steps)
     page.get_by_role("tab", name="Atlas").click()
-    choose(page, "#atlas-model", "Hippocampus, T1 MRI")
+    choose(page, "#atlas-model", "Digital hearts, CT and MR")
     run(page)
     page.locator("#gallery button").nth(2).click()
     page.wait_for_timeout(4000)
