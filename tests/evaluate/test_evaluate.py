@@ -147,6 +147,9 @@ def test_scores_outlive_the_weights_they_belong_to(base: Path) -> None:
     after = carry_out(protocol, say=quiet, only_read=True)
     assert after.lacking == []
     assert after.scores == before.scores
+    next((protocol.output / "scores").rglob("segmenter*.jsonl")).unlink()
+    with pytest.raises(BadInput, match="weights were deleted before all cases were scored"):
+        carry_out(protocol, say=quiet)
 
 
 def test_a_unet_begins_with_the_weights_of_another(base: Path) -> None:

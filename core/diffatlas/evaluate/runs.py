@@ -149,11 +149,11 @@ class _Unit:
         """What there is in the end: scores, the training, and a line for each thing that is lacking."""
         what = f"{self.setting} / {self.method} / seed {self.seed}"
         one = self.one(protocol)
+        cases = subjects(protocol.testing(one.setting))  # what is wrong with them shows before anything is trained
         if not only_read and not one.trained and time.monotonic() < end:
             one.train(end, partial(_prefixed, say, what))
         if not one.trained:
             return [], [], [f"{what}: not trained to the end"]
-        cases = subjects(protocol.testing(one.setting))
         scores: list[Score] = []
         lacking: list[str] = []
         for run in one.method.runs:
@@ -340,6 +340,10 @@ class _One:
 
     def score(self, run: RunConfig, cases: list[Subject], end: float) -> Iterator[Score]:
         """Score ``cases`` and keep each as soon as it is known."""
+        if self._heading(run)["weights"] is None:
+            raise BadInput(
+                f"{self.folder}: its weights were deleted before all cases were scored; delete it to train again"
+            )
         kept = list(self.scores(run).values())
         path = self._scores_file(run)
         path.parent.mkdir(parents=True, exist_ok=True)
