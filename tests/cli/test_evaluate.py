@@ -36,8 +36,8 @@ def test_tables_are_written_and_what_is_lacking_is_said(
 
     told: dict[str, object] = {}
 
-    def carry_out(asked: object, minutes: float | None, say: object, only_read: bool) -> Finished:
-        told.update(minutes=minutes, only_read=only_read)
+    def carry_out(asked: object, minutes: float | None, say: object, **more: object) -> Finished:
+        told.update(minutes=minutes, **more)
         structures: dict[str, dict[str, float | None]] = {
             "left ventricle": {"dice": 0.5, "surface_dice": 0.4, "hd95_mm": 3.0}
         }
@@ -45,9 +45,11 @@ def test_tables_are_written_and_what_is_lacking_is_said(
         return Finished(asked, [score], [], ["CT / shipped / seed 0 / fast: 1 of 2 cases not scored"])  # type: ignore[arg-type]
 
     monkeypatch.setattr(runs, "carry_out", carry_out)
-    done = cli("evaluate", protocol, "-o", tmp_path / "tables", "--minutes", 5, "--tables")
+    done = cli(
+        "evaluate", protocol, "-o", tmp_path / "tables", "--minutes", 5, "--tables", "--workers", 3, "--method", "a"
+    )
     assert done.code == 0, done.err
-    assert told == {"minutes": 5, "only_read": True}
+    assert told == {"minutes": 5, "only_read": True, "methods": ["a"], "workers": 3}
     assert "0.500 (0.500 to 0.500)" in done.out
     assert "not done yet: CT / shipped" in done.out
     results = json.loads((tmp_path / "tables" / "results.json").read_text())
@@ -73,6 +75,12 @@ def test_bad_protocols_end_with_2_and_one_line(cli: Cli, tmp_path: Path, text: s
     assert what in done.err
     assert done.err.strip().count("\n") == 0
     assert list(tmp_path.iterdir()) == ([path] if text is not None else [])
+
+
+def test_a_method_that_is_not_there_is_refused_by_name(cli: Cli, protocol: Path) -> None:
+    done = cli("evaluate", protocol, "--method", "unet")
+    assert done.code == 2
+    assert "no method 'unet'; it has: shipped" in done.err
 
 
 def test_no_minutes_are_refused(cli: Cli, protocol: Path) -> None:
