@@ -33,7 +33,7 @@ from scipy import ndimage
 
 from diffatlas.data import DrawnAnatomy, PreparedCase, prepare_case
 from diffatlas.engine.request import Request
-from diffatlas.evaluate.runs import SURE
+from diffatlas.evaluate.answers import SURE
 from diffatlas.geometry.volume import LabelMap, Volume
 from diffatlas.models.calibration import fit
 from diffatlas.models.store import find_model, load_model, read_card, write_card
