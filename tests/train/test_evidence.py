@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diffatlas.diffusion.denoise import as_denoiser
 from diffatlas.diffusion.schedule import cosine
 from diffatlas.models.store import load_model
 from diffatlas.models.unet import UNSEEN, AtlasUNet, with_evidence
-from diffatlas.train import run
+from diffatlas.train import export, run
 from diffatlas.train.config import ObjectiveConfig, load_config
 from diffatlas.train.draws import Draws
 from diffatlas.train.hide import hidden
 from diffatlas.train.objective import losses, misplaced
+from diffatlas.train.prepared import load_or_prepare
 from diffatlas.train.start import starting_weights
+from diffatlas.train.state import Run
 from diffatlas.train.tasks import build_network
+from diffatlas.train.validate import held_out
 from tests.training import balls
 
 
@@ -126,3 +132,31 @@ def test_the_loss_asks_for_the_image_where_it_was_hidden_and_nowhere_else() -> N
     assert gone.any()
     assert (loss((~gone).float()) == 0).all()
     assert (loss(gone.float())[gone.flatten(1).any(1)] > 0).all()
+
+
+@pytest.mark.parametrize("evidence", [False, True])
+def test_a_calibration_is_fitted_on_what_was_acquired(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evidence: bool
+) -> None:
+    told: list[list[NDArray[np.bool_]] | None] = []
+
+    def noted(*_: object, seen: list[NDArray[np.bool_]] | None) -> None:
+        told.append(seen)
+
+    config = load_config(balls(tmp_path), [f"network.evidence={str(evidence).lower()}", "steps=1", "data.holdout=2"])
+    prepared = load_or_prepare(config.data, config.space)
+    known = torch.ones_like(prepared.image)
+    known[..., :12] = 0
+    half = replace(prepared, known=known)
+    monkeypatch.setattr(export, "fit", noted)
+    run_ = Run(config)
+    held = held_out(half, config)
+    export.measured(run_, run_.averaged.state_dict(), held)
+    if not evidence:
+        assert told == [None]
+        return
+    assert told[0] is not None
+    assert len(told[0]) == 2
+    cut = (known.shape[-1] - config.space.shape[-1]) // 2
+    assert [int(seen.sum()) for seen in told[0]] == [seen[..., 12 - cut :].size for seen in told[0]]
+    assert not any(seen[..., : 12 - cut].any() for seen in told[0])
