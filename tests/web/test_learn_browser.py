@@ -195,6 +195,9 @@ def drive_rho(page: Any) -> None:
         move(page, "Guidance noise", 10)
         says(page, f"Guidance noise 1.0 on the scan “{scan}”")
     assert page.locator(".plot circle").count() == 33
+    points = page.eval_on_selector_all(".plot circle", "all => all.map((one) => Number(one.getAttribute('cy')))")
+    axis = page.eval_on_selector_all(".plot .grid", "all => all.map((one) => Number(one.getAttribute('y1')))")
+    assert min(axis) <= min(points) <= max(points) <= max(axis)  # none is drawn beyond the chart
 
 
 def drive_fool(page: Any) -> None:

@@ -103,10 +103,11 @@ function svg(tag, attributes, text = null) {
 
 /**
  * Lines over a common x. `series`: {name, values (null: a gap), color, wide}. `cursor`: x to mark. `alt`: what it says.
- * Names stand at the lines' ends, so that colour alone says nothing.
+ * Names stand at the lines' ends, so that colour alone says nothing. The axis begins at `low`, or lower where a value does.
  */
 export function lines({ x, series, low = 0, high = 1, cursor = null, xName, yName, alt, dots = false, named = true }) {
   const [w, h, l, r, t, b] = [420, 210, 40, named ? 118 : 16, 24, 34];
+  low = Math.min(low, ...series.flatMap((one) => one.values).filter((v) => v !== null).map((v) => Math.floor(5 * v) / 5));
   const box = svg("svg", { viewBox: `0 0 ${w} ${h}`, role: "img", "aria-label": alt, class: "plot" });
   const atX = (v) => l + ((v - x[0]) / (x[x.length - 1] - x[0] || 1)) * (w - l - r);
   const atY = (v) => t + ((high - v) / (high - low)) * (h - t - b);

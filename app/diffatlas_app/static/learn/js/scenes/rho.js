@@ -26,7 +26,7 @@ export const rho = {
       if (mine !== asked) return;
       views[0].draw({ image: axial(image, z), colors });
       views[1].draw({ image: axial(image, z), labels: axial(labels, z), outline: axial(truth, z), colors });
-      chart.replaceChildren(lines({ x: data.rho, series: SCANS.map((name) => ({ name: say(name), values: curves[name], color: name === scan ? "var(--accent)" : "var(--soft)", wide: name === scan })), low: Math.floor(5 * Math.min(...Object.values(curves).flat())) / 5, cursor: data.rho[at], xName: say("axis"), yName: "Dice", alt: say("chart"), dots: true }));
+      chart.replaceChildren(lines({ x: data.rho, series: SCANS.map((name) => ({ name: say(name), values: curves[name], color: name === scan ? "var(--accent)" : "var(--soft)", wide: name === scan })), low: 0.4, cursor: data.rho[at], xName: say("axis"), yName: "Dice", alt: say("chart"), dots: true }));
       stage.see(say("see", { rho: number(data.rho[at], 1), scan: say(scan), dice: number(curves[scan][at], 3) }));
       stage.set({ rho: at ? data.rho[at] : undefined, scan: scan === "good" ? undefined : scan, z: z === 32 ? undefined : z });
       if (at > 5) stage.done();
